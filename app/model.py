@@ -1,0 +1,183 @@
+"""Frozen records that cross module borders. No I/O, no clock.
+
+Times are seconds since the Unix epoch as float, `None` for "never" or "unknown". Keys are raw
+32-byte values (app.keys). Addresses are text without prefix length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NewType
+
+from app.keys import DiscoKey, MachineKey, NodeKey
+
+TenantId = NewType("TenantId", int)
+UserId = NewType("UserId", int)
+DeviceId = NewType("DeviceId", int)
+
+#: Pseudo owner shown for tagged devices, the id the official service uses (tailcfg has none;
+#: headscale hscontrol/types/users.go TaggedDevices).
+TAGGED_DEVICES_USER_ID = UserId(2147455555)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One customer = one tailnet. `dns_label` is empty for a home tenant alone in its deployment."""
+
+    id: TenantId
+    cluster_id: str
+    name: str
+    dns_label: str = ""
+    status: str = "active"
+    is_home: bool = False
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An owner of devices inside a tenant."""
+
+    id: UserId
+    tenant_id: TenantId
+    name: str
+    display_name: str = ""
+    email: str = ""
+    profile_pic_url: str = ""
+    created: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A machine running Tailscale: the durable part and the hot part, as last known.
+
+    `given_name` is the DNS label, `hostname` what the client says. `hostinfo` is the client's
+    tailcfg.Hostinfo as JSON bytes, already cut down to what peers may see (app.wire.tailcfg).
+    `user_id` is None exactly when `tags` is not empty. `expiry` None = never.
+    """
+
+    id: DeviceId
+    tenant_id: TenantId
+    user_id: UserId | None
+    machine_key: MachineKey
+    node_key: NodeKey
+    disco_key: DiscoKey
+    ipv4: str
+    ipv6: str
+    hostname: str
+    given_name: str
+    tags: tuple[str, ...] = ()
+    ephemeral: bool = False
+    expiry: float | None = None
+    created: float = 0.0
+    auth_key_id: int | None = None
+    register_method: str = "auth_key"
+    capver: int = 0
+    hostinfo: bytes = b"{}"
+    # hot part, kept in `node_state`
+    endpoints: tuple[str, ...] = ()
+    home_derp: int = 0
+    online: bool = False
+    last_seen: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthKey:
+    """A pre-auth key as shown in lists: never its secret, which exists only where it was made."""
+
+    id: int
+    tenant_id: TenantId
+    prefix: str
+    user_id: UserId | None
+    reusable: bool
+    ephemeral: bool
+    tags: tuple[str, ...]
+    used: bool
+    uses: int
+    revoked: bool
+    expiration: float | None
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row of `changes`: something that can alter netmaps was committed.
+
+    `kind` is the table or event (`node`, `node-delete`, `user`, `tenant`, `tenant-in`,
+    `tenant-out`, `derp`); `scope_key` as in DESIGN.md section 2; `origin` the instance that wrote
+    it, empty for anybody who is not the owner.
+    """
+
+    id: int
+    tenant_id: TenantId | None
+    kind: str
+    scope_key: str
+    origin: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    """Everything one cluster's owner keeps in memory, read in one transaction.
+
+    `position` is the change reader's state that belongs to exactly this picture.
+    """
+
+    cluster_id: str
+    tenants: tuple[Tenant, ...]
+    users: tuple[User, ...]
+    devices: tuple[Device, ...]
+    position: str
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a device asks for at `/machine/register` with an auth key."""
+
+    machine_key: MachineKey
+    node_key: NodeKey
+    old_node_key: NodeKey | None
+    auth_key: str | None
+    hostname: str
+    label: str
+    hostinfo: bytes
+    capver: int
+    ephemeral: bool
+    request_tags: tuple[str, ...] = ()
+    expiry_wish: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationResult:
+    """Outcome of one registration: a device, or a refusal with a code and a sentence.
+
+    status: created, refreshed, rotated | needs_login, expired, refused, wrong_cluster.
+    """
+
+    status: str
+    device: Device | None = None
+    user: User | None = None
+    tenant: Tenant | None = None
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HotState:
+    """One device's presence and endpoints, written in batches and never captured."""
+
+    tenant_id: TenantId
+    device_id: DeviceId
+    endpoints: tuple[str, ...]
+    home_derp: int
+    online: bool
+    last_seen: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DerpRegion:
+    """One relay region of this deployment, as it stands in a tailcfg.DERPMap (JSON bytes)."""
+
+    region_id: int
+    cluster_id: str
+    region: bytes = field(repr=False)
