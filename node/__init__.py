@@ -1,0 +1,1 @@
+"""hs-node: the control server of one cluster, and its relay (node.derp)."""
