@@ -1,0 +1,44 @@
+"""HTTP/1.1 request heads, as far as a relay needs them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.errors import BadRequest
+
+#: Request line and header fields together.
+MAX_HEAD_BYTES = 8 * 1024
+MAX_HEADER_FIELDS = 64
+
+END_OF_HEAD = b"\r\n\r\n"
+
+_REQUEST_LINE = re.compile(r"([A-Z]{1,16}) (/[\x21-\x7e]{0,2000}) HTTP/1\.[01]", re.ASCII)
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00]*?)[ \t]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Method, path without query, and header fields by lower-case name (the last one of a name wins)."""
+
+    method: str
+    path: str
+    fields: Mapping[str, str]
+
+
+def parse_head(head: bytes) -> Request:
+    """A whole head, without the empty line at its end. Raises BadRequest."""
+    lines = head.decode("latin-1").split("\r\n")
+    match = _REQUEST_LINE.fullmatch(lines[0])
+    if match is None:
+        raise BadRequest("this is no HTTP/1.1 request", code="bad_head")
+    if len(lines) - 1 > MAX_HEADER_FIELDS:
+        raise BadRequest(f"a request may have {MAX_HEADER_FIELDS} header fields", code="bad_head")
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise BadRequest("a header field is malformed", code="bad_head")
+        fields[field[1].lower()] = field[2]
+    return Request(match[1], match[2].partition("?")[0], fields)
