@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from app import log
+from app.errors import NotFound
 from app.model import ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
@@ -234,6 +235,13 @@ class Hub:
             expired_at=self._clock() - 1,
         )
         return encode(text, variant, self._compress)
+
+    def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
+        """A full map of what is committed, for who asks once. Raises NotFound."""
+        tenant_id = self._tenant_of.get(device_id)
+        if tenant_id is None:
+            raise NotFound(f"no device {device_id}")
+        return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
 
     def set_derp_map(self, derp_map: bytes) -> None:
         self._derp_map = derp_map

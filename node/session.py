@@ -10,6 +10,7 @@ import asyncio
 from enum import Enum
 from typing import Protocol
 
+from app.compression import compress
 from app.model import DeviceId
 from app.netmap.variant import Variant
 from app.wire import mapstream
@@ -22,6 +23,8 @@ STUCK_CLOSE_S = 120.0
 #: Keep-alives go out after this much silence plus jitter; proxies cut at 50-60 s, clients at 120 s.
 KEEPALIVE_S = 35.0
 KEEPALIVE_JITTER_S = 10.0
+#: Always the same bytes: newer clients recognise the frame and skip decoding it.
+_KEEPALIVE = {Variant.PLAIN: mapstream.KEEPALIVE, Variant.ZSTD: compress(mapstream.KEEPALIVE)}
 
 
 class SessionState(Enum):
@@ -155,9 +158,7 @@ class MapSession(StreamOwner):
             self.stream_drained()
         silent_for = now - self._last_sent
         if silent_for >= self._interval:
-            self.send_side_message(
-                mapstream.KEEPALIVE_ZSTD if self.variant is Variant.ZSTD else mapstream.KEEPALIVE
-            )
+            self.send_side_message(_KEEPALIVE[self.variant])
             silent_for = 0.0
         self._timer = self._loop.call_later(self._interval - silent_for, self._tick)
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from app import log
 from app.entry.head import UPGRADE_PROTOCOL, Head, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
-from app.errors import RemoteProtocolError
+from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
 
 _log = log.get("entry")
@@ -138,7 +138,7 @@ class EntryProtocol(asyncio.Protocol):
                 self._upgrade(head, parts[1])
             else:
                 self._hand_to_web()
-        except RemoteProtocolError as error:
+        except (BadRequest, RemoteProtocolError) as error:
             self._refuse(400, error.message)
 
     def _cancel_deadline(self) -> None:
@@ -177,9 +177,8 @@ class EntryProtocol(asyncio.Protocol):
             outlet: Outlet = self._transport
             socket: _WebSocketPipe | None = None
         else:
-            accept = websocket.accept(head.headers, UPGRADE_PROTOCOL)
+            answer = websocket.upgrade_response(head.headers)
             text = (head.query("X-Tailscale-Handshake") or "").replace(" ", "+")
-            answer = accept
             socket = _WebSocketPipe(self._transport)
             outlet = socket
         try:
@@ -237,16 +236,17 @@ class _WebSocketPipe:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._codec = websocket.ServerCodec()
+        self._codec = websocket.WebSocketCodec()
         self.tunnel: Any = None
 
     # towards the client
 
     def write(self, data: bytes) -> None:
-        self._transport.write(websocket.binary_frame(data))
+        self._transport.write(self._codec.encode(data))
 
     def close(self) -> None:
-        self._transport.write(websocket.close_frame(1000))
+        self._codec.close()
+        self._transport.write(self._codec.take_output())
         self._transport.close()
 
     def abort(self) -> None:
@@ -262,7 +262,8 @@ class _WebSocketPipe:
             payload = self._codec.receive(data)
         except RemoteProtocolError as error:
             _log.info("websocket_broken", reason=error.message)
-            self._transport.abort()
+            self._transport.write(self._codec.take_output())
+            self._transport.close()
             return
         answer = self._codec.take_output()
         if answer:

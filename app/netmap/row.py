@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from app.model import TAGGED_DEVICES_USER_ID, Device, UserId
@@ -42,11 +40,8 @@ class Row:
     def json(self) -> bytes:
         """The complete tailcfg.Node, as sent to peers and to the device itself."""
         if self._json is None:
-            node: dict[str, Any] = tailcfg.static_fields(self.device, self.fqdn)
-            if self.expired:
-                node["Expired"] = True
-            node.update(tailcfg.live_fields(self.device))
-            self._json = orjson.dumps(node)
+            static = tailcfg.static_fields(self.device, self.fqdn, expired=self.expired)
+            self._json = orjson.dumps(static | tailcfg.live_fields(self.device))
         return self._json
 
     def patch_from(self, old: Row) -> bytes | None:
@@ -62,7 +57,7 @@ class Row:
         change = tailcfg.patch(self.device.id, old.device, self.device)
         if change is None:
             return None
-        if change is tailcfg.WHOLE:
+        if isinstance(change, tailcfg.Whole):
             return self.json()
         return orjson.dumps(change)
 

@@ -24,19 +24,14 @@ from app.keys import machine_key_text, node_key_text
 from app.wire import tailcfg
 
 _TAGGED_PROFILE = orjson.dumps(
-    {"ID": TAGGED_DEVICES_USER_ID, "LoginName": "tagged-devices", "DisplayName": "Tagged Devices"}
+    tailcfg.user_profile(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
 )
 
 
 def _profile(user: User) -> bytes:
-    """A tailcfg.UserProfile."""
-    profile: dict[str, Any] = {
-        "ID": user.id,
-        "LoginName": user.email or user.name,
-        "DisplayName": user.display_name or user.name,
-    }
-    if user.profile_pic_url:
-        profile["ProfilePicURL"] = user.profile_pic_url
+    profile = tailcfg.user_profile(
+        user.id, user.email or user.name, user.display_name or user.name, user.profile_pic_url
+    )
     return orjson.dumps(profile)
 
 
