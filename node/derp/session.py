@@ -254,7 +254,7 @@ class Session(asyncio.Protocol):
     async def _admit(self) -> None:
         try:
             is_allowed = await self._relay.verify(self.key, self.address)
-        except Exception:  # noqa: BLE001 - outermost frame of a task; the client is refused
+        except Exception:  # the outermost frame of a task; the client is refused
             log.exception("relay_verify_failed", key=short(self.key))
             is_allowed = False
         if self.phase is not Phase.ADMISSION:

@@ -1,4 +1,4 @@
-"""Counters of one relay process; `clients`, `home_clients` and `connections` are gauges, all else only grows."""
+"""Counters of one relay process; clients, home_clients and connections are gauges, the rest only grows."""
 
 from __future__ import annotations
 
