@@ -96,5 +96,8 @@ def _page(status: HTTPStatus, body: bytes, content_type: str, fields: Mapping[st
 
 
 def _answer(status: HTTPStatus, fields: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {text}" for name, text in fields.items())]
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {text}" for name, text in fields.items()),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -1,4 +1,4 @@
-"""Counters of one relay process; `clients` and `connections` are gauges, all else only grows."""
+"""Counters of one relay process; clients, home_clients and connections are gauges, the rest only grows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class RelayStats:
     clients: int = 0
+    home_clients: int = 0
     connections: int = 0
     accepted: int = 0
     refused_busy: int = 0

@@ -1,0 +1,167 @@
+"""The relay process: certificate, relay, STUN, admission; ends when its parent does.
+
+Input: one line of JSON (DerpConfig) on stdin, which then stays open; end of input means stop. With
+`--config FILE` the configuration comes from a file and stdin is left alone. Output on stdout: one
+JSON line {"event": "ready", ...}, then {"event": "stats", ...} every STATS_PERIOD_S. Log: JSON
+lines on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import datetime
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+import uvloop
+
+from app.errors import ConfigError, HsError, Unavailable
+from node.derp.admission import Admission, admit_everybody
+from node.derp.certificate import load_or_create_certificate, load_or_create_relay_key, server_context
+from node.derp.config import DerpConfig, Ready, certificate_names, parse_config
+from node.derp.server import Relay, RelayOptions
+from node.derp.stun import StunServer
+
+STATS_PERIOD_S = 10.0
+#: Largest configuration line.
+MAX_CONFIG_BYTES = 64 * 1024
+#: Open files wanted: one per connection; less is taken when the hard limit is lower.
+WANTED_OPEN_FILES = 65_536
+
+log = structlog.get_logger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a relay until its input ends or SIGTERM or SIGINT comes; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="hs-node derp", description="The DERP relay and STUN server.")
+    parser.add_argument("--config", type=Path, help="JSON file; without it one line of JSON on stdin")
+    arguments = parser.parse_args(argv)
+    try:
+        config = _read_config(arguments.config)
+        _set_up_logging(config.cluster_id)
+        _raise_open_files()
+        uvloop.run(_run(config, watch_input=arguments.config is None))
+    except HsError as error:
+        print(f"hs-node derp: {error.message}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _read_config(path: Path | None) -> DerpConfig:
+    if path is None:
+        line = _read_line(sys.stdin.fileno())
+        return parse_config(line)
+    try:
+        with path.open("rb") as file:
+            return parse_config(file.read(MAX_CONFIG_BYTES))
+    except OSError as error:
+        raise ConfigError(f"the relay's configuration {path} cannot be read: {error}") from error
+
+
+def _read_line(descriptor: int) -> bytes:
+    """One line without buffering, so that nothing after it is swallowed. Raises ConfigError."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        part = os.read(descriptor, MAX_CONFIG_BYTES)
+        line += part
+        if not part or len(line) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"stdin must begin with one line of JSON of at most {MAX_CONFIG_BYTES} bytes")
+    return bytes(line)
+
+
+async def _run(config: DerpConfig, *, watch_input: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if watch_input:
+        loop.add_reader(sys.stdin.fileno(), _watch_input, loop, stop)
+        os.set_blocking(sys.stdout.fileno(), False)
+    directory = Path(config.data_dir)
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = load_or_create_certificate(directory, certificate_names(config), now)
+    admission = Admission(config.verify_url) if config.verify_url else None
+    options = RelayOptions(rate_bytes_per_s=config.rate_bytes_per_s, bootstrap_dns=config.bootstrap_dns)
+    relay = Relay(load_or_create_relay_key(directory), admission or admit_everybody, options)
+    stun = StunServer(relay.stats)
+    try:
+        try:
+            port = await relay.start(config.listen_host, config.listen_port, server_context(certificate))
+            stun_port = -1 if config.stun_port < 0 else stun.start(config.stun_host, config.stun_port)
+        except OSError as error:
+            raise Unavailable(f"the relay cannot listen: {error}") from error
+        ready = Ready(os.getpid(), port, stun_port, certificate.pin, relay.public_key.hex())
+        log.info("relay_ready", derp_port=port, stun_port=stun_port, hostname=config.hostname)
+        _report("ready", msgspec.to_builtins(ready))
+        await _report_until(stop, relay, admission)
+    finally:
+        stun.stop()
+        await relay.stop()
+        if admission is not None:
+            await admission.aclose()
+    log.info("relay_stopped")
+
+
+def _watch_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), MAX_CONFIG_BYTES):
+        loop.remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+async def _report_until(stop: asyncio.Event, relay: Relay, admission: Admission | None) -> None:
+    while not stop.is_set():
+        figures = dataclasses.asdict(relay.stats)
+        if admission is not None:
+            figures |= {f"verify_{name}": n for name, n in dataclasses.asdict(admission.stats).items()}
+        _report("stats", figures)
+        try:
+            async with asyncio.timeout(STATS_PERIOD_S):
+                await stop.wait()
+        except TimeoutError:
+            continue
+
+
+def _report(event: str, fields: dict[str, Any]) -> None:
+    """One line on stdout. Lines are short, so a pipe takes them whole or not at all."""
+    try:
+        os.write(sys.stdout.fileno(), orjson.dumps({"event": event, **fields}) + b"\n")
+    except BlockingIOError:
+        log.warning("relay_report_not_read", report=event)
+    except BrokenPipeError:
+        log.info("relay_report_pipe_closed", report=event)
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(WANTED_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _set_up_logging(cluster_id: str) -> None:
+    def add_cluster(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["cluster_id"] = cluster_id
+        return event
+
+    structlog.configure(
+        processors=[
+            add_cluster,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
