@@ -20,6 +20,7 @@ from app.netmap.tenant import farewell_map
 from app.netmap.variant import Compress, Variant, encode
 from app.wire import http2, mapstream, tailcfg
 from app.wire.hostinfo import peer_hostinfo
+from node.c2n import PATH_PREFIX, ClientQueries
 from node.hotstate import HotState
 from node.hub import Hub
 from node.register import MIN_CAPVER, TOO_OLD, Registrar
@@ -50,6 +51,7 @@ class MachineApi:
     hub: Hub
     registrar: Registrar
     hot: HotState
+    queries: ClientQueries
     find_tombstone: FindTombstone
     compress: Compress
     clock: Callable[[], float]
@@ -69,6 +71,9 @@ class MachineApi:
             tunnel.answer(request.stream_id, 204, b"")
         elif request.path == "/machine/whoami":
             tunnel.answer(request.stream_id, 200, f"{short(tunnel.machine_key)}\n".encode(), TEXT)
+        elif request.path.startswith(PATH_PREFIX) and request.method == "POST":
+            self.queries.answered(tunnel.machine_key, request.path.removeprefix(PATH_PREFIX), request.body)
+            tunnel.answer(request.stream_id, 200, b"")
         elif request.path.startswith("/machine/"):
             tunnel.answer(request.stream_id, 501, b"not supported by this control server\n", TEXT)
         else:
