@@ -195,7 +195,10 @@ def encode_headers(headers: Iterable[tuple[str, str]]) -> bytes:
     """A header block. Raises LocalProtocolError for a name or value that HTTP/2 cannot carry."""
     out = []
     for name_text, value_text in headers:
-        name, value = name_text.encode("latin-1"), value_text.encode("latin-1")
+        try:
+            name, value = name_text.encode("latin-1"), value_text.encode("latin-1")
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError("header is not latin-1", name=name_text) from error
         known = _STATIC.get(name)
         if known is not None:
             index = known[1].get(value)

