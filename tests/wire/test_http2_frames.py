@@ -57,20 +57,20 @@ def test_greetings() -> None:
     )
 
 
-def test_a_recorded_go_request() -> None:
-    """The form Go sends: Huffman, indexed fields, content-length and user-agent."""
-    wire = bytes.fromhex(
-        "00003d 01 04 00000001"  # RFC 7541 C.4.1 with POST, https and a literal path, as net/http2 orders them
-        "41 8c f1e3c2e5f23a6ba0ab90f4ff"  # :authority www.example.com
-        "83 44 85 635053f2cf"  # :method POST, :path Huffman
-        "87 5c 01 32"  # :scheme https, content-length 2
-        "40 05 74732d6c62 10 6e6f64656b65793a3061306230633064"  # ts-lb
+def test_a_compressed_request() -> None:
+    """Huffman, indexed and incremental fields as real clients send them (strings of RFC 7541 C.4)."""
+    field_block = bytes.fromhex(
+        "418cf1e3c2e5f23a6ba0ab90f4ff"  # :authority www.example.com, Huffman, indexed from now on
+        "838704022f78"  # :method POST, :scheme https, :path /x
+        "0f0d0132"  # content-length 2
+        "400574732d6c62106e6f64656b65793a3061306230633064"  # ts-lb, indexed from now on
     )
-    path = Decoder().decode(bytes.fromhex("04 85 635053f2cf"))[0][1]
-    size = len(wire) - 9
-    wire = size.to_bytes(3, "big") + wire[3:] + data(1, b"{}", end=True)
-    assert server().receive(wire) == [
-        Request(1, "POST", path, (("content-length", "2"), ("ts-lb", "nodekey:0a0b0c0d")), b"{}")
+    first = h2.header_frames(1, field_block, 16_384, end_stream=False) + data(1, b"{}", end=True)
+    again = h2.header_frames(3, bytes.fromhex("bf 83 87 04022f79 be"), 16_384, end_stream=True)
+    lb = ("ts-lb", "nodekey:0a0b0c0d")
+    assert server().receive(first + again) == [
+        Request(1, "POST", "/x", (("content-length", "2"), lb), b"{}"),
+        Request(3, "POST", "/y", (lb,), b""),
     ]
 
 

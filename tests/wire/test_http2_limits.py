@@ -386,10 +386,9 @@ def test_max_control_output_bytes() -> None:
     connection = server()
     connection.receive(headers(1, end=False))
     # useful bytes between the pings, so that only the output limit can act
-    wire = IDLE["ping"] * 100 + data(1, b"x")
+    wire = (IDLE["ping"] * 100 + data(1, b"x")) * 100
     with pytest.raises(RemoteProtocolError) as caught:
-        for _ in range(100):
-            connection.receive(wire)
+        connection.receive(wire)
     assert caught.value.facts["error_code"] == E.ENHANCE_YOUR_CALM
     waiting = len(connection.take_output())
     assert http2.MAX_CONTROL_OUTPUT_BYTES - 17 < waiting <= http2.MAX_CONTROL_OUTPUT_BYTES + 100
