@@ -26,8 +26,8 @@ def check_cluster_id(cluster_id: str) -> str:
     """The id itself. Raises BadRequest for anything that is not a cluster id."""
     if not _CLUSTER_ID.fullmatch(cluster_id):
         raise BadRequest(
-            f"cluster id {cluster_id!r} is not valid: it starts with a letter or digit, goes on with letters, digits,"
-            f" '-' or '_', and has at most {MAX_CLUSTER_ID} characters",
+            f"cluster id {cluster_id!r} is not valid: it starts with a letter or digit, goes on with"
+            f" letters, digits, '-' or '_', and has at most {MAX_CLUSTER_ID} characters",
             code="bad_cluster_id",
         )
     return cluster_id

@@ -1,10 +1,10 @@
-"""Administration of one cluster: tenants, users, auth keys, devices, relay regions; with an audit row each."""
+"""Administration of one cluster: tenants, users, auth keys, devices, relay regions; audited."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
@@ -21,7 +21,7 @@ MAX_NAME = 255
 MAX_TAGS = 64
 MAX_REGION_ID = 65535
 
-Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Admin(ScopedBase):
@@ -175,14 +175,11 @@ class Admin(ScopedBase):
     ) -> None:
         row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
         assert row is not None
-        for noun, more, count, limit in (
-            ("users", users, row[0], row[1]),
-            ("auth keys", keys, row[2], row[3]),
-        ):
-            if more and limit is not None and count + more > limit:
-                raise Refused(
-                    f"this tenant may have at most {limit} {noun}", code="quota_" + noun.split()[-1]
-                )
+        has_users, max_users, has_keys, max_keys = row
+        if users and max_users is not None and has_users + users > max_users:
+            raise Refused(f"this tenant may have at most {max_users} users", code="quota_users")
+        if keys and max_keys is not None and has_keys + keys > max_keys:
+            raise Refused(f"this tenant may have at most {max_keys} auth keys", code="quota_keys")
 
     async def _audit(
         self,

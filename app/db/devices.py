@@ -62,7 +62,7 @@ class Devices(ScopedBase):
     async def logout(
         self, tenant_id: TenantId, device_id: DeviceId, node_key: NodeKey, *, now: float | None = None
     ) -> str:
-        """Ends a login: 'deleted' for an ephemeral device, 'expired' for others, 'unknown' if the key differs."""
+        """'deleted' for an ephemeral device, 'expired' for others, 'unknown' if the node key differs."""
         outcome: str = await again_when_busy(
             lambda: self._fetchval(
                 QUERIES["logout_device"], self.cluster_id, tenant_id, device_id, node_key, now

@@ -50,7 +50,8 @@ def from_postgres(error: asyncpg.PostgresError) -> HsError:
         return ConfigError(f"the database refuses the login: {text}", code="database_login")
     if "unsupported startup parameter" in text:
         return ConfigError(
-            "PG_DSN leads to a connection pooler that refuses start-up parameters: connect to PostgreSQL directly",
+            "PG_DSN leads to a connection pooler that refuses start-up parameters:"
+            " connect to PostgreSQL directly",
             code="database_pooler",
         )
     if state.startswith(("22", "23")):

@@ -45,7 +45,8 @@ def pending(done: dict[int, str], known: tuple[Migration, ...]) -> tuple[Migrati
     newest = max(done, default=0)
     if newest > len(known):
         raise ConfigError(
-            f"the database has schema version {newest}, this program knows {len(known)}: install the newer program",
+            f"the database has schema version {newest}, this program knows {len(known)}:"
+            " install the newer program",
             code="schema_newer",
         )
     for step in known:
@@ -121,9 +122,7 @@ def print_sql(login: str = "<login of PG_DSN>") -> str:
     ]
     for step in known:
         parts.append(f"BEGIN;\n-- {step.version:04d} {step.name}\n{step.text.strip()}")
-        parts.append(
-            "INSERT INTO hs.schema_migrations (version, name, sha256)"
-            f" VALUES ({step.version}, '{step.name}', '{digest(step)}');\nCOMMIT;"
-        )
+        entry = f"({step.version}, '{step.name}', '{digest(step)}')"
+        parts.append(f"INSERT INTO hs.schema_migrations (version, name, sha256) VALUES {entry};\nCOMMIT;")  # noqa: S608
     parts.append("RESET ROLE;")
     return "\n\n".join(parts) + "\n"

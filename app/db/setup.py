@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from app.db import migrate
 from app.db.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, connect
@@ -32,7 +33,7 @@ class Database:
                 dsn,
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=COMMAND_TIMEOUT_S,
-                target_session_attrs="read-write",
+                target_session_attrs=SessionAttribute.read_write,
             )
         try:
             with translated():
@@ -134,8 +135,8 @@ async def _ensure_roles(conn: asyncpg.Connection[asyncpg.Record]) -> None:
             migrate.STATS_GRANT,
         ]
         raise ConfigError(
-            f"the login {login} of PG_DSN may not create what is missing ({error}); let an administrator of the"
-            " database run:\n" + "\n".join(needed),
+            f"the login {login} of PG_DSN may not create what is missing ({error});"
+            " let an administrator of the database run:\n" + "\n".join(needed),
             code="database_roles",
         ) from error
     if not await conn.fetchval("SELECT pg_has_role('hs_owner', 'pg_read_all_stats', 'usage')"):
