@@ -23,7 +23,7 @@ from app import settings_values as values
 from app.errors import ConfigError
 from app.headscale_keys import FOREIGN_KEYS
 from app.pg.layout import default_state_dir
-from app.settings_model import ENV_PREFIX, FIELD_GROUPS, FIELD_KEYS, Settings, leaves, show
+from app.settings_model import ENV_PREFIX, FIELD_GROUPS, FIELD_KEYS, SECRET_ENDINGS, Settings, leaves, show
 
 __all__ = ["Loaded", "Settings", "load"]
 
@@ -90,7 +90,7 @@ class _Loading:
         if path is not None:
             found = self._settle(config_file.read(path), str(path))
             self._take(merged, found, path.parent, lambda key: str(path))
-        self._take(merged, self._from_environment(), self.cwd, _variable)
+        self._take(merged, self._from_environment(), self.cwd, self._variable)
         self._take(merged, self._settle(overrides, "command line"), self.cwd, lambda key: "command line")
         if self.environ.get(DERP_VARIABLE):
             derp = merged.setdefault("derp", {})
@@ -120,6 +120,12 @@ class _Loading:
                 into = inner
             into[last] = _resolve(value, base) if key in PATH_KEYS else value
 
+    def _variable(self, key: str) -> str:
+        """The environment variable that set this key."""
+        ours = ENV_PREFIX + key.upper().replace(".", "__")
+        originals = [name for name, known in ORIGINAL_VARIABLES.items() if known == key]
+        return ours if ours in self.environ or not originals else originals[0]
+
     def _settle(self, found: Mapping[Any, Any], origin: str, above: str = "") -> dict[str, Any]:
         """Without keys that are headscale's only, or nobody's: those are warned about or refused."""
         kept: dict[str, Any] = {}
@@ -145,7 +151,8 @@ class _Loading:
                     kept[str(name)] = value
             elif key not in GROUP_KEYS or value is not None:
                 self.origin[key] = origin
-                self._complain(key, value, _unknown(key))
+                secret = _nearest(key).endswith(SECRET_ENDINGS)
+                self._complain(key, values.HIDDEN if secret else value, _unknown(key))
         return kept
 
     def _old_timeout(self, kept: dict[str, Any], found: Mapping[Any, Any], value: Any) -> None:
@@ -199,7 +206,9 @@ class _Loading:
             for problem in error.errors(include_url=False):
                 path = [part for part in problem["loc"] if isinstance(part, str)]
                 cause = problem.get("ctx", {}).get("error")
-                self._complain(".".join(path), problem["input"], str(cause) if cause else problem["msg"])
+                given = _at(merged, path)
+                value = problem["input"] if isinstance(given, list | dict | None) else given
+                self._complain(".".join(path), value, str(cause) if cause else problem["msg"])
             return None
         for key, value, reason in _conflicts(settings):
             self._complain(key, value, reason)
@@ -242,8 +251,10 @@ def _conflicts(settings: Settings) -> Iterator[tuple[str, Any, str]]:
         yield "database.postgres.host", "", "is needed with the other database.postgres keys"
 
 
-def _variable(key: str) -> str:
-    return ENV_PREFIX + key.upper().replace(".", "__")
+def _at(tree: Any, path: list[str]) -> Any:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def _resolve(value: Any, base: Path) -> Any:
@@ -259,9 +270,14 @@ def _merge(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
     return low | high | both
 
 
+def _nearest(key: str) -> str:
+    """The known key most like this one, or the empty text."""
+    return next(iter(difflib.get_close_matches(key, sorted(FIELD_KEYS | FOREIGN_KEYS.keys()), n=1)), "")
+
+
 def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, sorted(FIELD_KEYS | FOREIGN_KEYS.keys()), n=1)
-    return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    near = _nearest(key)
+    return "unknown key" + (f"; did you mean {near}?" if near else "")
 
 
 #: Everything that has keys below it, ours or headscale's.

@@ -24,7 +24,9 @@ from app import settings_values as values
 
 ENV_PREFIX = "HS_"
 MIN_EPHEMERAL_S = 65.0
-SECRET_KEYS = frozenset({"pg_dsn", "database.postgres.pass"})
+SECRET_ENDINGS = ("pass", "password", "secret", "dsn", "token", "api_key")
+#: A whole group written as one text may be an address with its password.
+SECRET_PARENTS = ("database", "database.postgres")
 LONGEST_SHOWN_VALUE = 120
 
 Seconds = Annotated[float, BeforeValidator(values.parse_duration)]
@@ -241,10 +243,10 @@ def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 def show(key: str, value: Any) -> str:
-    """A value for people, shortened, without secrets."""
-    if key in SECRET_KEYS and value:
+    """A value for people, shortened, without secrets, also where the key is misspelt."""
+    if value and (key.endswith(SECRET_ENDINGS) or (isinstance(value, str) and key in SECRET_PARENTS)):
         return values.HIDDEN
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = values.mask_urls(repr(value) if isinstance(value, str) else str(value))
     return text if len(text) <= LONGEST_SHOWN_VALUE else text[:LONGEST_SHOWN_VALUE] + "..."
 
 

@@ -217,6 +217,11 @@ def mask_dsn(text: str) -> str:
     return urlunsplit(parts._replace(netloc=login + at + hosts, query=query))
 
 
+def mask_urls(text: str) -> str:
+    """Any text, without the passwords of URLs in it."""
+    return re.sub(r"(://[^:/@\s]*):[^/\s]*@", rf"\1:{HIDDEN}@", text)
+
+
 def login_url_trap(url: str) -> str:
     """Why clients fare badly with this login URL, or the empty text. See CLIENTS.md 1, fact 8."""
     parts = urlsplit(url)
