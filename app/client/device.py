@@ -219,7 +219,7 @@ class SimulatedDevice:
         self._poll_task = asyncio.create_task(self._keep_polling(), name=f"poll[{self.hostname}]")
 
     async def wait_for(self, predicate: Callable[[ClientNetmap], bool], deadline_s: float) -> ClientNetmap:
-        """The netmap as soon as it satisfies `predicate`, looked at after every message.
+        """The netmap as soon as it satisfies `predicate`, looked at after every message and failure.
 
         Raises Unavailable when the deadline passes, with what the poll met last.
         """
@@ -247,11 +247,15 @@ class SimulatedDevice:
                     await self._poll_once()
                 except HsError as error:
                     self.failures.append(error)
+                    await self._notify()
                 attempt = 1 if self._received > before else attempt + 1
                 await asyncio.sleep(_backoff_s(attempt))
         finally:
-            async with self._changed:
-                self._changed.notify_all()
+            await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def _poll_once(self) -> None:
         connection = await self._connected()
