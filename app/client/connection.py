@@ -12,7 +12,7 @@ import os
 import ssl as tls
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -497,14 +497,3 @@ def _websocket_head(host: str, initiation: bytes) -> bytes:
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         f"Sec-WebSocket-Protocol: {websocket.SUBPROTOCOL}\r\n\r\n"
     ).encode()
-
-
-def decode_json(body: bytes, what: str) -> dict[str, Any]:
-    """A JSON object of an answer. Raises RemoteProtocolError."""
-    try:
-        decoded = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RemoteProtocolError(f"{what} is not answered with JSON") from error
-    if not isinstance(decoded, dict):
-        raise RemoteProtocolError(f"{what} is not answered with a JSON object")
-    return decoded
