@@ -324,8 +324,6 @@ IDLE = {
     "priority": h2.frame(h2.PRIORITY, 0, 1, b"12345"),
     "unknown": h2.frame(77, 0, 0),
     "rst of a closed stream": h2.rst_stream(3, 8),
-    "window update": h2.window_update(0, 1),
-    "window update of a stream": h2.window_update(1, 1),
     "goaway": h2.goaway(0, 0),
 }
 
@@ -351,6 +349,16 @@ def test_useful_traffic_pays_for_idle_frames() -> None:
         connection.take_output()
         assert connection.data_frame(1, b"keep-alive") is not None
     connection.receive(ping * http2.MAX_IDLE_FRAMES)
+
+
+def test_window_updates_are_free() -> None:
+    """Go answers one 12 MB body with about 3,000 of them, while we send nothing."""
+    connection = server()
+    connection.receive(GET_1)
+    connection.receive(h2.window_update(0, 4_096) + h2.window_update(1, 4_096))
+    for _ in range(3 * http2.MAX_IDLE_FRAMES):
+        connection.receive(h2.window_update(0, 4_096) + h2.window_update(1, 4_096))
+    assert connection.is_open(1)
 
 
 def test_max_wasted_streams() -> None:
