@@ -203,6 +203,19 @@ def test_frames_on_a_stream_we_reset_are_ignored() -> None:
     assert failure(connection, data(1)) == E.STREAM_CLOSED  # its end was seen, so nothing more may come
 
 
+def test_window_of_ignored_and_misplaced_bytes_comes_back() -> None:
+    connection = server(max_body_bytes=10, receive_window_bytes=65_535)
+    returned = 0
+    for i in range(20):
+        late, ended = 4 * i + 1, 4 * i + 3
+        connection.receive(headers(late, end=False) + data(late, b"x" * 11) + data(late, b"y" * 15_000))
+        connection.receive(headers(ended) + data(ended, b"z" * 15_000))
+        for kind, _, stream_id, payload in frames(connection.take_output()):
+            if (kind, stream_id) == (h2.WINDOW_UPDATE, 0):
+                returned += int.from_bytes(payload, "big")
+    assert 20 * 30_011 - 65_535 // 2 <= returned <= 20 * 30_011
+
+
 def test_abrupt_goaway_ignores_later_requests() -> None:
     connection = server()
     connection.receive(GET_1)
