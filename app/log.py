@@ -134,9 +134,8 @@ def render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 def render_text(_: WrappedLogger, __: str, event: EventDict) -> str:
     """One line `time LEVEL event key=value ...`; a traceback follows on indented lines."""
-    head = (
-        f"{event.pop('timestamp', '')} {event.pop('level', '').upper():<7} {escape(event.pop('event', ''))}"
-    )
+    time, level, name = (event.pop(field, "") for field in ("timestamp", "level", "event"))
+    head = f"{time} {level.upper():<7} {_quote(name)}"
     traces = [event.pop(name) for name in _TRACE_FIELDS if name in event]
     fields = "".join(f" {escape(key)}={_quote(value)}" for key, value in event.items())
     below = "".join(f"\n    {escape(line)}" for trace in traces for line in trace.split("\n"))
