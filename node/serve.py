@@ -114,10 +114,11 @@ class Serving:
         return epoch
 
     def _lease_changed(self, state: LeaseState) -> None:
-        _log.log(
-            30 if state in (LeaseState.FROZEN, LeaseState.LOST) else 20, "lease_state", state=state.value
-        )
-        if state is LeaseState.LOST and not self.daemon.stopping.is_set():
+        if self.daemon.stopping.is_set():
+            return
+        level = logging.WARNING if state in (LeaseState.FROZEN, LeaseState.LOST) else logging.INFO
+        _log.log(level, "lease_state", state=state.value)
+        if state is LeaseState.LOST:
             self.was_deposed = True
             self.daemon.stopping.set()
 
