@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -193,13 +194,14 @@ class InProcess:
         assert session is not None
         return session
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> Counter[str]:
+        """Series by name, summed over their labels."""
         self.owner.metrics_text()
-        return {
-            sample.name: sample.value
-            for family in self.owner.metrics.registry.collect()
-            for sample in family.samples
-        }
+        found: Counter[str] = Counter()
+        for family in self.owner.metrics.registry.collect():
+            for sample in family.samples:
+                found[sample.name] += sample.value
+        return found
 
 
 @asynccontextmanager
