@@ -18,6 +18,7 @@ from app.entry import listener as listener_module
 from app.entry.head import MAX_HEAD_BYTES
 from app.wire import http2, noise
 from app.wire.records import EarlyPayloadReader, Opener, Sealer
+from node import web as web_module
 from tests.node.kit import InProcess, Recorder, in_process, joined, own_tenant, until
 from tests.node.support import DEADLINE_S, fresh_database
 
@@ -335,6 +336,17 @@ async def test_a_connection_upgrades_on_a_later_request_too_or_says_so(server: I
     async with asyncio.timeout(DEADLINE_S):
         await raw.reader.readexactly(len("User-agent: *\nDisallow: /\n"))
     assert b" 404 " in (await raw.head()).split(b"\r\n")[0]
+    raw.close()
+
+
+async def test_a_body_that_does_not_come_is_answered(
+    server: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert web_module.BODY_DEADLINE_S == 10.0
+    monkeypatch.setattr(web_module, "BODY_DEADLINE_S", 0.1)
+    raw = await Raw.dial(server.url)
+    raw.writer.write(b"POST /verify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert b" 400 " in (await raw.head()).split(b"\r\n")[0]
     raw.close()
 
 
