@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from app import log
@@ -56,6 +56,7 @@ class Hub:
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
         self._draining = False
+        self._changed_while_read: dict[DeviceId, TenantId] | None = None
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -101,13 +102,23 @@ class Hub:
 
     # -- what the database says -----------------------------------------------------------------
 
-    def load(self, snapshot: ClusterSnapshot) -> None:
-        """Replace the durable picture; presence and open sessions stay.
+    def begin_read(self) -> None:
+        """Rows are about to be read; what changes here from now on may be newer than they are."""
+        self._changed_while_read = {}
+
+    def end_read(self) -> dict[DeviceId, TenantId]:
+        """Devices put or removed since `begin_read`: rows read meanwhile must not replace them."""
+        changed, self._changed_while_read = self._changed_while_read or {}, None
+        return changed
+
+    def load(self, snapshot: ClusterSnapshot, newer: Mapping[DeviceId, TenantId] | None = None) -> None:
+        """Replace the durable picture; presence, open sessions and `newer` devices stay.
 
         Devices that were online when an earlier owner stopped count as online for one grace, so
         that a restart is no flicker for their peers.
         """
-        tenants = {tenant.id for tenant in snapshot.tenants}
+        newer = newer or {}
+        tenants = {tenant.id for tenant in snapshot.tenants} | set(newer.values())
         for tenant_id in [t for t in self._tenants if t not in tenants]:
             self.remove_tenant(tenant_id)
         for tenant in snapshot.tenants:
@@ -117,10 +128,12 @@ class Hub:
             self.remove_user(self._users[user_id])
         for user in snapshot.users:
             self.put_user(user)
-        devices = {device.id for device in snapshot.devices}
+        devices = {device.id for device in snapshot.devices} | set(newer)
         for device_id in [d for d in self._tenant_of if d not in devices]:
             self.remove_device(device_id)
         for device in snapshot.devices:
+            if device.id in newer:
+                continue
             first_seen = device.id not in self._tenant_of
             self.put_device(device)
             if first_seen and device.online:
@@ -177,6 +190,8 @@ class Hub:
         fanout = self._tenants.get(device.tenant_id)
         if fanout is None:
             return
+        if self._changed_while_read is not None:
+            self._changed_while_read[device.id] = device.tenant_id
         known = fanout.netmap.device(device.id)
         if known is not None:
             device = replace(
@@ -203,6 +218,8 @@ class Hub:
         tenant_id = self._tenant_of.get(device_id)
         if tenant_id is None:
             return
+        if self._changed_while_read is not None:
+            self._changed_while_read[device_id] = tenant_id
         fanout = self._tenants[tenant_id]
         device = fanout.netmap.device(device_id)
         session = fanout.sessions.get(device_id)

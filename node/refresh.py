@@ -2,6 +2,7 @@
 
 Every row is read exactly once by transaction snapshot (DATABASE.md 4.2). Rows of this instance are
 skipped: their effect is in memory already. What a row names is read again, so order is no matter.
+A device that this process changes while rows are being read keeps what it has and is read once more.
 """
 
 from __future__ import annotations
@@ -55,11 +56,17 @@ class Refresher:
         self._on_rows = on_rows
         self._position = ""
         self._missed_load = True
+        self._once_more: dict[DeviceId, TenantId] = {}
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
-        snapshot = await self._source.load()
-        self._hub.load(snapshot)
+        self._hub.begin_read()
+        try:
+            snapshot = await self._source.load()
+        finally:
+            newer = self._hub.end_read()
+        self._hub.load(snapshot, newer)
+        self._once_more = newer
         self._position = snapshot.position
         self._missed_load = False
 
@@ -70,14 +77,14 @@ class Refresher:
             return 0
         position, changes = await self._source.changes(self._position)
         foreign = [change for change in changes if change.origin != self._instance]
-        if foreign:
+        if foreign or self._once_more:
             await self._apply(foreign)
             self._on_rows(len(foreign))
         self._position = position
         return len(foreign)
 
     async def _apply(self, changes: list[Change]) -> None:
-        devices: set[tuple[TenantId, DeviceId]] = set()
+        devices = {(tenant_id, device_id) for device_id, tenant_id in self._once_more.items()}
         users: set[tuple[TenantId, UserId]] = set()
         for change in changes:
             kind, _, value = change.scope_key.partition(":")
@@ -111,8 +118,15 @@ class Refresher:
     async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
         if not ids:
             return
-        found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+        self._hub.begin_read()
+        try:
+            found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+        finally:
+            newer = self._hub.end_read()
+        self._once_more = {i: tenant_id for tenant_id, i in ids if i in newer}
         for _, device_id in ids:
+            if device_id in newer:
+                continue
             device = found.get(device_id)
             if device is not None:
                 self._hub.put_device(device)
