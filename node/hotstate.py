@@ -43,9 +43,16 @@ class Store(Protocol):
 class HotState:
     """The line between the hub and the database."""
 
-    def __init__(self, store: Store, current: Callable[[DeviceId], Device | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        current: Callable[[DeviceId], Device | None],
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`may_write` is false while the lease is frozen: nothing is written then, and nobody waits."""
         self._store = store
         self._current = current
+        self._may_write = may_write
         self._hot: set[DeviceId] = set()
         self._unsaved: set[DeviceId] = set()
 
@@ -59,6 +66,9 @@ class HotState:
 
     async def store(self, device: Device) -> None:
         """Store the durable part; when the database is away, later."""
+        if not self._may_write():
+            self._unsaved.add(device.id)
+            return
         try:
             await self._write(device)
         except Unavailable as error:
@@ -77,6 +87,8 @@ class HotState:
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
+        if not self._may_write():
+            raise Unavailable("the lease is frozen")
         written = 0
         for device_id in list(self._unsaved):
             device = self._current(device_id)
@@ -101,6 +113,8 @@ class HotState:
         """Flush for ever. A lost lease ends it: this instance must not write any more."""
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
+            if not self._may_write():
+                continue
             try:
                 await self.flush()
             except LeaseLost:

@@ -93,7 +93,9 @@ class Owner:
         noise_key: X25519PrivateKey,
         metrics: Metrics,
         derp_map: DerpMapSource,
+        may_write: Callable[[], bool],
     ) -> Owner:
+        """`may_write`: whether the lease is held for certain at this moment."""
         dns = DnsPlan(
             settings.dns.base_domain,
             magic_dns=settings.dns.magic_dns,
@@ -112,7 +114,7 @@ class Owner:
             on_hot=lambda device: hot.mark(device),
             on_round=lambda tenant, stats: metrics.round(stats),
         )
-        hot = HotState(scoped, hub.device)
+        hot = HotState(scoped, hub.device, may_write)
         queries = ClientQueries(compress)
         registrar = Registrar(
             scoped,
@@ -120,6 +122,7 @@ class Owner:
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
+            may_write=may_write,
         )
         api = MachineApi(
             hub,

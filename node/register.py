@@ -60,6 +60,8 @@ class Registrar:
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
+    #: False while the lease is frozen: clients are told so at once.
+    may_write: Callable[[], bool] = lambda: True
 
     async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key."""
@@ -77,6 +79,8 @@ class Registrar:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
+        if not self.may_write():
+            raise Unavailable("the lease is frozen")
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
