@@ -148,7 +148,8 @@ class Admin(ScopedBase):
     async def put_own_region(self, wanted_id: int, region: dict[str, Any]) -> DerpRegion:
         """The relay region of this cluster, under the wanted id or the next one free in the deployment.
 
-        The id is written into RegionID of the region and of its nodes. Raises BadRequest, Refused.
+        The id is written into RegionID of the region and of its nodes, and into names that begin with the
+        wanted one: they are unique in a DERP map. Raises BadRequest, Refused.
         """
         if not 1 <= wanted_id <= MAX_REGION_ID:
             raise BadRequest(f"a DERP region id is a number from 1 to {MAX_REGION_ID}", code="bad_region_id")
@@ -160,7 +161,7 @@ class Admin(ScopedBase):
             )
             if region_id is None:
                 raise Refused(f"no DERP region id from {wanted_id} on is free", code="no_free_region_id")
-            nodes = [{**node, "RegionID": region_id} for node in region.get("Nodes") or ()]
+            nodes = [_in_region(node, wanted_id, region_id) for node in region.get("Nodes") or ()]
             stored = orjson.dumps({**region, "RegionID": region_id, "Nodes": nodes})
             await conn.execute(QUERIES["put_region"], self.cluster_id, region_id, stored.decode())
             return DerpRegion(region_id, self.cluster_id, stored)
@@ -193,6 +194,13 @@ class Admin(ScopedBase):
     ) -> None:
         texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
         await conn.execute(QUERIES["write_audit"], self.cluster_id, tenant_id, actor, action, what, *texts)
+
+
+def _in_region(node: dict[str, Any], wanted_id: int, region_id: int) -> dict[str, Any]:
+    name = str(node.get("Name", ""))
+    if name.startswith(str(wanted_id)):
+        name = f"{region_id}{name.removeprefix(str(wanted_id))}"
+    return {**node, "Name": name, "RegionID": region_id}
 
 
 def is_tag(text: str) -> bool:
