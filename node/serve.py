@@ -22,7 +22,7 @@ from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken
 from app.keys import NodeKey
-from app.pg import EmbeddedPostgres
+from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from node.derpmap import DerpMapSource
@@ -59,6 +59,7 @@ class Serving:
         """Until told to stop. Raises HsError with the sentence for the operator."""
         settings = self.settings
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
             database = await Database.prepare(dsn)
@@ -147,6 +148,7 @@ class Serving:
             instance=instance,
             epoch=epoch,
             pool_size=settings.database.postgres.max_open_conns,
+            pool_idle_s=settings.database.postgres.conn_max_idle_time_secs,
         )
         stack.push_async_callback(scoped.close)
         derp_map = DerpMapSource(settings.derp.urls, settings.derp.paths, scoped.list_regions)
