@@ -1,0 +1,1 @@
+"""hs-console: the operations console. Not built yet; the package keeps its place."""

@@ -1,0 +1,187 @@
+"""One tenant's rounds: commit what changed, tell the connected, then give newcomers their maps.
+
+Peers hear of a newcomer before it gets its first map; otherwise its first WireGuard handshake is
+lost and its first packet takes 5 s (CLIENTS.md 1.1). A round starts at once when the tenant was
+idle; under load rounds keep a distance, so that many changes share one message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app import log
+from app.model import DeviceId
+from app.netmap.flush import RESYNC, Flush
+from app.netmap.tenant import TenantNetmap
+from node.session import MapSession, SessionState
+
+_log = log.get("fanout")
+
+#: Newcomers gather for so long before they are announced together; longer while rounds are slow.
+GATHER_S = 0.020
+GATHER_LOADED_S = 0.100
+#: Rounds keep at least this distance, and at most that, by how long the last one took.
+TICK_MIN_S = 0.100
+TICK_MAX_S = 0.500
+#: A change nobody waits for (a registration whose poll is about to come) is committed this late.
+LAZY_S = 0.250
+#: Viewers served before the event loop gets a turn; full maps likewise.
+SLICE_VIEWERS = 64
+SLICE_MAPS = 4
+#: A newcomer's map waits for its announcement no longer than this.
+ANNOUNCE_BOUND_S = 0.250
+
+
+@dataclass(slots=True)
+class RoundStats:
+    """What one round did; reported to metrics."""
+
+    devices: int = 0
+    frames: int = 0
+    bytes: int = 0
+    maps: int = 0
+    map_bytes: int = 0
+    encodings: int = 0
+    resyncs: int = 0
+    late_maps: int = 0
+    seconds: float = 0.0
+
+
+class TenantFanout:
+    """Serialises everything that is written to the devices of one tenant."""
+
+    def __init__(
+        self,
+        netmap: TenantNetmap,
+        *,
+        control_time: Callable[[], str],
+        on_round: Callable[[TenantFanout, RoundStats], None],
+    ) -> None:
+        self.netmap = netmap
+        self.sessions: dict[DeviceId, MapSession] = {}
+        self._control_time = control_time
+        self._on_round = on_round
+        self._loop = asyncio.get_running_loop()
+        self._joiners: list[MapSession] = []
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0
+        self._round: asyncio.Task[None] | None = None
+        self._not_before = 0.0
+        self._loaded = False
+
+    # -- what others call -----------------------------------------------------------------------
+
+    def mark(self, delay_s: float = 0.0) -> None:
+        """Something changed in the netmap; it will be committed after `delay_s` at the latest."""
+        if self._round is not None:
+            return
+        self._schedule(max(self._loop.time() + delay_s, self._not_before))
+
+    def join(self, session: MapSession) -> None:
+        """A session needs a full map: it is new, or it has fallen behind."""
+        self._joiners.append(session)
+        if self._round is None:
+            self._schedule(self._gathered())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._round is not None:
+            self._round.cancel()
+
+    # -- rounds ---------------------------------------------------------------------------------
+
+    def _gathered(self) -> float:
+        """When newcomers have gathered long enough, whatever distance rounds should keep."""
+        return self._loop.time() + (GATHER_LOADED_S if self._loaded else GATHER_S)
+
+    def _schedule(self, due: float) -> None:
+        """Have a round at that time of the loop's clock, or earlier if one is due earlier."""
+        if self._timer is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = self._loop.call_at(due, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
+        self._round = self._loop.create_task(self._run(), name=f"fanout[{self.netmap.tenant.id}]")
+        self._round.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._round = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            _log.error("round_failed", tenant=self.netmap.tenant.name, exc_info=error)
+            for session in list(self.sessions.values()):
+                session.end()
+            return
+        if self._joiners:
+            self._schedule(self._gathered())
+        elif self.netmap.is_dirty:
+            self.mark()
+
+    async def _run(self) -> None:
+        started = self._loop.time()
+        stats = RoundStats()
+        joiners, self._joiners = self._joiners, []
+        viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
+        flush = self.netmap.commit()
+        stats.devices = len(flush.changes)
+        if not flush.is_empty:
+            for start in range(0, len(viewers), SLICE_VIEWERS):
+                if joiners and self._loop.time() - started > ANNOUNCE_BOUND_S:
+                    stats.late_maps += len(joiners)
+                    await self._deliver(joiners, stats)
+                    joiners = []
+                self._announce(flush, viewers[start : start + SLICE_VIEWERS], stats)
+                await asyncio.sleep(0)
+        await self._deliver(joiners, stats)
+        stats.encodings = flush.encodings
+        stats.seconds = self._loop.time() - started
+        self._loaded = stats.seconds > GATHER_LOADED_S / 2
+        self._not_before = self._loop.time() + min(max(TICK_MIN_S, 4 * stats.seconds), TICK_MAX_S)
+        self._on_round(self, stats)
+
+    def _announce(self, flush: Flush, viewers: list[MapSession], stats: RoundStats) -> None:
+        for session in viewers:
+            if session.state is not SessionState.LIVE:
+                continue
+            message = flush.message_for(session.device_id, session.variant)
+            if message is None:
+                continue
+            if message is RESYNC:
+                stats.resyncs += 1
+                self._resync(session)
+            elif session.send_delta(message):
+                stats.frames += 1
+                stats.bytes += len(message)
+
+    def _resync(self, session: MapSession) -> None:
+        """Replace what a viewer knows. Without peers only a new stream can do that (empty Peers is
+        "no change" to Go clients), so the stream is ended and the client polls again."""
+        if not self.netmap.is_committed(session.device_id) or not self.netmap.has_peers(session.device_id):
+            session.end()
+            return
+        session.state = SessionState.WAITING
+        self._joiners.append(session)
+
+    async def _deliver(self, joiners: list[MapSession], stats: RoundStats) -> None:
+        for count, session in enumerate(joiners, 1):
+            if session.state is not SessionState.WAITING:
+                continue
+            if not self.netmap.is_committed(session.device_id):
+                session.end()
+                continue
+            body = self.netmap.full_map(session.device_id, session.variant, self._control_time())
+            session.send_map(body)
+            stats.maps += 1
+            stats.map_bytes += len(body)
+            if count % SLICE_MAPS == 0:
+                await asyncio.sleep(0)

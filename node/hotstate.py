@@ -1,0 +1,109 @@
+"""Writes what devices report: the durable part at once, presence and endpoints in batches.
+
+While the database is away nothing is lost and nobody waits: the newest state of each device stands
+in line (one entry a device, so the line is bounded by the fleet) and is written at the next contact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from app import log
+from app.errors import HsError, LeaseLost, Unavailable
+from app.keys import DiscoKey
+from app.model import Device, DeviceId, TenantId
+from app.model import HotState as HotRow
+
+_log = log.get("hotstate")
+
+FLUSH_EVERY_S = 1.0
+#: Rows of one statement; a larger backlog goes in several.
+FLUSH_ROWS = 1000
+
+
+class Store(Protocol):
+    """What is needed of the database (app.db.Scoped)."""
+
+    async def update_device(
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        *,
+        disco_key: DiscoKey | None = None,
+        capver: int | None = None,
+        hostname: str | None = None,
+        hostinfo: bytes | None = None,
+    ) -> bool: ...
+
+    async def flush_state(self, batch: list[HotRow]) -> int: ...
+
+
+class HotState:
+    """The line between the hub and the database."""
+
+    def __init__(self, store: Store, current: Callable[[DeviceId], Device | None]) -> None:
+        self._store = store
+        self._current = current
+        self._hot: set[DeviceId] = set()
+        self._unsaved: set[DeviceId] = set()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._hot) + len(self._unsaved)
+
+    def mark(self, device: Device) -> None:
+        """Presence or endpoints of a device have changed."""
+        self._hot.add(device.id)
+
+    async def store(self, device: Device) -> None:
+        """Store the durable part; when the database is away, later."""
+        try:
+            await self._write(device)
+        except Unavailable as error:
+            _log.warning("store_delayed", device=device.id, reason=error.message)
+            self._unsaved.add(device.id)
+
+    async def _write(self, device: Device) -> None:
+        await self._store.update_device(
+            device.tenant_id,
+            device.id,
+            disco_key=device.disco_key,
+            capver=device.capver,
+            hostname=device.hostname,
+            hostinfo=device.hostinfo,
+        )
+
+    async def flush(self) -> int:
+        """Write what stands in line; returns rows written. On failure everything stays in line."""
+        written = 0
+        for device_id in list(self._unsaved):
+            device = self._current(device_id)
+            if device is not None:
+                await self._write(device)
+            self._unsaved.discard(device_id)
+        while self._hot:
+            ids = sorted(self._hot)[:FLUSH_ROWS]
+            devices = [d for d in map(self._current, ids) if d is not None]
+            batch = [
+                HotRow(d.tenant_id, d.id, d.endpoints, d.home_derp, d.online, d.last_seen) for d in devices
+            ]
+            self._hot.difference_update(ids)
+            try:
+                written += await self._store.flush_state(batch) if batch else 0
+            except HsError:
+                self._hot.update(ids)
+                raise
+        return written
+
+    async def run(self) -> None:
+        """Flush for ever. A lost lease ends it: this instance must not write any more."""
+        while True:
+            await asyncio.sleep(FLUSH_EVERY_S)
+            try:
+                await self.flush()
+            except LeaseLost:
+                raise
+            except HsError as error:
+                _log.warning("flush_delayed", waiting=self.waiting, reason=error.message)

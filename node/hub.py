@@ -1,0 +1,363 @@
+"""Everything of one cluster that is in memory: tenants, devices, who is connected.
+
+The database is the truth for what is durable; the hub is the truth for presence and endpoints while
+this instance owns the cluster. One event loop, no locks: every method runs to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from dataclasses import replace
+
+from app import log
+from app.errors import NotFound
+from app.model import ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User
+from app.netmap.dns import DnsPlan
+from app.netmap.tenant import TenantNetmap, farewell_map
+from app.netmap.variant import Compress, Variant, encode
+from app.policy.visibility import AllowAll
+from node.fanout import LAZY_S, RoundStats, TenantFanout
+from node.session import MapSession, SessionState
+
+_log = log.get("hub")
+
+
+class Hub:
+    """The live picture of a cluster."""
+
+    def __init__(
+        self,
+        *,
+        compress: Compress,
+        dns: DnsPlan,
+        derp_map: bytes,
+        clock: Callable[[], float],
+        control_time: Callable[[], str],
+        offline_grace_s: float,
+        on_hot: Callable[[Device], None],
+        on_round: Callable[[str, RoundStats], None],
+    ) -> None:
+        """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored."""
+        self._compress = compress
+        self._dns = dns
+        self._derp_map = derp_map
+        self._clock = clock
+        self._control_time = control_time
+        self._offline_grace_s = offline_grace_s
+        self._on_hot = on_hot
+        self._on_round = on_round
+        self._loop = asyncio.get_running_loop()
+        self._tenants: dict[TenantId, TenantFanout] = {}
+        self._tenant_of: dict[DeviceId, TenantId] = {}
+        self._by_node_key: dict[bytes, DeviceId] = {}
+        self._users: dict[int, User] = {}
+        self._expiries: list[tuple[float, DeviceId]] = []
+        self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
+        self._draining = False
+
+    # -- looking up -----------------------------------------------------------------------------
+
+    def device(self, device_id: DeviceId) -> Device | None:
+        tenant_id = self._tenant_of.get(device_id)
+        return None if tenant_id is None else self._tenants[tenant_id].netmap.device(device_id)
+
+    def device_by_node_key(self, node_key: bytes) -> Device | None:
+        device_id = self._by_node_key.get(node_key)
+        return None if device_id is None else self.device(device_id)
+
+    def tenant(self, tenant_id: TenantId) -> Tenant | None:
+        fanout = self._tenants.get(tenant_id)
+        return None if fanout is None else fanout.netmap.tenant
+
+    def user(self, user_id: int | None) -> User | None:
+        return None if user_id is None else self._users.get(user_id)
+
+    def fqdn(self, device: Device) -> str:
+        return self._tenants[device.tenant_id].netmap.fqdn(device)
+
+    def session(self, device_id: DeviceId) -> MapSession | None:
+        tenant_id = self._tenant_of.get(device_id)
+        return None if tenant_id is None else self._tenants[tenant_id].sessions.get(device_id)
+
+    def tenants(self) -> list[Tenant]:
+        return [fanout.netmap.tenant for fanout in self._tenants.values()]
+
+    def sessions(self) -> list[MapSession]:
+        return [s for fanout in self._tenants.values() for s in fanout.sessions.values()]
+
+    def devices(self) -> list[Device]:
+        return [
+            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
+        ]
+
+    def counts(self) -> tuple[int, int, int]:
+        """(tenants, devices, open sessions)."""
+        return len(self._tenants), len(self._tenant_of), sum(len(f.sessions) for f in self._tenants.values())
+
+    def is_expired(self, device: Device) -> bool:
+        return device.expiry is not None and device.expiry <= self._clock()
+
+    # -- what the database says -----------------------------------------------------------------
+
+    def load(self, snapshot: ClusterSnapshot) -> None:
+        """Replace the durable picture; presence and open sessions stay.
+
+        Devices that were online when an earlier owner stopped count as online for one grace, so
+        that a restart is no flicker for their peers.
+        """
+        tenants = {tenant.id for tenant in snapshot.tenants}
+        for tenant_id in [t for t in self._tenants if t not in tenants]:
+            self.remove_tenant(tenant_id)
+        for tenant in snapshot.tenants:
+            self.put_tenant(tenant)
+        users = {user.id for user in snapshot.users}
+        for user_id in [u for u in self._users if u not in users]:
+            self.remove_user(self._users[user_id])
+        for user in snapshot.users:
+            self.put_user(user)
+        devices = {device.id for device in snapshot.devices}
+        for device_id in [d for d in self._tenant_of if d not in devices]:
+            self.remove_device(device_id)
+        for device in snapshot.devices:
+            first_seen = device.id not in self._tenant_of
+            self.put_device(device)
+            if first_seen and device.online:
+                self._expect_departure(device.id)
+
+    def put_tenant(self, tenant: Tenant) -> None:
+        fanout = self._tenants.get(tenant.id)
+        if fanout is not None:
+            fanout.netmap.tenant = tenant
+            return
+        netmap = TenantNetmap(
+            tenant, visibility=AllowAll(), compress=self._compress, dns=self._dns, derp_map=self._derp_map
+        )
+        self._tenants[tenant.id] = TenantFanout(
+            netmap,
+            control_time=self._control_time,
+            on_round=lambda fanout, stats: self._on_round(fanout.netmap.tenant.name, stats),
+        )
+
+    def remove_tenant(self, tenant_id: TenantId) -> None:
+        """The tenant is gone or lives in another cluster: its sessions end without a word."""
+        fanout = self._tenants.pop(tenant_id, None)
+        if fanout is None:
+            return
+        for session in list(fanout.sessions.values()):
+            session.end()
+        fanout.stop()
+        for device_id in [d for d, t in self._tenant_of.items() if t == tenant_id]:
+            self._forget(device_id, fanout.netmap.device(device_id))
+        for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
+            del self._users[user.id]
+
+    def put_user(self, user: User) -> None:
+        if self._users.get(user.id) == user:
+            return
+        self._users[user.id] = user
+        fanout = self._tenants.get(user.tenant_id)
+        if fanout is not None:
+            fanout.netmap.put_user(user)
+            fanout.mark()
+
+    def remove_user(self, user: User) -> None:
+        self._users.pop(user.id, None)
+        fanout = self._tenants.get(user.tenant_id)
+        if fanout is not None:
+            fanout.netmap.remove_user(user.id)
+            fanout.mark()
+
+    def put_device(self, device: Device, *, lazily: bool = False) -> None:
+        """The durable part of a device as stored; its hot part is kept from memory if known.
+
+        `lazily`: nobody waits for it, its own poll is about to come.
+        """
+        fanout = self._tenants.get(device.tenant_id)
+        if fanout is None:
+            return
+        known = fanout.netmap.device(device.id)
+        if known is not None:
+            device = replace(
+                device,
+                endpoints=known.endpoints,
+                home_derp=known.home_derp,
+                online=known.online,
+                last_seen=known.last_seen,
+            )
+            if known.node_key != device.node_key:
+                self._by_node_key.pop(known.node_key, None)
+        self._tenant_of[device.id] = device.tenant_id
+        self._by_node_key[device.node_key] = device.id
+        if device.expiry is not None and (known is None or known.expiry != device.expiry):
+            heapq.heappush(self._expiries, (device.expiry, device.id))
+        fanout.netmap.put(device, expired=self.is_expired(device))
+        session = fanout.sessions.get(device.id)
+        if session is not None and session.node_key != device.node_key:
+            session.end()
+        fanout.mark(LAZY_S if lazily else 0.0)
+
+    def remove_device(self, device_id: DeviceId) -> None:
+        """The device is deleted: its peers forget it, and it is told that it is out."""
+        tenant_id = self._tenant_of.get(device_id)
+        if tenant_id is None:
+            return
+        fanout = self._tenants[tenant_id]
+        device = fanout.netmap.device(device_id)
+        session = fanout.sessions.get(device_id)
+        if session is not None and device is not None and session.state is not SessionState.LAGGING:
+            session.send_last(self.farewell(device, session.variant))
+        elif session is not None:
+            session.end()
+        self._forget(device_id, device)
+        fanout.netmap.remove(device_id)
+        fanout.mark()
+
+    def _forget(self, device_id: DeviceId, device: Device | None) -> None:
+        self._tenant_of.pop(device_id, None)
+        if device is not None and self._by_node_key.get(device.node_key) == device_id:
+            del self._by_node_key[device.node_key]
+        departure = self._departures.pop(device_id, None)
+        if departure is not None:
+            departure.cancel()
+
+    def farewell(self, device: Device, variant: Variant) -> bytes:
+        text = farewell_map(
+            device.id,
+            node_key=device.node_key,
+            machine_key=device.machine_key,
+            expired_at=self._clock() - 1,
+            addresses=(device.ipv4, device.ipv6),
+        )
+        return encode(text, variant, self._compress)
+
+    def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
+        """A full map of what is committed, for who asks once. Raises NotFound."""
+        tenant_id = self._tenant_of.get(device_id)
+        if tenant_id is None:
+            raise NotFound(f"no device {device_id}")
+        return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
+
+    def set_derp_map(self, derp_map: bytes) -> None:
+        self._derp_map = derp_map
+        for fanout in self._tenants.values():
+            fanout.netmap.set_derp_map(derp_map)
+            fanout.mark()
+
+    # -- what devices say -----------------------------------------------------------------------
+
+    def put_hot(self, device_id: DeviceId, *, endpoints: tuple[str, ...] | None, home_derp: int) -> None:
+        """New endpoints (None: not said) and home relay (0: not known yet, keep)."""
+        device = self.device(device_id)
+        if device is None:
+            return
+        changed = replace(
+            device,
+            endpoints=device.endpoints if endpoints is None else endpoints,
+            home_derp=home_derp or device.home_derp,
+        )
+        self._put_if_changed(device, changed)
+
+    def _put_if_changed(self, old: Device, new: Device) -> None:
+        if old == new:
+            return
+        fanout = self._tenants[new.tenant_id]
+        fanout.netmap.put(new, expired=self.is_expired(new))
+        fanout.mark()
+        self._on_hot(new)
+
+    def connect(self, session: MapSession) -> None:
+        """A device's poll begins; an older poll of the same device ends without a flicker."""
+        device = self.device(session.device_id)
+        if device is None or self._draining:
+            session.end()
+            return
+        fanout = self._tenants[device.tenant_id]
+        older = fanout.sessions.get(device.id)
+        fanout.sessions[device.id] = session
+        if older is not None:
+            older.end()
+        departure = self._departures.pop(device.id, None)
+        if departure is not None:
+            departure.cancel()
+        if not device.online:
+            self._put_if_changed(device, replace(device, online=True, last_seen=None))
+        fanout.join(session)
+
+    # -- SessionKeeper --------------------------------------------------------------------------
+
+    def session_caught_up(self, session: MapSession) -> None:
+        tenant_id = self._tenant_of.get(session.device_id)
+        if tenant_id is None:
+            session.end()
+        else:
+            self._tenants[tenant_id].join(session)
+
+    def session_closed(self, session: MapSession) -> None:
+        tenant_id = self._tenant_of.get(session.device_id)
+        if tenant_id is None:
+            return
+        fanout = self._tenants[tenant_id]
+        if fanout.sessions.get(session.device_id) is session:
+            del fanout.sessions[session.device_id]
+            if not self._draining:
+                self._expect_departure(session.device_id)
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def _expect_departure(self, device_id: DeviceId) -> None:
+        """The device counts as offline unless it polls again within the grace."""
+        known = self._departures.pop(device_id, None)
+        if known is not None:
+            known.cancel()
+        self._departures[device_id] = self._loop.call_later(self._offline_grace_s, self._depart, device_id)
+
+    def _depart(self, device_id: DeviceId) -> None:
+        self._departures.pop(device_id, None)
+        device = self.device(device_id)
+        if device is not None and self.session(device_id) is None:
+            self._put_if_changed(device, replace(device, online=False, last_seen=self._clock()))
+
+    def expire_due(self) -> int:
+        """Tell everybody about keys whose time has come; returns how many."""
+        now = self._clock()
+        expired = 0
+        while self._expiries and self._expiries[0][0] <= now:
+            at, device_id = heapq.heappop(self._expiries)
+            device = self.device(device_id)
+            if device is None or device.expiry != at:
+                continue
+            fanout = self._tenants[device.tenant_id]
+            fanout.netmap.put(device, expired=True)
+            fanout.mark()
+            expired += 1
+        return expired
+
+    def inactive_ephemeral(self, inactive_s: float) -> list[Device]:
+        """Ephemeral devices that have had no session for so long (or never since they registered)."""
+        now = self._clock()
+        return [
+            device
+            for device in self.devices()
+            if device.ephemeral
+            and self.session(device.id) is None
+            and device.id not in self._departures
+            and (device.last_seen or device.created) + inactive_s <= now
+        ]
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def drain(self, *, wave: int, pause_s: float) -> None:
+        """Hand all clients back in waves: streams end, clients poll again wherever they are led."""
+        self._draining = True
+        for departure in self._departures.values():
+            departure.cancel()
+        for fanout in self._tenants.values():
+            fanout.stop()
+        sessions = self.sessions()
+        for start in range(0, len(sessions), wave):
+            for session in sessions[start : start + wave]:
+                session.end()
+                session.tunnel.close()
+            await asyncio.sleep(pause_s)

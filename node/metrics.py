@@ -1,0 +1,92 @@
+"""Prometheus series of a control server. Every series carries `cluster_id`."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+
+from node.fanout import RoundStats
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """All series, with the cluster already filled in."""
+
+    def __init__(self, cluster_id: str) -> None:
+        self.registry = CollectorRegistry()
+        labels = ["cluster_id"]
+
+        def counter(name: str, text: str, *extra: str) -> Counter:
+            return Counter(name, text, [*labels, *extra], registry=self.registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry)
+
+        self._cluster_id = cluster_id
+        self._registrations = counter("hs_registrations", "Answers to register requests.", "outcome")
+        self._map_requests = counter("hs_map_requests", "Map requests by kind.", "kind")
+        self._tunnels = gauge("hs_tunnels", "Open Noise tunnels.").labels(cluster_id)
+        self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
+        self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
+        self._tenants = gauge("hs_tenants", "Tenants of this cluster.").labels(cluster_id)
+        self._half_open = gauge("hs_half_open_connections", "Connections before their handshake.").labels(
+            cluster_id
+        )
+        self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
+            cluster_id
+        )
+        self._frames = counter("hs_delta_frames", "Deltas written to viewers.").labels(cluster_id)
+        self._frame_bytes = counter("hs_delta_bytes", "Bytes of deltas.").labels(cluster_id)
+        self._maps = counter("hs_full_maps", "Full maps written.").labels(cluster_id)
+        self._map_bytes = counter("hs_full_map_bytes", "Bytes of full maps.").labels(cluster_id)
+        self._encodings = counter("hs_delta_encodings", "Distinct encodings of deltas.").labels(cluster_id)
+        self._resyncs = counter("hs_resyncs", "Viewers that needed a full map in between.").labels(cluster_id)
+        self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(
+            cluster_id
+        )
+        self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
+        self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
+        self._rounds = Histogram(
+            "hs_round_seconds",
+            "Duration of fan-out rounds.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+
+    def registration(self, outcome: str) -> None:
+        self._registrations.labels(self._cluster_id, outcome).inc()
+
+    def map_request(self, kind: str) -> None:
+        self._map_requests.labels(self._cluster_id, kind).inc()
+
+    def foreign_rows(self, count: int) -> None:
+        self._rows.inc(count)
+
+    def tunnel_opened(self) -> None:
+        self._tunnels.inc()
+
+    def tunnel_closed(self) -> None:
+        self._tunnels.dec()
+
+    def round(self, stats: RoundStats) -> None:
+        self._frames.inc(stats.frames)
+        self._frame_bytes.inc(stats.bytes)
+        self._maps.inc(stats.maps)
+        self._map_bytes.inc(stats.map_bytes)
+        self._encodings.inc(stats.encodings)
+        self._resyncs.inc(stats.resyncs)
+        self._late.inc(stats.late_maps)
+        self._changed.inc(stats.devices)
+        self._rounds.observe(stats.seconds)
+
+    def gauges(self, *, tenants: int, devices: int, sessions: int, half_open: int, waiting: int) -> None:
+        self._tenants.set(tenants)
+        self._devices.set(devices)
+        self._sessions.set(sessions)
+        self._half_open.set(half_open)
+        self._waiting.set(waiting)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,141 @@
+"""Changes that others commit -> hub. A notification only wakes; rows of `changes` are the truth.
+
+Every row is read exactly once by transaction snapshot (DATABASE.md 4.2). Rows of this instance are
+skipped: their effect is in memory already. What a row names is read again, so order is no matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
+
+from app import log
+from app.db.listen import Resync, Wake
+from app.errors import Unavailable
+from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
+from node.hub import Hub
+
+_log = log.get("refresh")
+
+#: `changes` is read at least this often, should every notification be lost.
+POLL_EVERY_S = 1.0
+#: More changed devices than this in one read: the whole cluster is loaded instead.
+RELOAD_ABOVE = 5000
+
+
+class Source(Protocol):
+    """What is needed of the database (app.db.Scoped)."""
+
+    async def load(self) -> ClusterSnapshot: ...
+
+    async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]: ...
+
+    async def load_users(self, users: Sequence[tuple[TenantId, UserId]]) -> list[User]: ...
+
+    async def changes(self, position: str) -> tuple[str, list[Change]]: ...
+
+
+class Refresher:
+    """Keeps the hub equal to what is committed."""
+
+    def __init__(
+        self,
+        source: Source,
+        hub: Hub,
+        *,
+        instance: str,
+        on_derp: Callable[[], Awaitable[None]],
+        on_rows: Callable[[int], None],
+    ) -> None:
+        self._source = source
+        self._hub = hub
+        self._instance = instance
+        self._on_derp = on_derp
+        self._on_rows = on_rows
+        self._position = ""
+        self._missed_load = True
+
+    async def load(self) -> None:
+        """Everything from one snapshot, and the position that belongs to it."""
+        snapshot = await self._source.load()
+        self._hub.load(snapshot)
+        self._position = snapshot.position
+        self._missed_load = False
+
+    async def catch_up(self) -> int:
+        """Apply what was committed since the last read; returns the number of foreign rows."""
+        if self._missed_load:
+            await self.load()
+            return 0
+        position, changes = await self._source.changes(self._position)
+        foreign = [change for change in changes if change.origin != self._instance]
+        if foreign:
+            await self._apply(foreign)
+            self._on_rows(len(foreign))
+        self._position = position
+        return len(foreign)
+
+    async def _apply(self, changes: list[Change]) -> None:
+        devices: set[tuple[TenantId, DeviceId]] = set()
+        users: set[tuple[TenantId, UserId]] = set()
+        for change in changes:
+            kind, _, value = change.scope_key.partition(":")
+            if kind == "derp":
+                await self._on_derp()
+            elif kind == "device" and change.tenant_id is not None:
+                devices.add((change.tenant_id, DeviceId(int(value))))
+            elif kind == "user" and change.tenant_id is not None:
+                users.add((change.tenant_id, UserId(int(value))))
+            elif kind != "tag":  # the devices that changed a tag are named beside it
+                await self.load()
+                return
+        if len(devices) > RELOAD_ABOVE:
+            await self.load()
+            return
+        await self._reload_users(users)
+        await self._reload_devices(devices)
+
+    async def _reload_users(self, ids: set[tuple[TenantId, UserId]]) -> None:
+        if not ids:
+            return
+        found = {user.id: user for user in await self._source.load_users(sorted(ids))}
+        for _, user_id in ids:
+            user = found.get(user_id)
+            known = self._hub.user(user_id)
+            if user is not None:
+                self._hub.put_user(user)
+            elif known is not None:
+                self._hub.remove_user(known)
+
+    async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
+        if not ids:
+            return
+        found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+        for _, device_id in ids:
+            device = found.get(device_id)
+            if device is not None:
+                self._hub.put_device(device)
+            else:
+                self._hub.remove_device(device_id)
+
+    async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
+        """Follow for ever, reading after every event and at least every POLL_EVERY_S."""
+        pending: asyncio.Future[Wake | Resync] | None = None
+        try:
+            while True:
+                pending = pending or asyncio.ensure_future(anext(events))
+                done, _ = await asyncio.wait([pending], timeout=POLL_EVERY_S)
+                reload = False
+                if done:
+                    event, pending = pending.result(), None
+                    # A new generation is another history of commits: positions mean nothing in it.
+                    reload = isinstance(event, Resync) and event.new_generation
+                try:
+                    await (self.load() if reload else self.catch_up())
+                except Unavailable as error:
+                    self._missed_load = self._missed_load or reload
+                    _log.warning("refresh_delayed", reason=error.message)
+        finally:
+            if pending is not None:
+                pending.cancel()

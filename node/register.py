@@ -1,0 +1,152 @@
+"""Use case: `/machine/register`. One database round trip decides; this file words the answer.
+
+Anything a device's user should read travels as `Error` with status 200: the Go client prints that,
+but only logs HTTP errors (PROTOCOL.md 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from app import log
+from app.errors import HsError, LeaseLost, Unavailable
+from app.keys import MachineKey, NodeKey, short
+from app.model import (
+    TAGGED_DEVICES_USER_ID,
+    Device,
+    DeviceId,
+    Registration,
+    RegistrationResult,
+    Tenant,
+    TenantId,
+    User,
+    UserId,
+)
+from app.names import label_of
+from app.wire import tailcfg
+from app.wire.hostinfo import peer_hostinfo
+from node.hub import Hub
+
+_log = log.get("register")
+
+#: tailcfg.CurrentCapabilityVersion of Tailscale 1.80, the oldest client served.
+MIN_CAPVER = 113
+TOO_OLD = "this Tailscale client is too old (capability version {}): please update it to 1.80 or newer"
+NO_KEY = (
+    "this control server needs an auth key for a new device: ask your administrator for one "
+    "and run 'tailscale up --login-server=... --auth-key=...'"
+)
+FROZEN = "the control server cannot reach its database at the moment; the client retries by itself"
+
+
+class Registry(Protocol):
+    """What registration needs of the database (app.db.Scoped)."""
+
+    async def register(
+        self, wish: Registration, *, default_expiry_s: float | None = None
+    ) -> RegistrationResult: ...
+
+    async def logout(self, tenant_id: TenantId, device_id: DeviceId, node_key: NodeKey) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """Registers, refreshes, rotates and logs out devices."""
+
+    registry: Registry
+    hub: Hub
+    clock: Callable[[], float]
+    key_lifetime_s: float | None
+    count: Callable[[str], None]
+
+    async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
+        """The RegisterResponse for one request of a tunnel with this machine key."""
+        try:
+            return await self._decide(machine_key, request)
+        except (Unavailable, LeaseLost) as error:
+            _log.warning("register_frozen", machine=short(machine_key), reason=error.message)
+            self.count("unavailable")
+            return refusal(FROZEN)
+        except HsError as error:
+            self.count(error.code)
+            return refusal(error.message)
+
+    async def _decide(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
+        if request.version < MIN_CAPVER:
+            self.count("too_old")
+            return refusal(TOO_OLD.format(request.version))
+        known = self.hub.device_by_node_key(request.node_key)
+        if known is not None and known.machine_key != machine_key:
+            self.count("node_key_taken")
+            return refusal(
+                "this node key belongs to another machine: log out on this device, then log in again"
+            )
+        if request.expiry is not None and request.expiry <= self.clock():
+            return await self._logout(known)
+        result = await self.registry.register(
+            _registration(machine_key, request), default_expiry_s=self.key_lifetime_s
+        )
+        self.count(result.status if result.status != "refused" else result.code)
+        _log.info(
+            "register",
+            status=result.status,
+            code=result.code,
+            machine=short(machine_key),
+            device=result.device.id if result.device else None,
+            hostname=request.hostinfo.hostname,
+        )
+        if result.device is not None and result.tenant is not None:
+            return self._success(result.device, result.tenant, result.user)
+        if result.status == "expired":
+            return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+        if result.status == "needs_login":
+            return refusal(NO_KEY)
+        return refusal(result.message)
+
+    def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
+        if self.hub.tenant(tenant.id) is None:
+            self.hub.put_tenant(tenant)
+        if user is not None:
+            self.hub.put_user(user)
+        self.hub.put_device(device, lazily=True)
+        if user is None:
+            return tailcfg.register_response(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
+        return tailcfg.register_response(
+            UserId(user.id), user.email or user.name, user.display_name or user.name
+        )
+
+    async def _logout(self, known: Device | None) -> bytes:
+        """A registration with an expiry in the past, whatever else it carries (PROTOCOL.md 3.5)."""
+        if known is not None:
+            outcome = await self.registry.logout(known.tenant_id, known.id, known.node_key)
+            self.count("logout")
+            _log.info("logout", device=known.id, outcome=outcome)
+            if outcome == "deleted":
+                self.hub.remove_device(known.id)
+            elif outcome == "expired":
+                self.hub.put_device(replace(known, expiry=self.clock()))
+        return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+
+
+def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> Registration:
+    info = request.hostinfo
+    return Registration(
+        machine_key=machine_key,
+        node_key=request.node_key,
+        old_node_key=request.old_node_key,
+        auth_key=request.auth_key,
+        hostname=info.hostname,
+        label=label_of(info.hostname),
+        hostinfo=peer_hostinfo(info.raw),
+        capver=request.version,
+        ephemeral=request.ephemeral,
+        request_tags=info.request_tags,
+        expiry_wish=request.expiry,
+    )
+
+
+def refusal(sentence: str) -> bytes:
+    """A RegisterResponse whose text the client shows to its user."""
+    return tailcfg.register_response(0, "", "", error=sentence, machine_authorized=False)

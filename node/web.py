@@ -1,0 +1,166 @@
+"""The HTTP pages of a control server, and its metrics listener."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from app import __version__
+from app.errors import BadRequest, HsError, NotFound, Unavailable
+from app.keys import machine_key_text, parse_node_key
+from app.model import DeviceId
+from node.owner import Owner
+
+#: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
+MAX_VERIFY_BYTES = 4096
+MAX_BODY_BYTES = 64 * 1024
+#: Capability version from which clients speak Noise (headscale hscontrol/handlers.go KeyHandler).
+MIN_NOISE_CAPVER = 39
+
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class _Admit(msgspec.Struct, rename="pascal"):
+    node_public: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the pages ask the running server."""
+
+    cluster_id: str
+    state: Callable[[], str]
+    database_answers: Callable[[], Awaitable[bool]]
+    node_key_known: Callable[[bytes], Awaitable[bool]]
+    metrics_text: Callable[[], bytes]
+
+
+@web.middleware
+async def _edge(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Maps our errors to problem+json and sets the security headers."""
+    try:
+        response = await handler(request)
+    except HsError as error:
+        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 400
+        problem = {"title": error.code, "status": status, "detail": error.message}
+        response = web.Response(
+            body=orjson.dumps(problem), status=status, content_type="application/problem+json"
+        )
+    response.headers.update(_SECURITY_HEADERS)
+    return response
+
+
+def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> web.Application:
+    """What is answered on the clients' address, besides /ts2021."""
+    keys = orjson.dumps(
+        {"legacyPublicKey": machine_key_text(legacy_public), "publicKey": machine_key_text(noise_public)}
+    )
+
+    async def key(request: web.Request) -> web.Response:
+        """tailcfg.OverTLSPublicKeyResponse; the legacy key is real, so clients do not ask twice."""
+        text = request.query.get("v", "")
+        if not text.isascii() or not text.isdigit():
+            raise BadRequest("/key needs the client's capability version: /key?v=<number>")
+        if int(text) < MIN_NOISE_CAPVER:
+            raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
+        return web.Response(body=keys, content_type="application/json")
+
+    async def verify(request: web.Request) -> web.Response:
+        """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
+        body = await request.content.read(MAX_VERIFY_BYTES + 1)
+        if len(body) > MAX_VERIFY_BYTES:
+            raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        try:
+            asked = msgspec.json.decode(body, type=_Admit)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"not a DERPAdmitClientRequest: {error}") from error
+        allow = await facts.node_key_known(parse_node_key(asked.node_public))
+        return web.json_response({"Allow": allow})
+
+    async def index(request: web.Request) -> web.Response:
+        return web.Response(
+            text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
+        )
+
+    async def robots(request: web.Request) -> web.Response:
+        return web.Response(text="User-agent: *\nDisallow: /\n")
+
+    app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
+    app.router.add_get("/", index)
+    app.router.add_get("/key", key)
+    app.router.add_get("/robots.txt", robots)
+    app.router.add_post("/verify", verify)
+    _add_state(app, facts)
+    return app
+
+
+def metrics_app(facts: Facts) -> web.Application:
+    """What is answered on `metrics_listen_addr`."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=facts.metrics_text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(middlewares=[_edge])
+    app.router.add_get("/metrics", metrics)
+    _add_state(app, facts)
+    return app
+
+
+def _add_state(app: web.Application, facts: Facts) -> None:
+    async def health(request: web.Request) -> web.Response:
+        passes = await facts.database_answers()
+        body = {
+            "status": "pass" if passes else "fail",
+            "cluster_id": facts.cluster_id,
+            "state": facts.state(),
+        }
+        return web.Response(
+            body=orjson.dumps(body), status=200 if passes else 500, content_type="application/health+json"
+        )
+
+    async def version(request: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "version": f"v{__version__}",
+                "python": platform.python_version(),
+                "cluster_id": facts.cluster_id,
+            }
+        )
+
+    app.router.add_get("/health", health)
+    app.router.add_get("/version", version)
+
+
+def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
+    """Questions for operators, on the metrics address only."""
+
+    async def ask(request: web.Request) -> web.Response:
+        """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
+        serving = owner()
+        if serving is None:
+            raise Unavailable("this instance does not own its cluster")
+        text = request.match_info["device_id"]
+        session = serving.hub.session(DeviceId(int(text))) if text.isdigit() else None
+        if session is None:
+            raise NotFound(f"device {text} is not connected")
+        answer = await serving.queries.ask(session, request.query.get("path", "/echo"))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = head.split(b" ", 2)[1:2]
+        if not status or not status[0].isdigit():
+            raise Unavailable("the client's answer is no HTTP response")
+        return web.Response(body=body, status=int(status[0]))
+
+    app.router.add_post("/debug/c2n/{device_id}", ask)
