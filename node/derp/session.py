@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 from enum import Enum, auto
 from http import HTTPStatus
@@ -166,7 +165,7 @@ class Session(asyncio.Protocol):
                 ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
                 ssl_shutdown_timeout=CLOSE_DEADLINE_S,
             )
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             log.debug("relay_tls_failed", address=self.address, error=str(error))
         if self._tls is None and self.phase is Phase.TLS:
             self._relay.stats.handshakes_failed += 1
