@@ -296,6 +296,8 @@ def relay_config(settings: Settings, verify_url: str) -> DerpConfig:
         stun_port=int(stun_port),
         ipv4=server.ipv4,
         ipv6=server.ipv6 or ("" if _is_v6(name) else "none"),
+        log_level=settings.log.level,
+        log_format=settings.log.format,
         verify_url=verify_url if server.verify_clients else "",
     )
 

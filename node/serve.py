@@ -282,7 +282,7 @@ class Serving:
             try:
                 async with asyncio.timeout(HEALTH_DEADLINE_S):
                     if self.owner is not None:
-                        await self.owner.scoped.generation()
+                        await self.owner.scoped.current_position()
                     elif self.lease is not None:
                         await self.lease.holder()
             except (HsError, TimeoutError):

@@ -185,8 +185,9 @@ async def _run_child(*arguments: str, stdin: bytes) -> tuple[int, str, str]:
     return child.returncode, out.decode(), err.decode()
 
 
-async def test_child_by_hand_logs_json_with_its_cluster(tmp_path: Path) -> None:
-    code, out, err = await _run_child(stdin=msgspec.json.encode(make_config(tmp_path)) + b"\n")
+async def test_child_by_hand_logs_with_its_cluster(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(make_config(tmp_path), log_format="json")
+    code, out, err = await _run_child(stdin=msgspec.json.encode(config) + b"\n")
     assert code == 0
     assert json.loads(out.splitlines()[0])["event"] == "ready"
     events = [json.loads(line) for line in err.splitlines()]
