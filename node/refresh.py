@@ -150,5 +150,3 @@ async def _at_least_every(wakes: AsyncIterator[bool], seconds: float) -> AsyncIt
     finally:
         if pending is not None:
             pending.cancel()
-
-

@@ -280,7 +280,14 @@ class TenantNetmap:
 
 
 def farewell_map(
-    device_id: DeviceId, node_key: bytes, machine_key: bytes, *, ipv4: str, ipv6: str, name: str, expired_at: float
+    device_id: DeviceId,
+    node_key: bytes,
+    machine_key: bytes,
+    *,
+    ipv4: str,
+    ipv6: str,
+    name: str,
+    expired_at: float,
 ) -> bytes:
     """Tells a deleted device that it is out: its own node with an expiry in the past and no peers.
 

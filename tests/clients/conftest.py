@@ -44,7 +44,9 @@ def deployment(
 ) -> Iterator[Deployment]:
     """Servers on a fresh database that the tests of a module share."""
     if not parse_qs(urlsplit(pg_server).query).get("host", [""])[0].startswith("/"):
-        pytest.skip("a network namespace reaches PostgreSQL only by a unix socket: name one in the DSN's host=")
+        pytest.skip(
+            "a network namespace reaches PostgreSQL only by a unix socket: name one in the DSN's host="
+        )
     name = f"hs_clients_{uuid4().hex[:12]}"
     asyncio.run(_execute(pg_server, f"CREATE DATABASE {name}"))
     dsn = urlunsplit(urlsplit(pg_server)._replace(path=f"/{name}"))

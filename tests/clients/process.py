@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -19,10 +20,11 @@ STOP_DEADLINE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a log; `at` is `time.monotonic()` when it arrived."""
+    """One line of a log; `at` is `time.monotonic()` when it arrived, `index` its place."""
 
     at: float
     text: str
+    index: int
 
 
 class Process:
@@ -65,8 +67,9 @@ class Process:
             for raw in pipe:
                 copy.write(raw)
                 copy.flush()
+                text = raw.decode("utf-8", "replace").rstrip()
                 with self._changed:
-                    self._lines.append(Line(time.monotonic(), raw.decode("utf-8", "replace").rstrip()))
+                    self._lines.append(Line(time.monotonic(), text, len(self._lines)))
                     self._changed.notify_all()
         with self._changed:
             self._ended = True
@@ -88,14 +91,9 @@ class Process:
 
     def find(self, pattern: str, since: int = 0) -> Line | None:
         """The first line that matches."""
+        expression = re.compile(pattern)
         with self._changed:
-            return self._find(re.compile(pattern), since)[0]
-
-    def _find(self, expression: re.Pattern[str], since: int) -> tuple[Line | None, int]:
-        for index in range(since, len(self._lines)):
-            if expression.search(self._lines[index].text):
-                return self._lines[index], index
-        return None, len(self._lines)
+            return next((line for line in self._lines[since:] if expression.search(line.text)), None)
 
     def wait_for(self, pattern: str, deadline_s: float, since: int = 0) -> Line:
         """The first line that matches. Raises AssertionError when the log ends or time is up."""
@@ -103,9 +101,10 @@ class Process:
         ends = time.monotonic() + deadline_s
         with self._changed:
             while True:
-                line, since = self._find(expression, since)
-                if line is not None:
-                    return line
+                for line in self._lines[since:]:
+                    if expression.search(line.text):
+                        return line
+                since = max(since, len(self._lines))
                 left = ends - time.monotonic()
                 if self._ended or left <= 0:
                     why = "log ended" if self._ended else f"not within {deadline_s} s"
@@ -129,14 +128,10 @@ class Process:
 
     def destroy(self) -> None:
         """End the process and whatever is left of its group."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # the whole group may have ended already
             os.killpg(self._popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # the whole group has ended already
         self._popen.wait(STOP_DEADLINE_S)
         self._reader.join(STOP_DEADLINE_S)
         if self._popen.stdin is not None and not self._popen.stdin.closed:
-            try:
+            with contextlib.suppress(BrokenPipeError):  # the reader of an unsent line may be gone
                 self._popen.stdin.close()
-            except BrokenPipeError:
-                pass  # the reader of an unwritten line is gone
