@@ -181,3 +181,12 @@ class DerpRegion:
     region_id: int
     cluster_id: str
     region: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """Proof that a device was deleted here, kept for 90 days."""
+
+    tenant_id: TenantId
+    device_id: DeviceId
+    at: float

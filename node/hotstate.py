@@ -12,7 +12,8 @@ from typing import Protocol
 
 from app import log
 from app.errors import HsError, LeaseLost, Unavailable
-from app.model import Device, DeviceId
+from app.keys import DiscoKey
+from app.model import Device, DeviceId, TenantId
 from app.model import HotState as HotRow
 
 _log = log.get("hotstate")
@@ -25,7 +26,16 @@ FLUSH_ROWS = 1000
 class Store(Protocol):
     """What is needed of the database (app.db.Scoped)."""
 
-    async def update_device(self, device: Device) -> None: ...
+    async def update_device(
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        *,
+        disco_key: DiscoKey | None = None,
+        capver: int | None = None,
+        hostname: str | None = None,
+        hostinfo: bytes | None = None,
+    ) -> bool: ...
 
     async def flush_state(self, batch: list[HotRow]) -> int: ...
 
@@ -50,10 +60,20 @@ class HotState:
     async def store(self, device: Device) -> None:
         """Store the durable part; when the database is away, later."""
         try:
-            await self._store.update_device(device)
+            await self._write(device)
         except Unavailable as error:
             _log.warning("store_delayed", device=device.id, reason=error.message)
             self._unsaved.add(device.id)
+
+    async def _write(self, device: Device) -> None:
+        await self._store.update_device(
+            device.tenant_id,
+            device.id,
+            disco_key=device.disco_key,
+            capver=device.capver,
+            hostname=device.hostname,
+            hostinfo=device.hostinfo,
+        )
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
@@ -61,7 +81,7 @@ class HotState:
         for device_id in list(self._unsaved):
             device = self._current(device_id)
             if device is not None:
-                await self._store.update_device(device)
+                await self._write(device)
             self._unsaved.discard(device_id)
         while self._hot:
             ids = sorted(self._hot)[:FLUSH_ROWS]

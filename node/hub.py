@@ -89,7 +89,9 @@ class Hub:
 
     def devices(self) -> list[Device]:
         return [
-            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
+            device
+            for device_id in list(self._tenant_of)
+            if (device := self.device(device_id)) is not None
         ]
 
     def counts(self) -> tuple[int, int, int]:
@@ -225,12 +227,10 @@ class Hub:
     def farewell(self, device: Device, variant: Variant) -> bytes:
         text = farewell_map(
             device.id,
-            device.node_key,
-            device.machine_key,
-            ipv4=device.ipv4,
-            ipv6=device.ipv6,
-            name=self.fqdn(device),
+            node_key=device.node_key,
+            machine_key=device.machine_key,
             expired_at=self._clock() - 1,
+            addresses=(device.ipv4, device.ipv6),
         )
         return encode(text, variant, self._compress)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from app import log
 from app.errors import LeaseLost, NotFound, Unavailable
 from app.keys import MachineKey, NodeKey, short
-from app.model import Device, DeviceId
+from app.model import Device, DeviceId, Tombstone
 from app.netmap.tenant import farewell_map
 from app.netmap.variant import Compress, Variant, encode
 from app.wire import http2, mapstream, tailcfg
@@ -31,7 +31,7 @@ _log = log.get("machine")
 
 _MAP: Headers = [("content-type", "application/json")]
 #: (node key, machine key) -> what is left of a deleted device, None when there never was one.
-FindTombstone = Callable[[NodeKey, MachineKey], Awaitable[Device | None]]
+FindTombstone = Callable[[NodeKey, MachineKey], Awaitable[Tombstone | None]]
 
 
 class FarewellKeeper:
@@ -203,12 +203,9 @@ class MachineApi:
         self.count("farewell")
         variant = Variant.ZSTD if request.zstd else Variant.PLAIN
         text = farewell_map(
-            gone.id,
-            gone.node_key,
-            gone.machine_key,
-            ipv4=gone.ipv4,
-            ipv6=gone.ipv6,
-            name=gone.given_name,
+            gone.device_id,
+            node_key=request.node_key,
+            machine_key=tunnel.machine_key,
             expired_at=self.clock() - 1,
         )
         body = encode(text, variant, self.compress)
@@ -218,8 +215,8 @@ class MachineApi:
         session = MapSession(
             tunnel,
             stream_id,
-            device_id=gone.id,
-            node_key=gone.node_key,
+            device_id=gone.device_id,
+            node_key=request.node_key,
             variant=variant,
             keeper=FarewellKeeper(),
             jitter=random.random(),  # noqa: S311 - spreads timers

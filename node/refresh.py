@@ -7,12 +7,13 @@ skipped: their effect is in memory already. What a row names is read again, so o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 from app import log
-from app.errors import LeaseLost, Unavailable
-from app.model import Change, ClusterSnapshot, Device, DeviceId, User, UserId
+from app.db.listen import Resync, Wake
+from app.errors import Unavailable
+from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
 from node.hub import Hub
 
 _log = log.get("refresh")
@@ -28,9 +29,9 @@ class Source(Protocol):
 
     async def load(self) -> ClusterSnapshot: ...
 
-    async def load_devices(self, ids: Iterable[DeviceId]) -> list[Device]: ...
+    async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]: ...
 
-    async def load_users(self, ids: Iterable[UserId]) -> list[User]: ...
+    async def load_users(self, users: Sequence[tuple[TenantId, UserId]]) -> list[User]: ...
 
     async def changes(self, position: str) -> tuple[str, list[Change]]: ...
 
@@ -53,15 +54,20 @@ class Refresher:
         self._on_derp = on_derp
         self._on_rows = on_rows
         self._position = ""
+        self._missed_load = True
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
         snapshot = await self._source.load()
         self._hub.load(snapshot)
         self._position = snapshot.position
+        self._missed_load = False
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
+        if self._missed_load:
+            await self.load()
+            return 0
         position, changes = await self._source.changes(self._position)
         foreign = [change for change in changes if change.origin != self._instance]
         if foreign:
@@ -71,33 +77,30 @@ class Refresher:
         return len(foreign)
 
     async def _apply(self, changes: list[Change]) -> None:
-        devices: set[DeviceId] = set()
-        users: set[UserId] = set()
+        devices: set[tuple[TenantId, DeviceId]] = set()
+        users: set[tuple[TenantId, UserId]] = set()
         for change in changes:
-            for key in change.scope_key.split(","):
-                kind, _, value = key.partition(":")
-                if kind == "device":
-                    devices.add(DeviceId(int(value)))
-                elif kind == "user":
-                    users.add(UserId(int(value)))
-                elif kind == "derp":
-                    await self._on_derp()
-                elif kind == "tag":
-                    continue  # the devices that changed it are named beside it
-                else:
-                    await self.load()
-                    return
+            kind, _, value = change.scope_key.partition(":")
+            if kind == "derp":
+                await self._on_derp()
+            elif kind == "device" and change.tenant_id is not None:
+                devices.add((change.tenant_id, DeviceId(int(value))))
+            elif kind == "user" and change.tenant_id is not None:
+                users.add((change.tenant_id, UserId(int(value))))
+            elif kind != "tag":  # the devices that changed a tag are named beside it
+                await self.load()
+                return
         if len(devices) > RELOAD_ABOVE:
             await self.load()
             return
         await self._reload_users(users)
         await self._reload_devices(devices)
 
-    async def _reload_users(self, ids: set[UserId]) -> None:
+    async def _reload_users(self, ids: set[tuple[TenantId, UserId]]) -> None:
         if not ids:
             return
-        found = {user.id: user for user in await self._source.load_users(ids)}
-        for user_id in ids:
+        found = {user.id: user for user in await self._source.load_users(sorted(ids))}
+        for _, user_id in ids:
             user = found.get(user_id)
             known = self._hub.user(user_id)
             if user is not None:
@@ -105,48 +108,34 @@ class Refresher:
             elif known is not None:
                 self._hub.remove_user(known)
 
-    async def _reload_devices(self, ids: set[DeviceId]) -> None:
+    async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
         if not ids:
             return
-        found = {device.id: device for device in await self._source.load_devices(ids)}
-        for device_id in ids:
+        found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+        for _, device_id in ids:
             device = found.get(device_id)
             if device is not None:
                 self._hub.put_device(device)
             else:
                 self._hub.remove_device(device_id)
 
-    async def run(self, wakes: AsyncIterator[bool]) -> None:
-        """Follow for ever. `wakes` yields True when a whole reload is due, False to catch up."""
-        async for reload in _at_least_every(wakes, POLL_EVERY_S):
-            try:
-                if reload:
-                    await self.load()
-                else:
-                    await self.catch_up()
-            except LeaseLost:
-                raise
-            except Unavailable as error:
-                _log.warning("refresh_delayed", reason=error.message)
-
-
-async def _at_least_every(wakes: AsyncIterator[bool], seconds: float) -> AsyncIterator[bool]:
-    """The items of `wakes`, and False whenever none came for so long."""
-    pending: asyncio.Future[bool] | None = None
-    try:
-        while True:
-            if pending is None:
-                pending = asyncio.ensure_future(anext(wakes))  # type: ignore[arg-type]
-            done, _ = await asyncio.wait([pending], timeout=seconds)
-            if not done:
-                yield False
-                continue
-            try:
-                item = pending.result()
-            except StopAsyncIteration:
-                return
-            pending = None
-            yield item
-    finally:
-        if pending is not None:
-            pending.cancel()
+    async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
+        """Follow for ever, reading after every event and at least every POLL_EVERY_S."""
+        pending: asyncio.Future[Wake | Resync] | None = None
+        try:
+            while True:
+                pending = pending or asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
+                done, _ = await asyncio.wait([pending], timeout=POLL_EVERY_S)
+                reload = False
+                if done:
+                    event, pending = pending.result(), None
+                    # A new generation is another history of commits: positions mean nothing in it.
+                    reload = isinstance(event, Resync) and event.new_generation
+                try:
+                    await (self.load() if reload else self.catch_up())
+                except Unavailable as error:
+                    self._missed_load = self._missed_load or reload
+                    _log.warning("refresh_delayed", reason=error.message)
+        finally:
+            if pending is not None:
+                pending.cancel()

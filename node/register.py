@@ -7,12 +7,12 @@ but only logs HTTP errors (PROTOCOL.md 3.2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app import log
 from app.errors import HsError, LeaseLost, Unavailable
-from app.keys import MachineKey, short
+from app.keys import MachineKey, NodeKey, short
 from app.model import (
     TAGGED_DEVICES_USER_ID,
     Device,
@@ -20,9 +20,11 @@ from app.model import (
     Registration,
     RegistrationResult,
     Tenant,
+    TenantId,
     User,
     UserId,
 )
+from app.names import label_of
 from app.wire import tailcfg
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
@@ -43,12 +45,10 @@ class Registry(Protocol):
     """What registration needs of the database (app.db.Scoped)."""
 
     async def register(
-        self, registration: Registration, *, key_lifetime_s: float | None
+        self, wish: Registration, *, default_expiry_s: float | None = None
     ) -> RegistrationResult: ...
 
-    async def expire_device(self, device_id: DeviceId, at: float | None) -> Device: ...
-
-    async def delete_device(self, device_id: DeviceId) -> None: ...
+    async def logout(self, tenant_id: TenantId, device_id: DeviceId, node_key: NodeKey) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,11 @@ class Registrar:
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
-            return refusal(
-                "this node key belongs to another machine: log out on this device, then log in again"
-            )
+            return refusal("this node key belongs to another machine: log out on this device, then log in again")
         if request.expiry is not None and request.expiry <= self.clock():
             return await self._logout(known)
         result = await self.registry.register(
-            self._registration(machine_key, request), key_lifetime_s=self.key_lifetime_s
+            _registration(machine_key, request), default_expiry_s=self.key_lifetime_s
         )
         self.count(result.status if result.status != "refused" else result.code)
         _log.info(
@@ -98,29 +96,12 @@ class Registrar:
             hostname=request.hostinfo.hostname,
         )
         if result.device is not None and result.tenant is not None:
-            device = await self._shorten_expiry(result.device, request.expiry)
-            return self._success(device, result.tenant, result.user)
+            return self._success(result.device, result.tenant, result.user)
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
         if result.status == "needs_login":
             return refusal(NO_KEY)
         return refusal(result.message)
-
-    def _registration(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> Registration:
-        info = request.hostinfo
-        return Registration(
-            machine_key=machine_key,
-            node_key=request.node_key,
-            old_node_key=request.old_node_key,
-            auth_key=request.auth_key,
-            hostname=info.hostname,
-            label=info.hostname,
-            hostinfo=peer_hostinfo(info.raw),
-            capver=request.version,
-            ephemeral=request.ephemeral,
-            request_tags=info.request_tags,
-            expiry_wish=request.expiry,
-        )
 
     def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
         if self.hub.tenant(tenant.id) is None:
@@ -134,25 +115,38 @@ class Registrar:
             UserId(user.id), user.email or user.name, user.display_name or user.name
         )
 
-    async def _shorten_expiry(self, device: Device, wish: float | None) -> Device:
-        """A device may ask for a sooner expiry than it has, never for a later one."""
-        if wish is None or (device.expiry is not None and device.expiry <= wish):
-            return device
-        return await self.registry.expire_device(device.id, wish)
-
     async def _logout(self, known: Device | None) -> bytes:
         """A registration with an expiry in the past, whatever else it carries (PROTOCOL.md 3.5)."""
         if known is not None:
+            outcome = await self.registry.logout(known.tenant_id, known.id, known.node_key)
             self.count("logout")
-            _log.info("logout", device=known.id, ephemeral=known.ephemeral)
-            if known.ephemeral:
-                await self.registry.delete_device(known.id)
+            _log.info("logout", device=known.id, outcome=outcome)
+            if outcome == "deleted":
                 self.hub.remove_device(known.id)
-            else:
-                self.hub.put_device(await self.registry.expire_device(known.id, self.clock()))
+            elif outcome == "expired":
+                self.hub.put_device(replace(known, expiry=self.clock()))
         return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+
+
+def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> Registration:
+    info = request.hostinfo
+    return Registration(
+        machine_key=machine_key,
+        node_key=request.node_key,
+        old_node_key=request.old_node_key,
+        auth_key=request.auth_key,
+        hostname=info.hostname,
+        label=label_of(info.hostname),
+        hostinfo=peer_hostinfo(info.raw),
+        capver=request.version,
+        ephemeral=request.ephemeral,
+        request_tags=info.request_tags,
+        expiry_wish=request.expiry,
+    )
 
 
 def refusal(sentence: str) -> bytes:
     """A RegisterResponse whose text the client shows to its user."""
     return tailcfg.register_response(0, "", "", error=sentence, machine_authorized=False)
+
+

@@ -45,9 +45,7 @@ class Facts:
 
 
 @web.middleware
-async def _edge(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _edge(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
     """Maps our errors to problem+json and sets the security headers."""
     try:
         response = await handler(request)
@@ -89,9 +87,7 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
         return web.json_response({"Allow": allow})
 
     async def index(request: web.Request) -> web.Response:
-        return web.Response(
-            text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
-        )
+        return web.Response(text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n")
 
     async def robots(request: web.Request) -> web.Response:
         return web.Response(text="User-agent: *\nDisallow: /\n")
@@ -131,11 +127,7 @@ def _add_state(app: web.Application, facts: Facts) -> None:
 
     async def version(request: web.Request) -> web.Response:
         return web.json_response(
-            {
-                "version": f"v{__version__}",
-                "python": platform.python_version(),
-                "cluster_id": facts.cluster_id,
-            }
+            {"version": f"v{__version__}", "python": platform.python_version(), "cluster_id": facts.cluster_id}
         )
 
     app.router.add_get("/health", health)

@@ -184,7 +184,9 @@ class EntryProtocol(asyncio.Protocol):
         try:
             initiation = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise RemoteProtocolError("X-Tailscale-Handshake is not base64", code="bad_handshake") from error
+            raise RemoteProtocolError(
+                "X-Tailscale-Handshake is not base64", code="bad_handshake"
+            ) from error
         responder = noise.open_initiation(initiation, self._entry.private_key, self._entry.public_key)
         response, keys = responder.respond(X25519PrivateKey.generate())
         self._finish_handshake()

@@ -78,7 +78,7 @@ class _ClassDelta:
         text = b"{" + b",".join(members)
         for opening, rows in lists:
             if rows:
-                text += (b"," if len(text) > 1 else b"") + opening
+                text += opening if text == b"{" else b"," + opening
                 pieces.append(encode(text, variant, compress))
                 pieces += encode_lists([BlockList(rows)], rows.__getitem__, variant, compress, without)
                 text = b"]"
@@ -109,7 +109,7 @@ class Flush:
         self._profiles = profiles
         self._changed_profiles = changed_profiles
         self._common = common
-        self._deltas: dict[ClassKey, _ClassDelta] = {}
+        self._deltas: dict[ClassKey | None, _ClassDelta] = {}
         self.encodings = 0
 
     @property
@@ -132,27 +132,27 @@ class Flush:
             before, after = change.old.viewer_class, row.viewer_class
             if change.old is not row and row.differs_for_itself(change.old):
                 node = row.json()
-            if before != after:
-                if after is not None:
-                    return RESYNC
-                return encode(b'{"Node":' + row.json() + b"}", variant, self._compress)
-        cls = row.viewer_class
-        if cls is None:
-            return None if node is None else encode(b'{"Node":' + node + b"}", variant, self._compress)
-        delta = self._delta(cls)
+            if (before != after and after is not None) or change.old.owner != row.owner:
+                return RESYNC
+        delta = self._delta(row.viewer_class)
         if node is not None or viewer in delta.ids:
             self.encodings += 1
             return delta.message(variant, self._compress, without=viewer, node=node)
         return delta.shared(variant, self._compress)
 
-    def _delta(self, viewer: ClassKey) -> _ClassDelta:
+    def _delta(self, viewer: ClassKey | None) -> _ClassDelta:
         delta = self._deltas.get(viewer)
         if delta is None:
             delta = self._deltas[viewer] = self._build(viewer)
             self.encodings += 1
         return delta
 
-    def _build(self, viewer: ClassKey) -> _ClassDelta:
+    def _build(self, viewer: ClassKey | None) -> _ClassDelta:
+        if viewer is None:
+            # An expired device hears of itself and of settings, of nobody else.
+            delta = _ClassDelta([], {}, {})
+            delta.head = list(self._common)
+            return delta
         sees = self._visibility.sees
         removed: list[DeviceId] = []
         whole: dict[DeviceId, bytes] = {}

@@ -281,30 +281,28 @@ class TenantNetmap:
 
 def farewell_map(
     device_id: DeviceId,
+    *,
     node_key: bytes,
     machine_key: bytes,
-    *,
-    ipv4: str,
-    ipv6: str,
-    name: str,
     expired_at: float,
+    addresses: tuple[str, str] | None = None,
 ) -> bytes:
     """Tells a deleted device that it is out: its own node with an expiry in the past and no peers.
 
     A Go client goes to NeedsLogin at once; on a mere 404 it would stay Running for ever
     (CLIENTS.md 6c). JSON, for either variant.
     """
-    node = {
+    node: dict[str, Any] = {
         "ID": device_id,
         "StableID": str(device_id),
-        "Name": name + ".",
+        "Name": "deleted.",
         "User": TAGGED_DEVICES_USER_ID,
         "Key": node_key_text(node_key),
         "Machine": machine_key_text(machine_key),
         "KeyExpiry": tailcfg.rfc3339(expired_at),
         "Expired": True,
-        "Addresses": [f"{ipv4}/32", f"{ipv6}/128"],
-        "AllowedIPs": [f"{ipv4}/32", f"{ipv6}/128"],
         "MachineAuthorized": True,
     }
+    if addresses is not None:
+        node["Addresses"] = node["AllowedIPs"] = [addresses[0] + "/32", addresses[1] + "/128"]
     return orjson.dumps({"Node": node, "PacketFilters": {"*": None, "base": []}, "Peers": []})

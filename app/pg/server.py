@@ -35,6 +35,7 @@ STOP_TIMEOUT_S = 30
 LOG_LIMIT_BYTES = 8 * 1024 * 1024
 PASSWORD_BYTES = 32
 READY_POLL_S = 0.05
+TELLING_WORDS = ("error:", "FATAL:", "PANIC:", "HINT:", "No space left")
 
 SETTINGS = {
     "listen_addresses": "",
@@ -205,8 +206,7 @@ class Server:
         with layout.log.open("rb") as log:
             log.seek(mark)
             lines = log.read(LOG_LIMIT_BYTES).decode(errors="replace").splitlines()
-        fatal = [line for line in lines if "FATAL" in line or "PANIC" in line] or lines[-1:]
-        reason = "; ".join(fatal) or _reason(started)
+        reason = _telling(lines) or _reason(started)
         raise ConfigError(f"state_dir: PostgreSQL did not start in {layout.data}: {reason}")
 
     def wait_ready(self) -> None:
@@ -270,10 +270,14 @@ class Server:
             raise explain(error, log) from error
 
 
+def _telling(lines: list[str]) -> str:
+    """What a person needs of a program's output: the lines with the cause, else the last one."""
+    filled = [line.strip() for line in lines if line.strip()]
+    return "; ".join([line for line in filled if any(word in line for word in TELLING_WORDS)] or filled[-1:])
+
+
 def _reason(result: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line or "FATAL" in line or "PANIC" in line]
-    return "; ".join(telling or lines[-1:]) or f"exit code {result.returncode}"
+    return _telling(result.stderr.splitlines()) or f"exit code {result.returncode}"
 
 
 def _write_private(path: Path, text: str, owner: tuple[int, int]) -> None:

@@ -56,7 +56,7 @@ class Matrix:
         return ALLOW_ALL_RULES
 
 
-def make_netmap(visibility: Visibility | None = None, users: tuple[int, ...] = (1, 2, 3)) -> TenantNetmap:
+def make_netmap(visibility: Visibility | None = None, users: tuple[int, ...] = (1, 2, 3, 4)) -> TenantNetmap:
     netmap = TenantNetmap(
         TENANT,
         visibility=visibility or AllowAll(),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 DEADLINE_S = 30
 USER_PROCESS = """
 import sys
+import sysconfig
 from pathlib import Path
 from app.pg import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]) if len(sys.argv) > 1 else None, durable=False)
@@ -142,16 +145,20 @@ async def test_killed_process_leaves_a_usable_server(server: EmbeddedPostgres, s
     assert await gone(process)
 
 
-async def test_killed_server_recovers(server: EmbeddedPostgres) -> None:
+async def test_killed_server_recovers(state_dir: Path) -> None:
+    server = EmbeddedPostgres(state_dir)
     dsn = await server.start()
-    await ask(dsn, "CREATE TABLE kept AS SELECT 1 AS one")
-    process = postmaster(server)
-    workers = process.children()
-    process.kill()
-    psutil.wait_procs([process, *workers], timeout=DEADLINE_S)
-    assert (server.data_dir / "postmaster.pid").exists()
-    assert await server.start() == dsn
-    assert await ask(dsn, "SELECT one FROM kept") == 1
+    try:
+        await ask(dsn, "CREATE TABLE kept AS SELECT 1 AS one")
+        process = postmaster(server)
+        workers = process.children()
+        process.kill()
+        psutil.wait_procs([process, *workers], timeout=DEADLINE_S)
+        assert (server.data_dir / "postmaster.pid").exists()
+        assert await server.start() == dsn
+        assert await ask(dsn, "SELECT one FROM kept") == 1
+    finally:
+        await server.stop()
 
 
 async def test_reused_process_id_does_not_block(server: EmbeddedPostgres) -> None:
@@ -328,7 +335,7 @@ async def test_full_disk_names_the_path() -> None:
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
     assert "ConfigError: state_dir: " in done.stderr
-    assert "No space left on device" in done.stderr
+    assert re.search("No space left on device|Check free disk space", done.stderr)
     assert "/mnt/state/pg" in done.stderr
 
 
@@ -359,21 +366,27 @@ def test_normal_user_with_and_without_home(enterable_dir: Path) -> None:
     home = enterable_dir / "home of nobody"
     home.mkdir(mode=0o700)
     os.chown(home, nobody.pw_uid, nobody.pw_gid)
-    reachable = subprocess.run(["test", "-r", REPOSITORY / "app"], user=nobody.pw_uid, group=nobody.pw_gid)
-    if reachable.returncode != 0:
-        pytest.skip(f"nobody may not read {REPOSITORY}")
-    process = subprocess.run(
-        [sys.executable, "-B", "-c", USER_PROCESS],
-        input="",
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={"HOME": str(home)},
-        user=nobody.pw_uid,
-        group=nobody.pw_gid,
-        extra_groups=[],
-        timeout=60,
-    )
+    process = None
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = [python, "-B", "-c", USER_PROCESS]
+        try:
+            process = subprocess.run(
+                command,
+                input="",
+                capture_output=True,
+                text=True,
+                cwd=REPOSITORY,
+                env={"HOME": str(home), "PYTHONPATH": sysconfig.get_path("purelib")},
+                user=nobody.pw_uid,
+                group=nobody.pw_gid,
+                extra_groups=[],
+                timeout=60,
+            )
+        except OSError:
+            continue
+        break
+    if process is None:
+        pytest.skip("nobody may run no Python here, or may not enter the repository")
     assert process.stdout.startswith("postgresql://"), process.stderr
     assert (home / ".local/share/headscale-cluster/pg/data/PG_VERSION").exists()
     assert (home / ".local/share/headscale-cluster").stat().st_mode & 0o777 == 0o700

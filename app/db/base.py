@@ -1,0 +1,83 @@
+"""What all parts of the data-access object share: the pool, the scope, transactions on one tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+
+from app.db.connect import COMMAND_TIMEOUT_S
+from app.db.errors import translated
+from app.errors import Unavailable, WrongCluster
+from app.model import TenantId
+from app.sql import QUERIES
+
+T = TypeVar("T")
+
+#: How long a caller waits for a free connection of the pool.
+ACQUIRE_TIMEOUT_S = 10.0
+ATTEMPTS = 4
+RETRY_S = 0.02
+
+
+class ScopedBase:
+    """Runs named statements of one cluster. Nothing else may touch the pool."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], cluster_id: str) -> None:
+        self._pool = pool
+        self.cluster_id = cluster_id
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
+                yield conn
+
+    @asynccontextmanager
+    async def _tenant_tx(
+        self, tenant_id: TenantId
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """A transaction on one tenant, which cannot move meanwhile. Raises WrongCluster."""
+        async with self._connection() as conn, conn.transaction():
+            status = await conn.fetchval(QUERIES["lock_tenant"], self.cluster_id, tenant_id)
+            if status is None or status == "elsewhere":
+                raise WrongCluster(f"tenant {tenant_id} does not live in cluster {self.cluster_id}")
+            yield conn
+
+    async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        async with self._connection() as conn:
+            return await conn.fetch(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        async with self._connection() as conn:
+            return await conn.fetchrow(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _fetchval(self, sql: str, *args: Any) -> Any:
+        async with self._connection() as conn:
+            return await conn.fetchval(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _execute(self, sql: str, *args: Any) -> int:
+        """Rows touched."""
+        async with self._connection() as conn:
+            return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
+
+
+def rows_touched(tag: str) -> int:
+    """The count in a command tag such as `UPDATE 3`."""
+    return int(tag.rsplit(" ", 1)[-1])
+
+
+async def again_when_busy(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeats one transaction that lost against a concurrent one, a few times with jitter."""
+    for number in range(1, ATTEMPTS):
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if error.code != "busy":
+                raise
+        await asyncio.sleep(RETRY_S * number * (0.5 + random.random()))  # noqa: S311
+    return await attempt()

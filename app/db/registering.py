@@ -1,0 +1,132 @@
+"""Registration with an auth key: one round trip, and the sentences for what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from app.db import rows
+from app.db.base import ScopedBase, again_when_busy
+from app.errors import BadRequest, Conflict, WrongCluster
+from app.model import Registration, RegistrationResult
+from app.names import MAX_HOSTNAME, check_label
+from app.sql import QUERIES
+from app.tokens import AuthToken, parse_auth_token
+
+MAX_HOSTINFO_BYTES = 64 * 1024
+MAX_REQUEST_TAGS = 64
+_ASK = "ask your administrator for a new one"
+
+_DEVICE_AT = 3
+_USER_AT = _DEVICE_AT + rows.DEVICE_COLUMNS
+_TENANT_AT = _USER_AT + rows.USER_COLUMNS
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+#: Refusal code -> sentence for the person at the device, from the one fact that comes with it.
+SENTENCES: dict[str, Callable[[float], str]] = {
+    "needs_login": lambda _: "this device must log in",
+    "node_key_expired": lambda at: f"the login of this device ended on {_utc(at)}: log in again",
+    "node_key_taken": lambda _: (
+        "this node key belongs to another device: log out and in again to make a new one"
+    ),
+    "auth_key_malformed": lambda _: (
+        f"this is not an auth key of this service: check that it is complete, or {_ASK}"
+    ),
+    "auth_key_unknown": lambda _: f"auth key not known: check that it is complete, or {_ASK}",
+    "auth_key_revoked": lambda _: f"auth key was revoked: {_ASK}",
+    "auth_key_expired": lambda at: f"auth key expired on {_utc(at)}: {_ASK}",
+    "auth_key_used": lambda _: f"auth key already used, it is good for one device only: {_ASK}",
+    "tags_not_permitted": lambda _: (
+        "this auth key does not allow tags: leave --advertise-tags out,"
+        " or ask your administrator for a tagged auth key"
+    ),
+    "tenant_suspended": lambda _: "this tailnet is suspended: ask your administrator",
+    "tenant_frozen": lambda _: "this tailnet accepts no new devices for the moment: try again later",
+    "tenant_deleted": lambda _: "this tailnet does not exist any more: ask your administrator",
+    "quota_devices": lambda limit: (
+        f"this tailnet is full, its limit is {limit:.0f} devices: ask your administrator"
+    ),
+    "addresses_exhausted": lambda _: "this tailnet has no free address left: ask your administrator",
+    "wrong_cluster": lambda _: "this tailnet lives in another cluster: connect again",
+}
+
+
+class Registering(ScopedBase):
+    """The registering part of Scoped."""
+
+    async def register(
+        self, wish: Registration, *, default_expiry_s: float | None = None, now: float | None = None
+    ) -> RegistrationResult:
+        """Decides and writes one registration; refusals are results, not errors.
+
+        `default_expiry_s` is how long a user's login lasts, None for ever; `now` replaces the database's
+        clock. Raises BadRequest for what cannot be stored, LeaseLost, Unavailable.
+        """
+        _check(wish)
+        token = parse_auth_token(wish.auth_key) if wish.auth_key else None
+        auth = "none" if not wish.auth_key else "malformed" if token is None else "key"
+        try:
+            return await again_when_busy(lambda: self._register(wish, auth, token, default_expiry_s, now))
+        except Conflict as error:
+            if error.facts.get("constraint") != "nodes_node_key":
+                raise
+            return RegistrationResult(
+                "refused", code="node_key_taken", message=SENTENCES["node_key_taken"](0)
+            )
+
+    async def _register(
+        self,
+        wish: Registration,
+        auth: str,
+        token: AuthToken | None,
+        default_expiry_s: float | None,
+        now: float | None,
+    ) -> RegistrationResult:
+        row = await self._fetchrow(
+            QUERIES["register"],
+            self.cluster_id,
+            auth,
+            token.tenant_id if token else None,
+            token.prefix if token else None,
+            token.hash if token else None,
+            wish.machine_key,
+            wish.node_key,
+            wish.old_node_key,
+            wish.hostname,
+            wish.label,
+            wish.hostinfo.decode(),
+            wish.capver,
+            wish.ephemeral,
+            list(wish.request_tags),
+            wish.expiry_wish,
+            default_expiry_s,
+            now,
+        )
+        if row is None:
+            raise WrongCluster("the device left this cluster while it registered")
+        status, code, fact = row[:_DEVICE_AT]
+        message = SENTENCES[code](fact or 0) if code else ""
+        if row[_DEVICE_AT] is None:
+            return RegistrationResult(status, code=code, message=message)
+        return RegistrationResult(
+            status,
+            device=rows.device(row[_DEVICE_AT:_USER_AT]),
+            user=None if row[_USER_AT] is None else rows.user(row[_USER_AT:_TENANT_AT]),
+            tenant=rows.tenant(row[_TENANT_AT:]),
+            code=code or "",
+            message=message,
+        )
+
+
+def _check(wish: Registration) -> None:
+    check_label(wish.label)
+    if len(wish.hostname) > MAX_HOSTNAME or "\0" in wish.hostname:
+        raise BadRequest(f"a hostname has at most {MAX_HOSTNAME} characters and no NUL", code="bad_hostname")
+    if len(wish.hostinfo) > MAX_HOSTINFO_BYTES:
+        raise BadRequest(f"Hostinfo is larger than {MAX_HOSTINFO_BYTES} bytes", code="hostinfo_too_large")
+    if len(wish.request_tags) > MAX_REQUEST_TAGS:
+        raise BadRequest(f"more than {MAX_REQUEST_TAGS} tags are asked for", code="too_many_tags")

@@ -1,0 +1,37 @@
+"""Rows to records, in the column order of app/sql. A row never leaves app.db."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from app.model import AuthKey, Change, Device, Tenant, User
+
+DEVICE_COLUMNS = 22
+USER_COLUMNS = 7
+TENANT_COLUMNS = 7
+
+
+def device(row: Iterable[Any]) -> Device:
+    cells = list(row)
+    cells[10] = tuple(cells[10])  # tags
+    cells[18] = tuple(cells[18])  # endpoints
+    return Device(*cells)
+
+
+def user(row: Iterable[Any]) -> User:
+    return User(*row)
+
+
+def tenant(row: Iterable[Any]) -> Tenant:
+    return Tenant(*row)
+
+
+def change(row: Iterable[Any]) -> Change:
+    return Change(*row)
+
+
+def auth_key(row: Iterable[Any]) -> AuthKey:
+    cells = list(row)
+    cells[6] = tuple(cells[6])  # tags
+    return AuthKey(*cells)

@@ -1,0 +1,86 @@
+-- register --
+-- One registration, decided and written in one round trip.
+-- $1 cluster_id, $2 auth, $3 tenant_id, $4 prefix, $5 hash, $6 machine_key, $7 node_key, $8 old_node_key, $9 hostname, $10 label, $11 hostinfo, $12 capver, $13 ephemeral, $14 tags, $15 wish, $16 default_expiry_s, $17 now
+SELECT * FROM register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+
+-- update_device --
+-- Writes what differs of the durable part; NULL leaves a column alone. A label counts only with a new hostname.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 disco_key, $5 capver, $6 hostname, $7 hostinfo, $8 label
+UPDATE nodes
+   SET disco_key = COALESCE($4, disco_key), capver = COALESCE($5, capver), hostname = COALESCE($6, hostname),
+       host_info = COALESCE($7::text::json, host_info),
+       given_name = CASE WHEN $8::text IS NOT NULL AND $6 <> hostname THEN free_name($1, $2, $3, $8)
+                         ELSE given_name END
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   AND (COALESCE($4, disco_key), COALESCE($5, capver), COALESCE($6, hostname), COALESCE($7::text, host_info::text))
+       IS DISTINCT FROM (disco_key, capver, hostname, host_info::text)
+
+-- expire_device --
+-- Sets or clears (NULL) the end of a device's node key, where it differs.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 at
+UPDATE nodes SET expiry = to_timestamp($4)
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 AND expiry IS DISTINCT FROM to_timestamp($4)
+RETURNING id
+
+-- logout_device --
+-- Ends a device's login now: the row goes if ephemeral, else its key expires.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 node_key, $5 now
+WITH gone AS (
+    DELETE FROM nodes
+     WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 AND node_key = $4 AND ephemeral RETURNING id
+), ended AS (
+    UPDATE nodes SET expiry = LEAST(expiry, COALESCE(to_timestamp($5), now()))
+     WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 AND node_key = $4 AND NOT ephemeral RETURNING id
+)
+SELECT CASE WHEN EXISTS (SELECT 1 FROM gone) THEN 'deleted' WHEN EXISTS (SELECT 1 FROM ended) THEN 'expired'
+            ELSE 'unknown' END
+
+-- delete_device --
+-- Deletes a device and answers its name for the audit.
+-- $1 cluster_id, $2 tenant_id, $3 device_id
+DELETE FROM nodes WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+RETURNING given_name, host(ipv4)
+
+-- limit_lock_wait --
+-- Lets this transaction give up soon when a row is locked.
+-- $1 lock_timeout
+SELECT set_config('lock_timeout', $1, true)
+
+-- flush_state --
+-- Writes presence and endpoints of many devices, where they differ. Sorted by the caller.
+-- $1 cluster_id, $2 tenant_ids, $3 device_ids, $4 endpoint_lists (comma-joined), $5 home_derps, $6 online_flags, $7 last_seens
+UPDATE node_state s
+   SET endpoints = v.endpoints, home_derp = v.home_derp, online = v.online, last_seen = to_timestamp(v.last_seen)
+  FROM (SELECT tenant_id, node_id, string_to_array(joined, ',') AS endpoints, home_derp, online, last_seen
+          FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::integer[], $6::boolean[], $7::float8[])
+               AS w (tenant_id, node_id, joined, home_derp, online, last_seen)) v
+ WHERE s.cluster_id = $1 AND s.tenant_id = v.tenant_id AND s.node_id = v.node_id
+   AND (s.endpoints, s.home_derp, s.online, s.last_seen)
+       IS DISTINCT FROM (v.endpoints, v.home_derp, v.online, to_timestamp(v.last_seen))
+
+-- find_tombstone --
+-- The newest tombstone of a deleted device with these keys.
+-- $1 cluster_id, $2 node_key, $3 machine_key
+SELECT tenant_id, id, extract(epoch FROM at)::float8
+  FROM deleted_devices
+ WHERE cluster_id = $1 AND node_key = $2 AND machine_key = $3
+ ORDER BY at DESC LIMIT 1
+
+-- expired_ephemeral --
+-- Ephemeral devices that are offline and were last seen before a time.
+-- $1 cluster_id, $2 before
+SELECT n.tenant_id, n.id
+  FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+ WHERE n.cluster_id = $1 AND n.ephemeral AND NOT s.online
+   AND COALESCE(s.last_seen, n.created_at) < to_timestamp($2)
+ ORDER BY n.tenant_id, n.id
+
+-- node_key_known --
+-- Whether any device of the deployment has this node key (relay admission).
+-- $1 node_key
+SELECT node_key_known($1)
+
+-- route_machine --
+-- Clusters where a machine has devices, most recently seen first.
+-- $1 machine_key
+SELECT route_machine($1)

@@ -1,0 +1,47 @@
+"""Auth keys: `hskey-auth-<tenant_id>-<prefix>-<secret>`. Pure; randomness comes in.
+
+Only the prefix and the SHA-256 of the 256-bit secret are stored. Hex keeps `--TL` out, where clients cut
+(tailscale tka/sig.go DecodeWrappedAuthkey).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+
+PREFIX_BYTES = 6
+SECRET_BYTES = 32
+RANDOM_BYTES = PREFIX_BYTES + SECRET_BYTES
+
+_MAX_ID = 2**63 - 1
+_FORM = re.compile(r"hskey-auth-([1-9][0-9]{0,18})-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthToken:
+    """What the database may know of an auth key."""
+
+    tenant_id: int
+    prefix: str
+    hash: bytes = field(repr=False)
+
+
+def make_auth_token(tenant_id: int, random: bytes) -> tuple[str, AuthToken]:
+    """The text to show once, and its stored part, from RANDOM_BYTES random bytes."""
+    if len(random) != RANDOM_BYTES:
+        raise ValueError(f"an auth key needs {RANDOM_BYTES} random bytes")
+    prefix, secret = random[:PREFIX_BYTES].hex(), random[PREFIX_BYTES:].hex()
+    return f"hskey-auth-{tenant_id}-{prefix}-{secret}", AuthToken(tenant_id, prefix, _digest(secret))
+
+
+def parse_auth_token(text: str) -> AuthToken | None:
+    """The stored part of a key text, None when it is not one of ours."""
+    match = _FORM.fullmatch(text.strip())
+    if match is None or int(match[1]) > _MAX_ID:
+        return None
+    return AuthToken(int(match[1]), match[2], _digest(match[3]))
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(bytes.fromhex(secret)).digest()

@@ -1,0 +1,329 @@
+"""The part of a process that owns its cluster: everything between taking the lease and giving it back."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from app import log
+from app.compression import compress
+from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.scoped import Scoped
+from app.entry.limits import ConnectionLimits
+from app.entry.listener import Entry, Handshake, Outlet
+from app.errors import HsError
+from app.netmap.dns import DnsPlan
+from app.settings import Settings
+from app.wire import records, tailcfg
+from node.c2n import ClientQueries
+from node.derp.process import DerpConfig, Ready, Supervisor, region_json
+from node.derpmap import DerpMapSource
+from node.hotstate import HotState
+from node.hub import Hub
+from node.jobs import Job
+from node.machine import MachineApi
+from node.metrics import Metrics
+from node.refresh import Refresher
+from node.register import Registrar
+from node.tunnel import TunnelProtocol
+
+_log = log.get("owner")
+
+#: First of the region ids for private relays (PROTOCOL.md 8.1).
+FIRST_REGION_ID = 900
+EXPIRY_CHECK_S = 1.0
+EPHEMERAL_CHECK_S = 5.0
+GAUGES_S = 5.0
+HEARTBEAT_S = 10.0
+TRIM_S = 3600.0
+#: Change rows are of no use to anybody after this.
+CHANGES_KEPT_S = 24 * 3600.0
+#: Sessions handed back at a time when the process stops, and the pause between.
+DRAIN_WAVE = 200
+DRAIN_PAUSE_S = 0.05
+
+
+def control_time() -> str:
+    """tailcfg.MapResponse.ControlTime."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def public_bytes(private: X25519PrivateKey) -> bytes:
+    return private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+@dataclass(slots=True)
+class Owner:
+    """All parts that live as long as the lease, wired to each other."""
+
+    settings: Settings
+    instance: str
+    scoped: Scoped
+    noise_key: X25519PrivateKey
+    metrics: Metrics
+    limits: ConnectionLimits
+    derp_map: DerpMapSource
+    hub: Hub
+    hot: HotState
+    queries: ClientQueries
+    api: MachineApi
+    refresher: Refresher
+    listener: Listener
+    relay: Supervisor | None = None
+    _tunnels: set[TunnelProtocol] = field(default_factory=set)
+
+    @classmethod
+    async def build(
+        cls,
+        settings: Settings,
+        *,
+        instance: str,
+        dsn: str,
+        scoped: Scoped,
+        noise_key: X25519PrivateKey,
+        metrics: Metrics,
+        derp_map: DerpMapSource,
+    ) -> Owner:
+        dns = DnsPlan(
+            settings.dns.base_domain,
+            magic_dns=settings.dns.magic_dns,
+            override_local_dns=settings.dns.override_local_dns,
+            nameservers=settings.dns.nameservers.global_,
+            search_domains=settings.dns.search_domains,
+        )
+        hot: HotState
+        hub = Hub(
+            compress=compress,
+            dns=dns,
+            derp_map=derp_map.current,
+            clock=time.time,
+            control_time=control_time,
+            offline_grace_s=settings.timing.offline_grace,
+            on_hot=lambda device: hot.mark(device),
+            on_round=lambda tenant, stats: metrics.round(stats),
+        )
+        hot = HotState(scoped, hub.device)
+        queries = ClientQueries(compress)
+        registrar = Registrar(
+            scoped,
+            hub,
+            clock=time.time,
+            key_lifetime_s=settings.node.expiry or None,
+            count=metrics.registration,
+        )
+        api = MachineApi(
+            hub,
+            registrar,
+            hot,
+            queries,
+            find_tombstone=scoped.find_tombstone,
+            compress=compress,
+            clock=time.time,
+            control_time=control_time,
+            count=metrics.map_request,
+        )
+
+        async def refresh_derp() -> None:
+            if await derp_map.refresh():
+                hub.set_derp_map(derp_map.current)
+
+        refresher = Refresher(
+            scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
+        )
+        listener = Listener(
+            dsn,
+            [CHANNEL_PREFIX + settings.cluster_id],
+            cluster_id=settings.cluster_id,
+            instance=instance,
+        )
+        return cls(
+            settings=settings,
+            instance=instance,
+            scoped=scoped,
+            noise_key=noise_key,
+            metrics=metrics,
+            limits=ConnectionLimits(),
+            derp_map=derp_map,
+            hub=hub,
+            hot=hot,
+            queries=queries,
+            api=api,
+            refresher=refresher,
+            listener=listener,
+        )
+
+    def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
+        return Entry(
+            private_key=self.noise_key,
+            public_key=public_bytes(self.noise_key),
+            make_tunnel=self._make_tunnel,
+            make_web=make_web,
+            limits=self.limits,
+        )
+
+    def _make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
+        # WebSocket clients get no early payload (tailscale controlhttpserver acceptWebsocket).
+        challenge = b"" if handshake.is_websocket else public_bytes(X25519PrivateKey.generate())
+        tunnel = TunnelProtocol(
+            handshake,
+            outlet,
+            preface,
+            records.early_payload(challenge) if challenge else b"",
+            self.api.dispatch,
+            self._tunnel_closed,
+        )
+        self._tunnels.add(tunnel)
+        self.metrics.tunnel_opened()
+        return tunnel
+
+    def _tunnel_closed(self, tunnel: TunnelProtocol) -> None:
+        self._tunnels.discard(tunnel)
+        self.metrics.tunnel_closed()
+
+    # -- relay ----------------------------------------------------------------------------------
+
+    async def start_relay(self) -> None:
+        """Start the relay process and put its region where every cluster finds it."""
+        config = relay_config(self.settings)
+
+        def ready_again(ready: Ready) -> None:
+            task = asyncio.get_running_loop().create_task(self._publish(config, ready), name="relay-region")
+            task.add_done_callback(log.report_failure)
+
+        self.relay = Supervisor(config, on_ready=ready_again)
+        ready = await self.relay.start()
+        await self._publish(config, ready)
+
+    async def _publish(self, config: DerpConfig, ready: Ready) -> None:
+        region = await self.scoped.put_own_region(config.region_id, region_json(config, ready))
+        _log.info("relay_ready", region=region.region_id, derp_port=ready.derp_port, stun_port=ready.stun_port)
+
+    # -- by the clock ---------------------------------------------------------------------------
+
+    def jobs(self) -> list[Job]:
+        settings = self.settings
+        jobs = [
+            Job("expire_keys", EXPIRY_CHECK_S, self._expire_keys),
+            Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
+            Job("gauges", GAUGES_S, self._gauges),
+            Job("heartbeat", HEARTBEAT_S, self.heartbeat),
+            Job("trim", TRIM_S, self._trim),
+        ]
+        if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
+            jobs.append(Job("refresh_derp_map", settings.derp.update_frequency, self._refresh_derp_map))
+        return jobs
+
+    async def _expire_keys(self) -> None:
+        expired = self.hub.expire_due()
+        if expired:
+            _log.info("keys_expired", devices=expired)
+
+    async def _delete_ephemeral(self) -> None:
+        for device in self.hub.inactive_ephemeral(self.settings.node.ephemeral.inactivity_timeout):
+            await self.scoped.delete_device(device.tenant_id, device.id, actor="ephemeral clean-up")
+            self.hub.remove_device(device.id)
+            _log.info("ephemeral_deleted", device=device.id, hostname=device.hostname)
+
+    async def _gauges(self) -> None:
+        tenants, devices, sessions = self.hub.counts()
+        self.metrics.gauges(
+            tenants=tenants,
+            devices=devices,
+            sessions=sessions,
+            half_open=self.limits.half_open,
+            waiting=self.hot.waiting,
+        )
+
+    async def heartbeat(self) -> None:
+        from app import __version__
+
+        await self.scoped.put_instance(self.instance, addr=self.settings.listen_addr, version=__version__)
+
+    async def _trim(self) -> None:
+        await self.scoped.trim_changes(CHANGES_KEPT_S)
+        await self.scoped.trim_tombstones()
+
+    async def _refresh_derp_map(self) -> None:
+        if await self.derp_map.refresh():
+            self.hub.set_derp_map(self.derp_map.current)
+
+    def metrics_text(self) -> bytes:
+        tenants, devices, sessions = self.hub.counts()
+        self.metrics.gauges(
+            tenants=tenants,
+            devices=devices,
+            sessions=sessions,
+            half_open=self.limits.half_open,
+            waiting=self.hot.waiting,
+        )
+        return self.metrics.text()
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Hand the clients back, write what stands in line, end the relay."""
+        await self.hub.drain(wave=DRAIN_WAVE, pause_s=DRAIN_PAUSE_S)
+        for tunnel in list(self._tunnels):
+            tunnel.close()
+        try:
+            await self.hot.flush()
+            await self.scoped.delete_instance(self.instance)
+        except HsError as error:
+            _log.warning("last_flush_failed", waiting=self.hot.waiting, reason=error.message)
+        if self.relay is not None:
+            await self.relay.stop()
+
+
+def relay_config(settings: Settings) -> DerpConfig:
+    """The own relay as the settings want it."""
+    server = settings.derp.server
+    host, _, port = server.listen_addr.rpartition(":")
+    stun_host, _, stun_port = server.stun_listen_addr.rpartition(":")
+    name = server.hostname or urlsplit(settings.server_url).hostname or "127.0.0.1"
+    return DerpConfig(
+        data_dir=str(Path(settings.state_dir) / "derp" / settings.cluster_id),
+        hostname=name,
+        region_id=server.region_id or FIRST_REGION_ID,
+        region_code=server.region_code or f"hs-{settings.cluster_id}",
+        region_name=server.region_name or f"cluster {settings.cluster_id}",
+        cluster_id=settings.cluster_id,
+        listen_host=host.strip("[]") or "0.0.0.0",
+        listen_port=int(port),
+        stun_host=stun_host.strip("[]") or "0.0.0.0",
+        stun_port=int(stun_port),
+        ipv4=server.ipv4,
+        ipv6=server.ipv6 or ("" if _is_v6(name) else "none"),
+        verify_url=_verify_url(settings) if server.verify_clients else "",
+    )
+
+
+def _verify_url(settings: Settings) -> str:
+    """Where the relay process asks this one; always over this machine."""
+    host, _, port = settings.listen_addr.rpartition(":")
+    host = host.strip("[]")
+    if host in ("", "0.0.0.0"):
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    scheme = "https" if settings.tls_cert_path else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/verify"
+
+
+def _is_v6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+__all__ = ["Awaitable", "Owner", "Any", "tailcfg"]
