@@ -98,8 +98,8 @@ def configure(
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """A logger with this name; may be called before `configure`."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    """A logger whose lines carry `part=<name>`; may be called before `configure`."""
+    logger: FilteringBoundLogger = structlog.get_logger(part=name)
     return logger
 
 
@@ -117,9 +117,11 @@ def _clean(key: str, value: Any, depth: int) -> Any:
         return value if -(2**63) <= value < 2**63 else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
-    if depth < MAX_DEPTH and isinstance(value, Mapping):
-        return {str(name): _clean(str(name), inner, depth + 1) for name, inner in value.items()}
-    if depth < MAX_DEPTH and isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if depth >= MAX_DEPTH:
+            return f"<{len(value)} items>"
+        if isinstance(value, Mapping):
+            return {str(name): _clean(str(name), inner, depth + 1) for name, inner in value.items()}
         return [_clean(key, inner, depth + 1) for inner in value]
     limit = MAX_TRACE_LENGTH if key in _TRACE_FIELDS else MAX_TEXT_LENGTH
     text = mask_urls(str(value).encode("utf-8", "backslashreplace").decode())
@@ -132,9 +134,8 @@ def render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 def render_text(_: WrappedLogger, __: str, event: EventDict) -> str:
     """One line `time LEVEL event key=value ...`; a traceback follows on indented lines."""
-    head = (
-        f"{event.pop('timestamp', '')} {event.pop('level', '').upper():<7} {escape(event.pop('event', ''))}"
-    )
+    time, level, name = (event.pop(field, "") for field in ("timestamp", "level", "event"))
+    head = f"{time} {level.upper():<7} {_quote(name)}"
     traces = [event.pop(name) for name in _TRACE_FIELDS if name in event]
     fields = "".join(f" {escape(key)}={_quote(value)}" for key, value in event.items())
     below = "".join(f"\n    {escape(line)}" for trace in traces for line in trace.split("\n"))

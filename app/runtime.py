@@ -101,9 +101,8 @@ def run_daemon(main: Callable[[Daemon], Awaitable[object]], *, drain_s: float = 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(supervise())
-    except* Exception as group:
-        return_code = report(group)
-    return return_code
+    except Exception as error:  # noqa: BLE001 - the process ends here, and says why
+        return report(error)
 
 
 def report(error: BaseException) -> int:

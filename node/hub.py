@@ -89,9 +89,7 @@ class Hub:
 
     def devices(self) -> list[Device]:
         return [
-            device
-            for device_id in list(self._tenant_of)
-            if (device := self.device(device_id)) is not None
+            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
         ]
 
     def counts(self) -> tuple[int, int, int]:

@@ -28,9 +28,13 @@ class Job:
 
 def schedule(jobs: list[Job]) -> AsyncIOScheduler:
     """A started scheduler; shut it down with `shutdown(wait=False)`."""
-    scheduler = AsyncIOScheduler(job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60})
+    scheduler = AsyncIOScheduler(
+        job_defaults={"max_instances": 1, "coalesce": True, "misfire_grace_time": 60}
+    )
     for job in jobs:
-        scheduler.add_job(_guarded, IntervalTrigger(seconds=job.every_s), args=[job], id=job.name, name=job.name)
+        scheduler.add_job(
+            _guarded, IntervalTrigger(seconds=job.every_s), args=[job], id=job.name, name=job.name
+        )
     scheduler.start()
     return scheduler
 

@@ -33,18 +33,26 @@ class Metrics:
         self._half_open = gauge("hs_half_open_connections", "Connections before their handshake.").labels(
             cluster_id
         )
-        self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(cluster_id)
+        self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
+            cluster_id
+        )
         self._frames = counter("hs_delta_frames", "Deltas written to viewers.").labels(cluster_id)
         self._frame_bytes = counter("hs_delta_bytes", "Bytes of deltas.").labels(cluster_id)
         self._maps = counter("hs_full_maps", "Full maps written.").labels(cluster_id)
         self._map_bytes = counter("hs_full_map_bytes", "Bytes of full maps.").labels(cluster_id)
         self._encodings = counter("hs_delta_encodings", "Distinct encodings of deltas.").labels(cluster_id)
         self._resyncs = counter("hs_resyncs", "Viewers that needed a full map in between.").labels(cluster_id)
-        self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(cluster_id)
+        self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(
+            cluster_id
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
-            "hs_round_seconds", "Duration of fan-out rounds.", labels, buckets=_SECONDS, registry=self.registry
+            "hs_round_seconds",
+            "Duration of fan-out rounds.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
         ).labels(cluster_id)
 
     def registration(self, outcome: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +24,9 @@ from app.entry.listener import Entry, Handshake, Outlet
 from app.errors import HsError
 from app.netmap.dns import DnsPlan
 from app.settings import Settings
-from app.wire import records, tailcfg
+from app.wire import records
 from node.c2n import ClientQueries
-from node.derp.process import DerpConfig, Ready, Supervisor, region_json
+from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
 from node.hotstate import HotState
 from node.hub import Hub
@@ -43,7 +43,6 @@ _log = log.get("owner")
 FIRST_REGION_ID = 900
 EXPIRY_CHECK_S = 1.0
 EPHEMERAL_CHECK_S = 5.0
-GAUGES_S = 5.0
 HEARTBEAT_S = 10.0
 TRIM_S = 3600.0
 #: Change rows are of no use to anybody after this.
@@ -80,10 +79,11 @@ class Owner:
     refresher: Refresher
     listener: Listener
     relay: Supervisor | None = None
+    _published: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
 
     @classmethod
-    async def build(
+    def build(
         cls,
         settings: Settings,
         *,
@@ -194,19 +194,23 @@ class Owner:
 
     async def start_relay(self) -> None:
         """Start the relay process and put its region where every cluster finds it."""
-        config = relay_config(self.settings)
+        self.relay = Supervisor(relay_config(self.settings))
+        await self.relay.start()
+        await self._publish_region()
 
-        def ready_again(ready: Ready) -> None:
-            task = asyncio.get_running_loop().create_task(self._publish(config, ready), name="relay-region")
-            task.add_done_callback(log.report_failure)
-
-        self.relay = Supervisor(config, on_ready=ready_again)
-        ready = await self.relay.start()
-        await self._publish(config, ready)
-
-    async def _publish(self, config: DerpConfig, ready: Ready) -> None:
-        region = await self.scoped.put_own_region(config.region_id, region_json(config, ready))
-        _log.info("relay_ready", region=region.region_id, derp_port=ready.derp_port, stun_port=ready.stun_port)
+    async def _publish_region(self) -> None:
+        """Write the own region when it is not what was last written; a relay may return on other ports."""
+        if self.relay is None or self.relay.ready is None:
+            return
+        facts = region_json(self.relay.config, self.relay.ready)
+        if facts == self._published:
+            return
+        region = await self.scoped.put_own_region(self.relay.config.region_id, facts)
+        self._published = facts
+        ready = self.relay.ready
+        _log.info(
+            "relay_ready", region=region.region_id, derp_port=ready.derp_port, stun_port=ready.stun_port
+        )
 
     # -- by the clock ---------------------------------------------------------------------------
 
@@ -215,7 +219,6 @@ class Owner:
         jobs = [
             Job("expire_keys", EXPIRY_CHECK_S, self._expire_keys),
             Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
-            Job("gauges", GAUGES_S, self._gauges),
             Job("heartbeat", HEARTBEAT_S, self.heartbeat),
             Job("trim", TRIM_S, self._trim),
         ]
@@ -234,19 +237,9 @@ class Owner:
             self.hub.remove_device(device.id)
             _log.info("ephemeral_deleted", device=device.id, hostname=device.hostname)
 
-    async def _gauges(self) -> None:
-        tenants, devices, sessions = self.hub.counts()
-        self.metrics.gauges(
-            tenants=tenants,
-            devices=devices,
-            sessions=sessions,
-            half_open=self.limits.half_open,
-            waiting=self.hot.waiting,
-        )
-
     async def heartbeat(self) -> None:
-        from app import __version__
-
+        """Say in the database that this process lives, and where its relay is."""
+        await self._publish_region()
         await self.scoped.put_instance(self.instance, addr=self.settings.listen_addr, version=__version__)
 
     async def _trim(self) -> None:
@@ -324,6 +317,3 @@ def _is_v6(host: str) -> bool:
         return ipaddress.ip_address(host).version == 6
     except ValueError:
         return False
-
-
-__all__ = ["Awaitable", "Owner", "Any", "tailcfg"]

@@ -124,7 +124,7 @@ class Refresher:
         pending: asyncio.Future[Wake | Resync] | None = None
         try:
             while True:
-                pending = pending or asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
+                pending = pending or asyncio.ensure_future(anext(events))
                 done, _ = await asyncio.wait([pending], timeout=POLL_EVERY_S)
                 reload = False
                 if done:

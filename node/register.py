@@ -80,7 +80,9 @@ class Registrar:
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
-            return refusal("this node key belongs to another machine: log out on this device, then log in again")
+            return refusal(
+                "this node key belongs to another machine: log out on this device, then log in again"
+            )
         if request.expiry is not None and request.expiry <= self.clock():
             return await self._logout(known)
         result = await self.registry.register(
@@ -148,5 +150,3 @@ def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> 
 def refusal(sentence: str) -> bytes:
     """A RegisterResponse whose text the client shows to its user."""
     return tailcfg.register_response(0, "", "", error=sentence, machine_authorized=False)
-
-

@@ -178,6 +178,8 @@ class TunnelProtocol:
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Bytes of an open stream, at once when both windows allow it, else queued in order."""
+        if self.closed or not self._h2.is_open(stream_id):
+            return
         frames = self._h2.data_frame(stream_id, data)
         if frames is None:
             self._h2.send(stream_id, data)

@@ -12,8 +12,10 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
-from app.errors import BadRequest, HsError
+from app.errors import BadRequest, HsError, NotFound, Unavailable
 from app.keys import machine_key_text, parse_node_key
+from app.model import DeviceId
+from node.owner import Owner
 
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
 MAX_VERIFY_BYTES = 4096
@@ -45,12 +47,14 @@ class Facts:
 
 
 @web.middleware
-async def _edge(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+async def _edge(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
     """Maps our errors to problem+json and sets the security headers."""
     try:
         response = await handler(request)
     except HsError as error:
-        status = 503 if error.retryable else 400
+        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 400
         problem = {"title": error.code, "status": status, "detail": error.message}
         response = web.Response(
             body=orjson.dumps(problem), status=status, content_type="application/problem+json"
@@ -87,7 +91,9 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
         return web.json_response({"Allow": allow})
 
     async def index(request: web.Request) -> web.Response:
-        return web.Response(text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n")
+        return web.Response(
+            text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
+        )
 
     async def robots(request: web.Request) -> web.Response:
         return web.Response(text="User-agent: *\nDisallow: /\n")
@@ -127,8 +133,34 @@ def _add_state(app: web.Application, facts: Facts) -> None:
 
     async def version(request: web.Request) -> web.Response:
         return web.json_response(
-            {"version": f"v{__version__}", "python": platform.python_version(), "cluster_id": facts.cluster_id}
+            {
+                "version": f"v{__version__}",
+                "python": platform.python_version(),
+                "cluster_id": facts.cluster_id,
+            }
         )
 
     app.router.add_get("/health", health)
     app.router.add_get("/version", version)
+
+
+def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
+    """Questions for operators, on the metrics address only."""
+
+    async def ask(request: web.Request) -> web.Response:
+        """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
+        serving = owner()
+        if serving is None:
+            raise Unavailable("this instance does not own its cluster")
+        text = request.match_info["device_id"]
+        session = serving.hub.session(DeviceId(int(text))) if text.isdigit() else None
+        if session is None:
+            raise NotFound(f"device {text} is not connected")
+        answer = await serving.queries.ask(session, request.query.get("path", "/echo"))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = head.split(b" ", 2)[1:2]
+        if not status or not status[0].isdigit():
+            raise Unavailable("the client's answer is no HTTP response")
+        return web.Response(body=body, status=int(status[0]))
+
+    app.router.add_post("/debug/c2n/{device_id}", ask)

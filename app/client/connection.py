@@ -12,7 +12,7 @@ import os
 import ssl as tls
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any, Final, cast
+from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -167,7 +167,9 @@ class ResponseStream:
 class ControlConnection(asyncio.Protocol):
     """An open tunnel. Made by `open`; used by one event loop."""
 
-    def __init__(self, initiator: noise.Initiator, head: bytes, *, authority: str, is_websocket: bool) -> None:
+    def __init__(
+        self, initiator: noise.Initiator, head: bytes, *, authority: str, is_websocket: bool
+    ) -> None:
         self.challenge: bytes | None = None
         self.going_away = False
         self.acknowledge_bytes = STREAM_WINDOW_BYTES // 8
@@ -222,7 +224,9 @@ class ControlConnection(asyncio.Protocol):
             )
         initiator = noise.Initiator(capver, machine_private, server_key, X25519PrivateKey.generate())
         host = host_header or parts.netloc
-        head = _websocket_head(host, initiator.message) if websocket else _native_head(host, initiator.message)
+        head = (
+            _websocket_head(host, initiator.message) if websocket else _native_head(host, initiator.message)
+        )
         connection = cls(initiator, head, authority=host, is_websocket=websocket)
         try:
             async with asyncio.timeout(deadline_s):
@@ -412,7 +416,9 @@ class ControlConnection(asyncio.Protocol):
                 case http2.StreamEnded(stream_id):
                     self._end_stream(stream_id, None)
                 case http2.StreamClosed(stream_id):
-                    reset = Unavailable(f"the server reset the stream ({event.error_code})", code="stream_reset")
+                    reset = Unavailable(
+                        f"the server reset the stream ({event.error_code})", code="stream_reset"
+                    )
                     self._end_stream(stream_id, reset)
                 case http2.GoAway():
                     self.going_away = True
@@ -491,14 +497,3 @@ def _websocket_head(host: str, initiation: bytes) -> bytes:
         f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         f"Sec-WebSocket-Protocol: {websocket.SUBPROTOCOL}\r\n\r\n"
     ).encode()
-
-
-def decode_json(body: bytes, what: str) -> dict[str, Any]:
-    """A JSON object of an answer. Raises RemoteProtocolError."""
-    try:
-        decoded = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RemoteProtocolError(f"{what} is not answered with JSON") from error
-    if not isinstance(decoded, dict):
-        raise RemoteProtocolError(f"{what} is not answered with a JSON object")
-    return decoded

@@ -18,13 +18,18 @@ _decompressor = zstandard.ZstdDecompressor()
 def decode_blob(blob: bytes, *, zstd: bool, max_decoded_bytes: int = MAX_DECODED_BYTES) -> dict[str, Any]:
     """The MapResponse inside `blob`. Raises RemoteProtocolError when a client could not read it."""
     data = _decompress(blob, max_decoded_bytes) if zstd else blob
+    return decode_object(data, "a map message")
+
+
+def decode_object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object. Raises RemoteProtocolError naming `what`."""
     try:
-        message = orjson.loads(data)
+        decoded = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise RemoteProtocolError(f"a map message is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise RemoteProtocolError("a map message is not a JSON object")
-    return message
+        raise RemoteProtocolError(f"{what} is not JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise RemoteProtocolError(f"{what} is not a JSON object")
+    return decoded
 
 
 def _decompress(blob: bytes, limit: int) -> bytes:

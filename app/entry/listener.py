@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -22,6 +23,12 @@ from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
 
 _log = log.get("entry")
+
+#: A silent peer is probed after this, so often, and unacknowledged bytes may wait so long.
+PEER_IDLE_S = 60
+PEER_PROBE_S = 15
+PEER_PROBES = 4
+PEER_UNACKED_S = 60
 
 _PROXY_HINT = (
     "this address speaks the Tailscale control protocol: the request must carry "
@@ -103,6 +110,7 @@ class EntryProtocol(asyncio.Protocol):
             stream.abort()
             return
         self._transport = stream
+        notice_dead_peers(transport.get_extra_info("socket"))
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -175,28 +183,26 @@ class EntryProtocol(asyncio.Protocol):
                 b"Upgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n"
             )
             outlet: Outlet = self._transport
-            socket: _WebSocketPipe | None = None
+            pipe: _WebSocketPipe | None = None
         else:
             answer = websocket.upgrade_response(head.headers)
             text = (head.query("X-Tailscale-Handshake") or "").replace(" ", "+")
-            socket = _WebSocketPipe(self._transport)
-            outlet = socket
+            pipe = _WebSocketPipe(self._transport)
+            outlet = pipe
         try:
             initiation = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise RemoteProtocolError(
-                "X-Tailscale-Handshake is not base64", code="bad_handshake"
-            ) from error
+            raise RemoteProtocolError("X-Tailscale-Handshake is not base64", code="bad_handshake") from error
         responder = noise.open_initiation(initiation, self._entry.private_key, self._entry.public_key)
         response, keys = responder.respond(X25519PrivateKey.generate())
         self._finish_handshake()
         self._buffer = bytearray()
-        handshake = Handshake(responder, keys, self._remote, socket is not None)
-        if socket is not None:
+        handshake = Handshake(responder, keys, self._remote, pipe is not None)
+        if pipe is not None:
             self._transport.write(answer)
             tunnel = self._entry.make_tunnel(handshake, outlet, response)
-            socket.tunnel = tunnel
-            self._tunnel = socket
+            pipe.tunnel = tunnel
+            self._tunnel = pipe
         else:
             self._tunnel = self._entry.make_tunnel(handshake, outlet, answer + response)
         if rest and self._tunnel is not None:
@@ -212,6 +218,17 @@ class EntryProtocol(asyncio.Protocol):
             b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body)
         )
         self._transport.close()
+
+
+def notice_dead_peers(connection: socket.socket | None) -> None:
+    """Clients that sleep or lose their network vanish without a FIN: let the kernel find out."""
+    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_IDLE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_PROBE_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PEER_PROBES)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_UNACKED_S * 1000)
 
 
 class _CountedProtocol(asyncio.Protocol):

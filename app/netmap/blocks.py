@@ -118,7 +118,11 @@ class BlockList:
 
 
 def encode_lists(
-    lists: Iterable[BlockList], json_of: JsonOf, variant: Variant, compress: Compress, without: DeviceId | None
+    lists: Iterable[BlockList],
+    json_of: JsonOf,
+    variant: Variant,
+    compress: Compress,
+    without: DeviceId | None,
 ) -> list[bytes]:
     """The pieces of one JSON list made of several block lists, without the brackets."""
     pieces: list[bytes] = []

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from app.errors import NotFound
+from app.keys import machine_key_text, node_key_text
 from app.model import TAGGED_DEVICES_USER_ID, Device, DeviceId, Tenant, User, UserId
 from app.netmap.blocks import BlockList, encode_lists
 from app.netmap.dns import DnsPlan, dns_config, suffix
@@ -20,7 +21,6 @@ from app.netmap.flush import Flush, RowChange
 from app.netmap.row import Row
 from app.netmap.variant import Compress, Piece, Variant, encode
 from app.policy.visibility import ClassKey, Visibility
-from app.keys import machine_key_text, node_key_text
 from app.wire import tailcfg
 
 _TAGGED_PROFILE = orjson.dumps(

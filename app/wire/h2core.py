@@ -21,8 +21,8 @@ from app.wire.h2streams import MAX_CONTROL_OUTPUT_BYTES, MAX_SEND_FRAME_BYTES, S
 MAX_HEADER_LIST_BYTES = 64 * 1024
 #: CONTINUATION frames of one header block.
 MAX_CONTINUATION_FRAMES = 32
-#: Frames that carry nothing (PING, SETTINGS, empty DATA, PRIORITY, unknown ones, idle WINDOW_UPDATE)
-#: between two that do.
+#: Frames that carry nothing (PING, SETTINGS, empty DATA, PRIORITY, unknown ones) between two that do.
+#: WINDOW_UPDATE is free: one large answer brings thousands of them (Go gives back 4 KiB at a time).
 MAX_IDLE_FRAMES = 1000
 #: Streams that ended without a complete answer, less the completed ones.
 MAX_WASTED_STREAMS = 100
@@ -315,25 +315,24 @@ class Connection(Sender, ABC):
         if not stream_id:
             if not increment:
                 raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            was_used_up = self._window <= 0
             self._window += increment
             if self._window > h2.MAX_WINDOW_BYTES:
                 raise Violation(ErrorCode.FLOW_CONTROL_ERROR, "connection window too large")
-            moved = self._flush(self._blocked.values(), events)
+            if was_used_up:
+                self._flush(self._blocked.values(), events)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if self._is_idle(stream_id):
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+        elif not increment:
+            self._stream_error(stream, ErrorCode.PROTOCOL_ERROR, events)
+        elif stream.window + increment > h2.MAX_WINDOW_BYTES:
+            self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR, events)
         else:
-            stream = self._streams.get(stream_id)
-            moved = False
-            if stream is None:
-                if self._is_idle(stream_id):
-                    raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
-            elif not increment:
-                self._stream_error(stream, ErrorCode.PROTOCOL_ERROR, events)
-            elif stream.window + increment > h2.MAX_WINDOW_BYTES:
-                self._stream_error(stream, ErrorCode.FLOW_CONTROL_ERROR, events)
-            else:
-                stream.window += increment
-                moved = stream.queue is not None and self._flush((stream,), events)
-        if not moved:
-            self._idle_frame()
+            stream.window += increment
+            self._flush((stream,), events)
 
     def _ping_in(self, flags: int, payload: bytes, events: list[Event]) -> None:
         if flags & h2.FLAG_ACK and self._pings_out:

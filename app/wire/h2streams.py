@@ -258,14 +258,11 @@ class Sender:
         if end:
             self._local_end(stream)
 
-    def _flush(self, streams: Iterable[Stream], events: list[Event]) -> bool:
-        """Frames what waits, one frame per stream and turn; True if anything went out."""
+    def _flush(self, streams: Iterable[Stream], events: list[Event]) -> None:
+        """Frames what waits, one frame per stream and turn."""
         turn = list(streams)
-        moved = False
         while turn and self._window > 0:
             turn = [stream for stream in turn if self._frame_one(stream, events)]
-            moved = moved or bool(turn)
-        return moved
 
     def _frame_one(self, stream: Stream, events: list[Event]) -> bool:
         """One frame of the first waiting piece, as far as the windows go; False if they do not."""

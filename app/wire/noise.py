@@ -91,7 +91,7 @@ class _Symmetric:
         self.mix_hash(sealed)
         return sealed
 
-    def open(self, cipher: ChaCha20Poly1305, sealed: bytes, what: str) -> bytes:
+    def unseal(self, cipher: ChaCha20Poly1305, sealed: bytes, what: str) -> bytes:
         try:
             plain = cipher.decrypt(_ZERO_NONCE, sealed, self.digest)
         except InvalidTag as error:
@@ -148,9 +148,9 @@ def open_initiation(frame: bytes, server_private: X25519PrivateKey, server_publi
     state = _Symmetric(version, server_public)
     state.mix_hash(ephemeral)
     cipher = state.mix_exchange(_exchange(server_private, ephemeral))
-    machine = state.open(cipher, bytes(frame[37:85]), "machine key")
+    machine = state.unseal(cipher, bytes(frame[37:85]), "machine key")
     cipher = state.mix_exchange(_exchange(server_private, machine))
-    state.open(cipher, bytes(frame[85:]), "proof of the machine key")
+    state.unseal(cipher, bytes(frame[85:]), "proof of the machine key")
     return Responder(version, MachineKey(machine), ephemeral, state)
 
 
@@ -194,7 +194,7 @@ class Initiator:
         state.mix_hash(public)
         state.mix_exchange(_exchange(self._ephemeral, public))
         cipher = state.mix_exchange(_exchange(self._machine_private, public))
-        state.open(cipher, bytes(response[35:]), "response")
+        state.unseal(cipher, bytes(response[35:]), "response")
         client_to_server, server_to_client = state.split()
         return Keys(rx=server_to_client, tx=client_to_server)
 

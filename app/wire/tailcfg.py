@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -63,6 +64,8 @@ __all__ = [
 
 #: Endpoints kept per device; real clients report up to about 20.
 MAX_ENDPOINTS: Final = 64
+#: Longest text looked at as an endpoint; an IPv6 address with port has up to 53 characters.
+MAX_ENDPOINT_TEXT: Final = 64
 #: The capability version has 16 bits in the Noise initiation.
 MAX_CAPVER: Final = 65535
 
@@ -200,7 +203,7 @@ def _hostinfo(raw: msgspec.Raw) -> Hostinfo | None:
 def _endpoints(texts: list[str]) -> tuple[str, ...]:
     kept: dict[str, None] = {}
     for text in texts:
-        endpoint = _endpoint(text)
+        endpoint = _endpoint(text) if len(text) <= MAX_ENDPOINT_TEXT else None
         if endpoint is not None:
             kept[endpoint] = None
             if len(kept) == MAX_ENDPOINTS:
@@ -208,6 +211,7 @@ def _endpoints(texts: list[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+@lru_cache(maxsize=8192)
 def _endpoint(text: str) -> str | None:
     """Canonical text of one endpoint, `None` when peers have no use for it."""
     host, colon, port_text = text.rpartition(":")

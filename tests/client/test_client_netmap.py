@@ -319,6 +319,18 @@ def test_invariants_of_the_whole_map() -> None:
     ]
 
 
+def test_equal_maps_have_equal_views() -> None:
+    one = started(
+        row(2, LastSeen="2030-01-01T00:00:00Z"), row(3, Online=False, LastSeen="2031-01-01T00:00:00Z")
+    )
+    two = started(row(3, Online=False, Tags=[], KeyExpiry="0001-01-01T00:00:00Z"), row(2, Expired=False))
+    assert one.view() == two.view()
+    assert one.view(last_seen=True) != two.view(last_seen=True)
+    assert "LastSeen" not in one.view(last_seen=True)["Peers"][2]
+    two.apply({"OnlineChange": {"2": False}})
+    assert one.view() != two.view()
+
+
 def test_peers_by_name() -> None:
     netmap = started(row(2))
     assert netmap.peer_named("d2") is netmap.peers[2]
@@ -360,7 +372,7 @@ def wire_row(device: Device) -> dict[str, Any]:
 
 
 @given(st.lists(states, min_size=2, max_size=8))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_patches_and_rows_lead_where_a_full_map_leads(history: list[Device]) -> None:
     netmap = started(wire_row(history[0]))
     for old, new in itertools.pairwise(history):
@@ -378,7 +390,7 @@ def test_patches_and_rows_lead_where_a_full_map_leads(history: list[Device]) -> 
     st.lists(st.sampled_from(["Peers", "PeersChanged", "PeersRemoved", "OnlineChange"]), max_size=12),
     st.data(),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_messages_are_left_as_they_came(kinds: list[str], data: st.DataObject) -> None:
     netmap = started(row(2))
     for kind in kinds:

@@ -27,7 +27,9 @@ def row(device_id: DeviceId) -> bytes:
 @settings(max_examples=100, deadline=None)
 @given(
     start=st.sets(st.integers(1, 400), max_size=300),
-    steps=st.lists(st.tuples(st.sampled_from(["add", "discard", "touch"]), st.integers(1, 400)), max_size=120),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["add", "discard", "touch"]), st.integers(1, 400)), max_size=120
+    ),
     without=st.integers(1, 400),
     variant=st.sampled_from(list(Variant)),
 )

@@ -88,7 +88,11 @@ def test_sql_lives_in_one_place():
         if path.is_relative_to(ROOT / "app" / "sql") or path.is_relative_to(ROOT / "app" / "pg"):
             continue
         for item in ast.walk(ast.parse(path.read_text())):
-            if isinstance(item, ast.Constant) and isinstance(item.value, str) and statement.search(item.value):
+            if (
+                isinstance(item, ast.Constant)
+                and isinstance(item.value, str)
+                and statement.search(item.value)
+            ):
                 guilty.append(f"{path.relative_to(ROOT)}:{item.lineno}")
     assert guilty == []
 

@@ -203,6 +203,19 @@ def test_frames_on_a_stream_we_reset_are_ignored() -> None:
     assert failure(connection, data(1)) == E.STREAM_CLOSED  # its end was seen, so nothing more may come
 
 
+def test_window_of_ignored_and_misplaced_bytes_comes_back() -> None:
+    connection = server(max_body_bytes=10, receive_window_bytes=65_535)
+    returned = 0
+    for i in range(20):
+        late, ended = 4 * i + 1, 4 * i + 3
+        connection.receive(headers(late, end=False) + data(late, b"x" * 11) + data(late, b"y" * 15_000))
+        connection.receive(headers(ended) + data(ended, b"z" * 15_000))
+        for kind, _, stream_id, payload in frames(connection.take_output()):
+            if (kind, stream_id) == (h2.WINDOW_UPDATE, 0):
+                returned += int.from_bytes(payload, "big")
+    assert 20 * 30_011 - 65_535 // 2 <= returned <= 20 * 30_011
+
+
 def test_abrupt_goaway_ignores_later_requests() -> None:
     connection = server()
     connection.receive(GET_1)
@@ -324,8 +337,6 @@ IDLE = {
     "priority": h2.frame(h2.PRIORITY, 0, 1, b"12345"),
     "unknown": h2.frame(77, 0, 0),
     "rst of a closed stream": h2.rst_stream(3, 8),
-    "window update": h2.window_update(0, 1),
-    "window update of a stream": h2.window_update(1, 1),
     "goaway": h2.goaway(0, 0),
 }
 
@@ -351,6 +362,16 @@ def test_useful_traffic_pays_for_idle_frames() -> None:
         connection.take_output()
         assert connection.data_frame(1, b"keep-alive") is not None
     connection.receive(ping * http2.MAX_IDLE_FRAMES)
+
+
+def test_window_updates_are_free() -> None:
+    """Go answers one 12 MB body with about 3,000 of them, while we send nothing."""
+    connection = server()
+    connection.receive(GET_1)
+    connection.receive(h2.window_update(0, 4_096) + h2.window_update(1, 4_096))
+    for _ in range(3 * http2.MAX_IDLE_FRAMES):
+        connection.receive(h2.window_update(0, 4_096) + h2.window_update(1, 4_096))
+    assert connection.is_open(1)
 
 
 def test_max_wasted_streams() -> None:

@@ -21,7 +21,7 @@ def test_keepalive_is_exactly_eighteen_bytes() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.integers(1, 400))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_any_cut_gives_the_same_messages(blobs: list[bytes], cut: int) -> None:
     stream = b"".join(frame(blob) for blob in blobs)
     reader = Reader()

@@ -231,7 +231,7 @@ def test_answer_size_refuses_everything_else(head: bytes) -> None:
 
 
 @given(st.binary(max_size=160))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_fuzz_ends_in_protocol_errors_only(data: bytes) -> None:
     for frame in (data, struct.pack(">HBH", 130, 1, 96) + data.ljust(96, b"\0")[:96]):
         with pytest.raises(RemoteProtocolError):

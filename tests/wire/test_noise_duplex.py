@@ -21,7 +21,7 @@ private_keys = st.binary(min_size=32, max_size=32).map(X25519PrivateKey.from_pri
     st.lists(st.tuples(st.booleans(), st.binary(max_size=6000)), max_size=8),
     st.integers(1, 3000),
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_what_one_side_says_the_other_hears(
     server: X25519PrivateKey,
     machine: X25519PrivateKey,

@@ -74,7 +74,7 @@ def test_byte_by_byte() -> None:
 
 
 @given(st.lists(st.binary(max_size=9000), max_size=5), st.lists(st.integers(1, 5000), max_size=20))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_any_cut_gives_the_same_bytes(plains: list[bytes], cuts: list[int]) -> None:
     sealer, opener = Sealer(KEY), Opener(KEY)
     stream = b"".join(sealer.seal(plain) for plain in plains)
@@ -127,7 +127,7 @@ def test_nonces_run_out() -> None:
 
 
 @given(st.binary(max_size=6000))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_fuzz_ends_in_protocol_errors_only(data: bytes) -> None:
     opener = Opener(KEY)
     try:

@@ -150,6 +150,7 @@ def test_times(text: str, epoch: float | None) -> None:
 
 
 @given(st.integers(-(10**10), 2 * 10**11))
+@settings(max_examples=100, deadline=None)
 def test_time_text_reads_back(epoch: int) -> None:
     assert tailcfg.parse_time(tailcfg.rfc3339(epoch), "x") == epoch
 
@@ -247,6 +248,8 @@ def test_a_compression_nobody_knows() -> None:
         ("[1.2.3.4]:5", None),
         ("01.2.3.4:5", None),
         ("[]:5", None),
+        ("[2001:db8:0000:0000:0000:0000:0000:0001]:1", "[2001:db8::1]:1"),
+        ("[" + "0" * tailcfg.MAX_ENDPOINT_TEXT + "::1]:5", None),
     ],
 )
 def test_endpoints(given_text: str, kept: str | None) -> None:
@@ -300,7 +303,7 @@ map_names = ["Version", "Compress", "NodeKey", "DiscoKey", "Stream", "Hostinfo",
     st.dictionaries(st.sampled_from(register_names), json_values),
     st.dictionaries(st.sampled_from(map_names), json_values),
 )
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_any_json_is_a_request_or_a_bad_request(first: dict[str, Any], second: dict[str, Any]) -> None:
     for members, call in ((first, register), (second, map_)):
         with contextlib.suppress(BadRequest):
@@ -308,6 +311,7 @@ def test_any_json_is_a_request_or_a_bad_request(first: dict[str, Any], second: d
 
 
 @given(st.binary(max_size=100))
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_a_bad_request(body: bytes) -> None:
     for parse in (tailcfg.parse_map, tailcfg.parse_register):
         with pytest.raises(BadRequest):

@@ -109,6 +109,7 @@ def test_the_size_is_bounded() -> None:
 
 
 @given(st.text())
+@settings(max_examples=100, deadline=None)
 def test_clean_text_never_needs_an_escape(text: str) -> None:
     cleaned = clean_text(text)
     assert len(cleaned) == len(text)
@@ -135,7 +136,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(names, values))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_the_result_is_stable_and_needs_no_escapes(members: dict[str, Any]) -> None:
     try:
         raw = orjson.dumps(members)

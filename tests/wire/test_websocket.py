@@ -62,7 +62,7 @@ def test_upgrade_refusals(name: str, value: str | None) -> None:
 
 
 @given(st.lists(st.binary(max_size=400), max_size=6), st.data())
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_both_sides_carry_a_byte_stream_over_any_cut(parts: list[bytes], data: st.DataObject) -> None:
     masks = itertools.cycle([MASK, b"\x00\x00\x00\x00", b"\xff\x01\x02\x03"])
     for sender, receiver in (
@@ -184,7 +184,7 @@ def test_a_frame_of_exactly_the_limit_passes() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_fuzz_ends_in_protocol_errors_only(data: bytes) -> None:
     codec = ws.WebSocketCodec()
     try:

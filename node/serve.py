@@ -1,0 +1,327 @@
+"""`hs-node serve`: prepare, wait for the cluster, own it, hand the clients back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from app import __version__, log
+from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
+from app.db.scoped import Scoped
+from app.db.setup import Database
+from app.deployment import load_or_create_noise_key
+from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken
+from app.keys import NodeKey
+from app.pg import EmbeddedPostgres
+from app.runtime import Daemon
+from app.settings import Settings
+from node.derpmap import DerpMapSource
+from node.jobs import schedule
+from node.metrics import Metrics
+from node.owner import Owner, public_bytes
+from node.web import Facts, client_app, debug_routes, metrics_app
+
+_log = log.get("serve")
+
+#: Connections the kernel may hold before they are accepted; a fleet comes back all at once.
+BACKLOG = 4096
+HEALTH_DEADLINE_S = 1.0
+WEB_KEEPALIVE_S = 30.0
+
+
+@dataclass(slots=True)
+class Serving:
+    """One process from its start to its end."""
+
+    daemon: Daemon
+    settings: Settings
+    waits: bool
+    tell: Callable[[str], None]
+    lease: Lease | None = None
+    owner: Owner | None = None
+    was_deposed: bool = False
+
+    @property
+    def state(self) -> str:
+        return "starting" if self.lease is None else self.lease.state.value
+
+    async def run(self) -> None:
+        """Until told to stop. Raises HsError with the sentence for the operator."""
+        settings = self.settings
+        instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        async with AsyncExitStack() as stack:
+            dsn = await stack.enter_async_context(database_dsn(settings))
+            database = await Database.prepare(dsn)
+            if await database.ensure_cluster(settings.cluster_id):
+                self.tell(f"created cluster {settings.cluster_id!r} with its home tenant")
+            noise_key = X25519PrivateKey.from_private_bytes(
+                await load_or_create_noise_key(database, settings.secret_key_file)
+            )
+            metrics = Metrics(settings.cluster_id)
+            if settings.metrics_listen_addr:
+                await stack.enter_async_context(self._metrics_listener(metrics))
+            epoch = await self._take_cluster(dsn, instance)
+            if epoch is None:
+                return
+            try:
+                await self._own(stack, dsn, instance, epoch, noise_key, metrics)
+            finally:
+                await self._give_cluster_back()
+        if self.was_deposed:
+            raise LeaseLost(
+                f"another instance has taken cluster {settings.cluster_id!r} over: this one has stopped"
+            )
+
+    # -- ownership ------------------------------------------------------------------------------
+
+    async def _take_cluster(self, dsn: str, instance: str) -> int | None:
+        """The epoch under which this process owns the cluster; None when told to stop meanwhile."""
+        cluster_id = self.settings.cluster_id
+        self.lease = Lease(
+            dsn,
+            CLUSTER_PREFIX + cluster_id,
+            instance,
+            ttl_s=self.settings.timing.lease_ttl,
+            on_state=self._lease_changed,
+        )
+        epoch = await self.lease.acquire()
+        if epoch is None:
+            holder = await self.lease.holder()
+            by = holder.instance if holder is not None else "another instance"
+            sentence = f"cluster {cluster_id!r} is served by instance {by}"
+            if not self.waits:
+                raise LeaseTaken(f"{sentence}: stop it, choose another CLUSTER_ID, or leave --no-standby out")
+            self.tell(f"{sentence}; waiting as its standby")
+            waiting = asyncio.ensure_future(self.lease.wait())
+            stopping = asyncio.ensure_future(self.daemon.stopping.wait())
+            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if not waiting.done():
+                waiting.cancel()
+                return None
+            epoch = waiting.result()
+        _log.info("cluster_owned", instance=instance, epoch=epoch)
+        return epoch
+
+    def _lease_changed(self, state: LeaseState) -> None:
+        _log.log(
+            30 if state in (LeaseState.FROZEN, LeaseState.LOST) else 20, "lease_state", state=state.value
+        )
+        if state is LeaseState.LOST and not self.daemon.stopping.is_set():
+            self.was_deposed = True
+            self.daemon.stopping.set()
+
+    async def _give_cluster_back(self) -> None:
+        assert self.lease is not None
+        try:
+            await self.lease.release()
+        except HsError as error:
+            _log.warning("lease_not_released", reason=error.message)
+            self.lease.close()
+
+    async def _own(
+        self,
+        stack: AsyncExitStack,
+        dsn: str,
+        instance: str,
+        epoch: int,
+        noise_key: X25519PrivateKey,
+        metrics: Metrics,
+    ) -> None:
+        settings = self.settings
+        scoped = await Scoped.open(
+            dsn,
+            cluster_id=settings.cluster_id,
+            role="hs_node",
+            instance=instance,
+            epoch=epoch,
+            pool_size=settings.database.postgres.max_open_conns,
+        )
+        stack.push_async_callback(scoped.close)
+        derp_map = DerpMapSource(settings.derp.urls, settings.derp.paths, scoped.list_regions)
+        owner = Owner.build(
+            settings,
+            instance=instance,
+            dsn=dsn,
+            scoped=scoped,
+            noise_key=noise_key,
+            metrics=metrics,
+            derp_map=derp_map,
+        )
+        self.owner = owner
+        try:
+            if settings.derp.server.enabled:
+                await owner.start_relay()
+            await derp_map.refresh()
+            owner.hub.set_derp_map(derp_map.current)
+            await owner.refresher.load()
+            await owner.heartbeat()
+            self.daemon.spawn("listen", owner.listener.run())
+            self.daemon.spawn("refresh", owner.refresher.run(aiter(owner.listener)))
+            self.daemon.spawn("hot state", owner.hot.run())
+            self.daemon.spawn("stale watch", self._end_when_stale())
+            scheduler = schedule(owner.jobs())
+            stack.callback(scheduler.shutdown, wait=False)
+            async with self._client_listener(owner, noise_key):
+                self._greet(owner)
+                await self.daemon.stopping.wait()
+            await owner.stop()
+        finally:
+            if owner.relay is not None:
+                await owner.relay.stop()
+            self.owner = None
+
+    async def _end_when_stale(self) -> None:
+        """A frozen owner serves from memory, but not for ever."""
+        assert self.lease is not None
+        while True:
+            await self.lease.wait_for(LeaseState.FROZEN, LeaseState.LOST)
+            if self.lease.state is LeaseState.LOST:
+                return
+            try:
+                async with asyncio.timeout(self.settings.timing.max_stale):
+                    await self.lease.wait_for(LeaseState.OWNER, LeaseState.LOST)
+            except TimeoutError:
+                _log.error("frozen_too_long", max_stale_s=self.settings.timing.max_stale)
+                self.daemon.stopping.set()
+                return
+
+    # -- listeners ------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _client_listener(self, owner: Owner, noise_key: X25519PrivateKey) -> AsyncIterator[None]:
+        facts = self._facts(owner.metrics)
+        app = client_app(
+            facts,
+            noise_public=public_bytes(noise_key),
+            legacy_public=public_bytes(X25519PrivateKey.generate()),
+        )
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S)
+        await runner.setup()
+        http = runner.server
+        assert http is not None
+        host, port = split_listen(self.settings.listen_addr)
+        try:
+            server = await asyncio.get_running_loop().create_server(
+                owner.entry(lambda: http()).protocol,
+                host,
+                port,
+                ssl=tls_context(self.settings),
+                backlog=BACKLOG,
+            )
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(
+                f"listen_addr: cannot listen on {self.settings.listen_addr}: {error.strerror}"
+            ) from error
+        try:
+            yield
+        finally:
+            server.close()
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def _metrics_listener(self, metrics: Metrics) -> AsyncIterator[None]:
+        facts = self._facts(metrics)
+        app = metrics_app(facts)
+        debug_routes(app, lambda: self.owner)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        host, port = split_listen(self.settings.metrics_listen_addr)
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(
+                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {error.strerror}"
+            ) from error
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+    def _facts(self, metrics: Metrics) -> Facts:
+        async def database_answers() -> bool:
+            try:
+                async with asyncio.timeout(HEALTH_DEADLINE_S):
+                    if self.owner is not None:
+                        await self.owner.scoped.generation()
+                    elif self.lease is not None:
+                        await self.lease.holder()
+            except (HsError, TimeoutError):
+                return False
+            return True
+
+        async def node_key_known(key: bytes) -> bool:
+            if self.owner is None:
+                return False
+            if self.owner.hub.device_by_node_key(key) is not None:
+                return True
+            return await self.owner.scoped.node_key_known(NodeKey(key))
+
+        def metrics_text() -> bytes:
+            return metrics.text() if self.owner is None else self.owner.metrics_text()
+
+        return Facts(
+            self.settings.cluster_id, lambda: self.state, database_answers, node_key_known, metrics_text
+        )
+
+    def _greet(self, owner: Owner) -> None:
+        settings = self.settings
+        tenants, devices, _ = owner.hub.counts()
+        _log.info(
+            "serving", listen=settings.listen_addr, version=__version__, tenants=tenants, devices=devices
+        )
+        self.tell(
+            f"""hs-node {__version__} serves cluster {settings.cluster_id!r} at {settings.server_url}
+
+To let a device in:
+  hs-node users create alice
+  hs-node preauthkeys create --user alice
+  tailscale up --login-server {settings.server_url} --auth-key <the key>"""
+        )
+
+
+@asynccontextmanager
+async def database_dsn(settings: Settings) -> AsyncIterator[str]:
+    """The configured database, or the embedded one while it is in use."""
+    if settings.pg_dsn is not None:
+        yield settings.pg_dsn
+        return
+    embedded = EmbeddedPostgres(settings.state_dir)
+    dsn = await embedded.start()
+    try:
+        yield dsn
+    finally:
+        await embedded.stop()
+
+
+def split_listen(address: str) -> tuple[str | None, int]:
+    """`host:port` for create_server; an empty host means every address."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") or None, int(port)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS from certificate files, HTTP/1.1 only: the tunnel's client offers no ALPN."""
+    if settings.tls_cert_path is None or settings.tls_key_path is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"tls_cert_path, tls_key_path: {settings.tls_cert_path}, {settings.tls_key_path}: {error}"
+        ) from error
+    return context
