@@ -67,6 +67,8 @@ class TenantFanout:
         self._joiners: list[MapSession] = []
         self._timer: asyncio.TimerHandle | None = None
         self._round: asyncio.Task[None] | None = None
+        #: When the timer fires; uvloop's handles for the present moment do not tell.
+        self._due = 0.0
         self._not_before = 0.0
         self._loaded = False
 
@@ -78,9 +80,10 @@ class TenantFanout:
             return
         due = max(self._loop.time() + delay_s, self._not_before)
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_at(due, self._start)
 
     def join(self, session: MapSession) -> None:
@@ -102,9 +105,10 @@ class TenantFanout:
         """Have a round within so many seconds, whatever distance rounds should keep."""
         due = self._loop.time() + within_s
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_at(due, self._start)
 
     def _start(self) -> None:
