@@ -38,7 +38,9 @@ def find(given: str | None, home: str, cwd: Path) -> Path | None:
                 if path.is_file():
                     return path.absolute()
             except PermissionError as error:
-                raise ConfigError(f"{path}: {error.strerror}; give another file with --config") from error
+                raise ConfigError(
+                    f"{path}: {error.strerror}; give another file with --config, or /dev/null for none"
+                ) from error
     return None
 
 
@@ -48,7 +50,9 @@ def read(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give another file with --config") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}; give another file with --config, or /dev/null for none"
+        ) from error
     if len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no configuration is")
     try:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -232,10 +233,9 @@ class _Loading:
 
 def _conflicts(settings: Settings) -> Iterator[tuple[str, Any, str]]:
     """Settings that are fine alone and wrong together."""
-    host = settings.server_url.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    host = host.rpartition(":")[0] if ":" in host else host
+    host = urlsplit(settings.server_url).hostname or ""
     base = settings.dns.base_domain
-    if host.lower() == base or host.lower().endswith("." + base):
+    if host == base or host.endswith("." + base):
         yield (
             "dns.base_domain",
             base,

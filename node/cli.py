@@ -24,10 +24,10 @@ tenant_option = click.option("--tenant", metavar="NAME", help="Tenant; default: 
 output_option = click.option("-o", "--output", type=FORMATS, default="table", show_default=True)
 
 
-def load_settings(config: str | None) -> Settings:
-    """Settings with their warnings told on stderr."""
+def load_settings(config: str | None, *, warn: bool = False) -> Settings:
+    """Settings; `warn` tells what an operator should know about them on stderr."""
     loaded = load(config, os.environ, Path.cwd())
-    for warning in loaded.warnings:
+    for warning in loaded.warnings if warn else ():
         click.echo(f"warning: {warning}", err=True)
     log.configure(loaded.settings.log.level, loaded.settings.log.format, loaded.settings.cluster_id)
     return loaded.settings
@@ -48,7 +48,7 @@ def cli() -> None:
 @click.option("--standby/--no-standby", default=True, help="Wait while another instance owns the cluster.")
 def serve(config: str | None, standby: bool) -> None:
     """Serve a cluster until told to stop."""
-    settings = load_settings(config)
+    settings = load_settings(config, warn=True)
 
     async def main(daemon: Daemon) -> None:
         await Serving(daemon, settings, standby, lambda text: click.echo(text)).run()

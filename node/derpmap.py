@@ -59,7 +59,7 @@ class DerpMapSource:
     async def refresh(self) -> bool:
         """Reads all sources; whether `current` changed.
 
-        The first time a wrong file, an own region that cannot be read, or a map without any region
+        The first time a wrong file, a database that gives no own regions, or a map without any region
         raises (ConfigError, Unavailable); a URL that fails is only a problem. Later nothing raises and
         the old map stays.
         """

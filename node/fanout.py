@@ -65,10 +65,9 @@ class TenantFanout:
         self._on_round = on_round
         self._loop = asyncio.get_running_loop()
         self._joiners: list[MapSession] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._round: asyncio.Task[None] | None = None
-        #: When the timer fires; uvloop's handles for the present moment do not tell.
+        self._timer: asyncio.Handle | None = None
         self._due = 0.0
+        self._round: asyncio.Task[None] | None = None
         self._not_before = 0.0
         self._loaded = False
 
@@ -78,19 +77,13 @@ class TenantFanout:
         """Something changed in the netmap; it will be committed after `delay_s` at the latest."""
         if self._round is not None:
             return
-        due = max(self._loop.time() + delay_s, self._not_before)
-        if self._timer is not None:
-            if self._due <= due:
-                return
-            self._timer.cancel()
-        self._due = due
-        self._timer = self._loop.call_at(due, self._start)
+        self._schedule(max(self._loop.time() + delay_s, self._not_before))
 
     def join(self, session: MapSession) -> None:
         """A session needs a full map: it is new, or it has fallen behind."""
         self._joiners.append(session)
         if self._round is None:
-            self._hurry(GATHER_LOADED_S if self._loaded else GATHER_S)
+            self._schedule(self._gathered())
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -101,9 +94,12 @@ class TenantFanout:
 
     # -- rounds ---------------------------------------------------------------------------------
 
-    def _hurry(self, within_s: float) -> None:
-        """Have a round within so many seconds, whatever distance rounds should keep."""
-        due = self._loop.time() + within_s
+    def _gathered(self) -> float:
+        """When newcomers have gathered long enough, whatever distance rounds should keep."""
+        return self._loop.time() + (GATHER_LOADED_S if self._loaded else GATHER_S)
+
+    def _schedule(self, due: float) -> None:
+        """Have a round at that time of the loop's clock, or earlier if one is due earlier."""
         if self._timer is not None:
             if self._due <= due:
                 return
@@ -127,7 +123,7 @@ class TenantFanout:
                 session.end()
             return
         if self._joiners:
-            self._hurry(GATHER_LOADED_S if self._loaded else GATHER_S)
+            self._schedule(self._gathered())
         elif self.netmap.is_dirty:
             self.mark()
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from app import log
+from app import __version__, log
 from app.compression import compress
 from app.db.listen import CHANNEL_PREFIX, Listener
 from app.db.scoped import Scoped

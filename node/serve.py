@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import socket
@@ -158,6 +159,7 @@ class Serving:
             derp_map=derp_map,
         )
         self.owner = owner
+        tasks: list[asyncio.Task[None]] = []
         try:
             if settings.derp.server.enabled:
                 await owner.start_relay()
@@ -165,10 +167,13 @@ class Serving:
             owner.hub.set_derp_map(derp_map.current)
             await owner.refresher.load()
             await owner.heartbeat()
-            self.daemon.spawn("listen", owner.listener.run())
-            self.daemon.spawn("refresh", owner.refresher.run(aiter(owner.listener)))
-            self.daemon.spawn("hot state", owner.hot.run())
-            self.daemon.spawn("stale watch", self._end_when_stale())
+            for name, work in (
+                ("listen", owner.listener.run()),
+                ("refresh", owner.refresher.run(aiter(owner.listener))),
+                ("hot state", owner.hot.run()),
+                ("stale watch", self._end_when_stale()),
+            ):
+                tasks.append(self.daemon.spawn(name, work))
             scheduler = schedule(owner.jobs())
             stack.callback(scheduler.shutdown, wait=False)
             async with self._client_listener(owner, noise_key):
@@ -176,6 +181,9 @@ class Serving:
                 await self.daemon.stopping.wait()
             await owner.stop()
         finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if owner.relay is not None:
                 await owner.relay.stop()
             self.owner = None

@@ -27,6 +27,8 @@ from app.settings import Settings
 from node.serve import database_dsn
 
 Row = dict[str, Any]
+#: Tables that go into a file or pipe are not folded.
+PIPE_COLUMNS = 1000
 
 
 @asynccontextmanager
@@ -230,7 +232,9 @@ def show(data: Row | list[Row], output: str) -> None:
 
 
 def _show_table(rows: list[Row]) -> None:
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_COLUMNS)
     if not rows:
         console.print("none")
         return

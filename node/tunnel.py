@@ -152,10 +152,17 @@ class TunnelProtocol:
             await work
         except HsError as error:
             status = 503 if error.retryable else 400
-            self.answer(request.stream_id, status, error.message.encode(), TEXT)
+            self._fail(request.stream_id, status, error.message.encode())
         except Exception:  # noqa: BLE001 - a defect in one handler must not take the process down
             _log.exception("request_failed", path=request.path, machine=short(self.machine_key))
-            self.answer(request.stream_id, 500, b"internal error\n", TEXT)
+            self._fail(request.stream_id, 500, b"internal error\n")
+
+    def _fail(self, stream_id: int, status: int, text: bytes) -> None:
+        """An error answer, or the end of a stream whose answer has begun."""
+        if stream_id in self._owners:
+            self.end_stream(stream_id)
+        else:
+            self.answer(stream_id, status, text, TEXT)
 
     # -- towards the client ---------------------------------------------------------------------
 

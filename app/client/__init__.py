@@ -1,7 +1,8 @@
 """One simulated Tailscale device over the product's own codecs, for tests and load.
 
 netmap      what a Go client makes of map messages, and what it would have stumbled over (pure)
-connection  one tunnel: /key, upgrade, Noise, HTTP/2 as a client
+serverkey   GET /key
+connection  one tunnel: upgrade, Noise, HTTP/2 as a client
 mapblob     zstd or plain blobs to JSON
 device      a device: register, poll, update, rotate, log out
 """

@@ -15,12 +15,10 @@ from collections.abc import AsyncIterator
 from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
-import httpx
-import orjson
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from app.client.serverkey import fetch_server_key
 from app.errors import BadRequest, HsError, RemoteProtocolError, Unavailable
-from app.keys import MachineKey, parse_machine_key
 from app.wire import http2, noise, websocket
 from app.wire.records import EarlyPayloadReader, Opener, Sealer
 
@@ -30,7 +28,6 @@ REQUEST_DEADLINE_S: Final = 30.0
 CLOSE_DEADLINE_S: Final = 5.0
 #: The server's head of the upgrade answer.
 MAX_HEAD_BYTES: Final = 16 * 1024
-MAX_KEY_ANSWER_BYTES: Final = 64 * 1024
 #: Body of an answer read whole; polls are read piecemeal.
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 #: Window per stream, as Go announces it; what a slow reader can make us hold.
@@ -39,38 +36,6 @@ STREAM_WINDOW_BYTES: Final = 4 * 1024 * 1024
 CONNECTION_WINDOW_BYTES: Final = 1024 * 1024 * 1024
 
 UPGRADE: Final = "tailscale-control-protocol"
-
-
-async def fetch_server_key(
-    url: str,
-    capver: int,
-    *,
-    ssl: tls.SSLContext | None = None,
-    host_header: str | None = None,
-    deadline_s: float = OPEN_DEADLINE_S,
-) -> MachineKey:
-    """The server's Noise key from `GET /key`. Raises Unavailable or RemoteProtocolError."""
-    verify: tls.SSLContext | bool = ssl if ssl is not None else url.startswith("https:")
-    headers = {"Host": host_header} if host_header else {}
-    try:
-        async with (
-            asyncio.timeout(deadline_s),
-            httpx.AsyncClient(verify=verify, trust_env=False, timeout=deadline_s) as client,
-            client.stream("GET", f"{url.rstrip('/')}/key?v={capver}", headers=headers) as answer,
-        ):
-            body = b""
-            async for chunk in answer.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_KEY_ANSWER_BYTES:
-                    raise RemoteProtocolError(f"/key answers more than {MAX_KEY_ANSWER_BYTES} bytes")
-    except (httpx.HTTPError, TimeoutError) as error:
-        raise Unavailable(f"{url}/key does not answer: {error!r}") from error
-    if answer.status_code != 200:
-        raise Unavailable(f"{url}/key answers {answer.status_code}")
-    try:
-        return parse_machine_key(orjson.loads(body)["publicKey"])
-    except (ValueError, TypeError, KeyError, AttributeError, BadRequest) as error:
-        raise RemoteProtocolError(f"{url}/key does not hold a public key") from error
 
 
 class ResponseStream:

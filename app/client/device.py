@@ -27,10 +27,10 @@ from app.client.connection import (
     REQUEST_DEADLINE_S,
     ControlConnection,
     ResponseStream,
-    fetch_server_key,
 )
 from app.client.mapblob import decode_blob, decode_object
 from app.client.netmap import MAX_VIOLATIONS, ClientNetmap
+from app.client.serverkey import fetch_server_key
 from app.errors import HsError, LocalProtocolError, RemoteProtocolError, Unavailable
 from app.keys import ZERO_KEY, DiscoKey, MachineKey, NodeKey, disco_key_text, node_key_text
 from app.wire import mapstream

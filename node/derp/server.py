@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from nacl.public import PrivateKey
 
 from app.keys import KEY_SIZE, short
 from app.wire import derp
+from app.wire.stun import unmapped
 from node.derp.session import Session
 from node.derp.stats import RelayStats
 
@@ -32,6 +34,8 @@ MAX_REMEMBERED_RECEIVERS = 1024
 #: Least burst of the rate limit: one packet of full size must fit.
 MIN_RATE_BURST_BYTES = derp.MAX_PACKET_BYTES + KEY_SIZE + derp.HEADER_SIZE
 LISTEN_BACKLOG = 1024
+#: After accept failed.
+ACCEPT_PAUSE_S = 0.2
 #: What a stopping relay tells its clients: come back after 0 to this, try for that long.
 RESTART_RECONNECT_MAX_MS = 1000
 RESTART_TRY_FOR_MS = 60_000
@@ -97,7 +101,8 @@ class Relay:
         self._half_open: dict[str, int] = {}
         self._half_open_total = 0
         self._next_number = 0
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._all_gone = asyncio.Event()
         self._stopping = False
 
@@ -110,15 +115,30 @@ class Relay:
     async def start(self, host: str, port: int, ssl_context: ssl.SSLContext) -> int:
         """Listens; returns the port. Raises OSError when the address is taken."""
         self.ssl_context = ssl_context
+        self._listener = listener = _listen(host, port)
+        self._accepting = asyncio.create_task(self._accept(listener), name="derp-accept")
+        return int(listener.getsockname()[1])
+
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Session(self), host, port, backlog=LISTEN_BACKLOG)
-        return int(self._server.sockets[0].getsockname()[1])
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listener)
+            except OSError as error:
+                # Out of open files, mostly: those that close make room.
+                log.error("relay_accept_failed", error=str(error))
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            Session(self, str(unmapped(peer[0]))).open(accepted)
 
     async def stop(self) -> None:
         """Takes no more connections, tells the clients, closes; at most STOP_DEADLINE_S."""
         self._stopping = True
-        if self._server is not None:
-            self._server.close()
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait((self._accepting,))
+        if self._listener is not None:
+            self._listener.close()
         for session in tuple(self._connections):
             delay_ms = self.rng.randint(0, RESTART_RECONNECT_MAX_MS)
             session.finish(derp.encode_restarting(delay_ms, RESTART_TRY_FOR_MS))
@@ -238,3 +258,19 @@ class Relay:
             if len(receivers) > MAX_REMEMBERED_RECEIVERS:
                 del receivers[next(iter(receivers))]
         target.send_packet(derp.encode_recv_packet(session.key, packet), is_disco)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` takes IPv4 as well."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, port))
+        listener.listen(LISTEN_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

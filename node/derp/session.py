@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
@@ -19,7 +20,6 @@ from nacl.utils import random as random_bytes
 from app.errors import BadRequest, RemoteProtocolError
 from app.keys import short
 from app.wire import derp
-from app.wire.stun import unmapped
 from node.derp import head, pages
 from node.derp.outbox import Outbox, TokenBucket
 
@@ -38,16 +38,18 @@ KEEP_ALIVE_JITTER_S = 5.0
 #: PeerGone "not here" answers per client.
 NOT_HERE_PER_S = 1.0
 NOT_HERE_BURST = 3.0
-#: Buffered for writing: in TLS and in the socket transport each, and unsent in the kernel.
+#: Buffered for writing in user space before writing pauses, and unsent in the kernel.
 WRITE_BUFFER_BYTES = 64 * 1024
 KERNEL_UNSENT_BYTES = 128 * 1024
 #: Bytes joined into one write, and queued frames that cause one at once.
 FLUSH_BYTES = 64 * 1024
 FLUSH_FRAMES = 16
-#: Received while TLS comes up: a head and a ClientInfo at most.
-MAX_EARLY_BYTES = head.MAX_HEAD_BYTES + derp.HEADER_SIZE + derp.MAX_CLIENT_INFO_BYTES
 #: Unacknowledged bytes end a connection after this long.
 TCP_USER_TIMEOUT_MS = 120_000
+
+# linux/tcp.h struct tcp_info: tcpi_bytes_acked.
+_BYTES_ACKED_AT = 120
+_BYTES_ACKED = struct.Struct("@Q")
 
 _MESH_FRAMES = frozenset(
     (derp.FrameType.FORWARD_PACKET, derp.FrameType.WATCH_CONNS, derp.FrameType.CLOSE_PEER)
@@ -69,16 +71,16 @@ class Phase(Enum):
 class Session(asyncio.Protocol):
     """See the module. `key` is the proven node key from Phase.ADMISSION on."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, address: str) -> None:
         self._relay = relay
         self._loop = asyncio.get_running_loop()
         self.key = b""
         self.number = 0
-        self.address = ""
+        self.address = address
         self.phase = Phase.TLS
         self.station: Station | None = None
         self.is_home = False
-        self._raw: asyncio.Transport | None = None
+        self._accepted: socket.socket | None = None
         self._tls: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -98,26 +100,29 @@ class Session(asyncio.Protocol):
         key = short(self.key) if self.key else "-"
         return f"<Session {self.number} {key} {self.phase.name.lower()} {len(self._outbox)} queued>"
 
+    def open(self, accepted: socket.socket) -> None:
+        """Takes an accepted connection, which the relay may have no room for."""
+        number = self._relay.open_connection(self, self.address)
+        if number is None:
+            self.phase = Phase.GONE
+            accepted.close()
+            return
+        self.number = number
+        self._accepted = accepted
+        self._is_half_open = True
+        self._deadline = self._loop.call_later(HANDSHAKE_DEADLINE_S, self._handshake_expired)
+        self._task = self._loop.create_task(self._start_tls(), name=f"derp-tls[{number}]")
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The plain TCP transport; TLS is started on it."""
-        raw = self._raw = cast(asyncio.Transport, transport)
-        peer = raw.get_extra_info("peername")
-        number = None
-        if peer:
-            self.address = str(unmapped(peer[0]))
-            number = self._relay.open_connection(self, self.address)
-        if number is None:
-            self.phase = Phase.GONE
-            raw.abort()
+        """TLS is up."""
+        self._tls = cast(asyncio.Transport, transport)
+        if self.phase is not Phase.TLS:
+            self._tls.abort()
             return
-        self.number = number
-        self._is_half_open = True
-        _tune(raw.get_extra_info("socket"))
-        raw.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self._deadline = self._loop.call_later(HANDSHAKE_DEADLINE_S, self._handshake_expired)
-        self._task = self._loop.create_task(self._start_tls(raw), name=f"derp-tls[{number}]")
+        self._tls.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.phase = Phase.HEAD
 
     def data_received(self, data: bytes) -> None:
         if self.phase is Phase.OPEN:
@@ -128,10 +133,6 @@ class Session(asyncio.Protocol):
         elif self.phase is Phase.HEAD:
             self._head += data
             self._read_head()
-        elif self.phase is Phase.TLS:
-            self._head += data
-            if len(self._head) > MAX_EARLY_BYTES:
-                self._fail("too many bytes before the handshake")
         elif self.phase in (Phase.CLIENT_INFO, Phase.ADMISSION):
             self._decoder.feed(data)
             self._read_frames()
@@ -153,31 +154,23 @@ class Session(asyncio.Protocol):
 
     # opening
 
-    async def _start_tls(self, raw: asyncio.Transport) -> None:
-        assert self._relay.ssl_context is not None
+    async def _start_tls(self) -> None:
+        accepted, self._accepted = self._accepted, None
+        assert accepted is not None
         try:
-            tls = await self._loop.start_tls(
-                raw,
-                self,
-                self._relay.ssl_context,
-                server_side=True,
+            _tune(accepted)
+            await self._loop.connect_accepted_socket(
+                lambda: self,
+                accepted,
+                ssl=self._relay.ssl_context,
                 ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
                 ssl_shutdown_timeout=CLOSE_DEADLINE_S,
             )
         except (OSError, ssl.SSLError) as error:
-            self._relay.stats.handshakes_failed += 1
             log.debug("relay_tls_failed", address=self.address, error=str(error))
-            raw.abort()
+        if self._tls is None and self.phase is Phase.TLS:
+            self._relay.stats.handshakes_failed += 1
             self._gone()
-            return
-        if tls is None or self.phase is not Phase.TLS:
-            raw.abort()
-            self._gone()
-            return
-        self._tls = tls
-        tls.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-        self.phase = Phase.HEAD
-        self._read_head()
 
     def _handshake_expired(self) -> None:
         self._deadline = None
@@ -343,17 +336,19 @@ class Session(asyncio.Protocol):
     def _watch_stall(self, before: int | None) -> None:
         """Every WRITE_STALL_S while writing is paused: has the reader taken anything since?"""
         self._stall = None
-        waiting = self._unsent_bytes()
-        if before is not None and waiting >= before:
+        taken = self._acknowledged_bytes()
+        if taken == before:
             self._relay.stats.slow_readers_cut += 1
-            log.info("relay_slow_reader_cut", key=short(self.key), unsent_bytes=waiting)
+            log.info("relay_slow_reader_cut", key=short(self.key), queued=len(self._outbox))
             self.abort()
             return
-        self._stall = self._loop.call_later(WRITE_STALL_S, self._watch_stall, waiting)
+        self._stall = self._loop.call_later(WRITE_STALL_S, self._watch_stall, taken)
 
-    def _unsent_bytes(self) -> int:
-        below = 0 if self._raw is None or self._raw.is_closing() else self._raw.get_write_buffer_size()
-        return below + self._transport.get_write_buffer_size()
+    def _acknowledged_bytes(self) -> int:
+        info = self._transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED_AT + _BYTES_ACKED.size
+        )
+        return int(_BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)[0])
 
     def _arm_keep_alive(self) -> None:
         period_s = KEEP_ALIVE_S + self._relay.rng.uniform(0.0, KEEP_ALIVE_JITTER_S)
@@ -367,9 +362,8 @@ class Session(asyncio.Protocol):
 
     @property
     def _transport(self) -> asyncio.Transport:
-        transport = self._tls or self._raw
-        assert transport is not None
-        return transport
+        assert self._tls is not None
+        return self._tls
 
     def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
@@ -401,8 +395,6 @@ class Session(asyncio.Protocol):
         """Ends the connection now."""
         if self._tls is not None:
             self._tls.abort()
-        if self._raw is not None:
-            self._raw.abort()
         self._gone()
 
     def _leave_half_open(self) -> None:
@@ -429,6 +421,8 @@ class Session(asyncio.Protocol):
         self._note_home(False)
         self._relay.unregister(self)
         self._relay.close_connection(self)
+        if self._accepted is not None:
+            self._accepted.close()
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         self._task = None

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app.client import connection as module
-from app.client.connection import ControlConnection, fetch_server_key
+from app.client.connection import ControlConnection
+from app.client.serverkey import fetch_server_key
 from app.errors import BadRequest, RemoteProtocolError, Unavailable
 from app.wire import http2, noise
 

@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.log import MAX_DEPTH, MAX_TEXT_LENGTH, LineStream, configure, escape, get
+from app.log import MAX_DEPTH, MAX_TEXT_LENGTH, MAX_TRACE_LENGTH, LineStream, configure, escape, get
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +171,8 @@ def test_limits() -> None:
     line = json.loads(written("json", text="x" * (MAX_TEXT_LENGTH + 1), fits="x" * MAX_TEXT_LENGTH))
     assert line["text"] == "x" * MAX_TEXT_LENGTH + "..."
     assert line["fits"] == "x" * MAX_TEXT_LENGTH
+    trace = json.loads(written("json", exception="x" * (MAX_TRACE_LENGTH + 1)))["exception"]
+    assert trace == "x" * MAX_TRACE_LENGTH + "..."
     nested: dict[str, Any] = {"password": "geheim"}
     for _ in range(MAX_DEPTH + 2):
         nested = {"inner": nested}

@@ -17,8 +17,8 @@ from app.config_file import search_places
 from app.errors import ConfigError
 from app.headscale_keys import FOREIGN_KEYS
 from app.settings import Loaded, Settings, load
-from app.settings_model import FIELD_KEYS
-from app.settings_values import PLACEHOLDER_URL, mask_dsn, parse_cluster_id
+from app.settings_model import FIELD_KEYS, LONGEST_SHOWN_VALUE
+from app.settings_values import MAX_DOMAIN_LENGTH, PLACEHOLDER_URL, mask_dsn, parse_cluster_id
 
 EXAMPLE = Path(__file__).with_name("headscale-0.26.yaml")
 
@@ -356,6 +356,19 @@ def test_masked_shows_every_key(tmp_path: Path) -> None:
     shown = from_text(tmp_path, "").settings.masked()
     assert shown.keys() == FIELD_KEYS
     assert shown["cluster_id"] == "'default'"
+
+
+def test_long_values_are_shortened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        from_text(tmp_path, f"server_url: {'x' * 5000}")
+    assert "x" * (LONGEST_SHOWN_VALUE - 1) + "... (" in str(refused.value)
+
+
+def test_longest_domain(tmp_path: Path) -> None:
+    longest = ".".join(["a" * 63] * 3 + ["b" * (MAX_DOMAIN_LENGTH - 3 * 64)])
+    assert from_text(tmp_path, f"dns: {{base_domain: {longest}}}").settings.dns.base_domain == longest
+    with pytest.raises(ConfigError, match="is not a domain name"):
+        from_text(tmp_path, f"dns: {{base_domain: {longest}b}}")
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
