@@ -119,7 +119,10 @@ class Server:
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """`nodes list` by device name."""
-        return {device["name"]: device for device in self.run("nodes", "list")}
+        return {
+            device["name"]: device | {"fqdn": device["fqdn"].rstrip(".")}
+            for device in self.run("nodes", "list")
+        }
 
     def expire(self, device_id: int | str) -> None:
         self.run("nodes", "expire", "-i", str(device_id))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.deployment import USER, Deployment, Devices
-from tests.clients.server import BASE_DOMAIN, Server
+from tests.clients.server import Server
 from tests.clients.waiting import eventually
 
 pytestmark = pytest.mark.clients
@@ -36,12 +36,12 @@ def _assert_connected(device: CaddyNode, peer: CaddyNode) -> None:
 def test_deleted_device_is_out(server: Server, devices: Devices) -> None:
     peer, device = devices.join(server, "ada-1", "bob-1")
     _assert_connected(device, peer)
-    mark = device.process.mark()
-    server.delete(server.devices()["bob-1"]["id"])
-    device.wait_needs_login(OUT_DEADLINE_S, mark)
     listed = server.devices()
-    assert "bob-1" not in listed
-    assert f"bob-1.{BASE_DOMAIN}" not in server.known_peers(listed["ada-1"]["id"])
+    mark = device.process.mark()
+    server.delete(listed["bob-1"]["id"])
+    device.wait_needs_login(OUT_DEADLINE_S, mark)
+    assert "bob-1" not in server.devices()
+    assert listed["bob-1"]["fqdn"] not in server.known_peers(listed["ada-1"]["id"])
     _assert_cut_off(server, device, peer)
 
 
@@ -52,12 +52,12 @@ def test_device_deleted_while_away_stays_out(server: Server, devices: Devices) -
     device.wait_running()
     _assert_connected(device, peer)
     device.stop()
-    server.delete(server.devices()["bob-2"]["id"])
+    listed = server.devices()
+    server.delete(listed["bob-2"]["id"])
     device.start()
     device.process.wait_for("key", OUT_DEADLINE_S)
-    listed = server.devices()
-    assert "bob-2" not in listed
-    assert f"bob-2.{BASE_DOMAIN}" not in server.known_peers(listed["ada-2"]["id"])
+    assert "bob-2" not in server.devices()
+    assert listed["bob-2"]["fqdn"] not in server.known_peers(listed["ada-2"]["id"])
     _assert_cut_off(server, device, peer)
     assert device.process.find("-> Running") is None
 
@@ -71,7 +71,7 @@ def test_expired_device_needs_login_and_peers_drop_it(server: Server, devices: D
     device.wait_needs_login(OUT_DEADLINE_S, mark)
 
     def dropped() -> bool:
-        known = server.known_peers(listed["ada-3"]["id"]).get(f"bob-3.{BASE_DOMAIN}")
+        known = server.known_peers(listed["ada-3"]["id"]).get(listed["bob-3"]["fqdn"])
         return known is None or bool(known.get("Expired"))
 
     eventually(dropped, OUT_DEADLINE_S, "the peer's client treats the device as expired")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.deployment import Deployment, Devices
-from tests.clients.server import BASE_DOMAIN, Server
+from tests.clients.server import Server
 from tests.clients.waiting import eventually
 
 pytestmark = pytest.mark.clients
@@ -53,7 +53,7 @@ def test_newcomer_gets_the_only_full_map_and_others_know_it(server: Server, devi
     resyncs = server.metric("hs_resyncs_total")
     devices.join(server, "cat")
     listed = server.devices()
-    fqdn = f"cat.{BASE_DOMAIN}"
+    fqdn = listed["cat"]["fqdn"]
     for name in ("ant", "bee"):
         peer = server.known_peers(listed[name]["id"])[fqdn]
         assert peer["ID"] == int(listed["cat"]["id"])
