@@ -22,7 +22,7 @@ from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken
 from app.keys import NodeKey
-from app.pg import EmbeddedPostgres
+from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from node.derpmap import DerpMapSource
@@ -59,6 +59,7 @@ class Serving:
         """Until told to stop. Raises HsError with the sentence for the operator."""
         settings = self.settings
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
             database = await Database.prepare(dsn)
@@ -114,10 +115,11 @@ class Serving:
         return epoch
 
     def _lease_changed(self, state: LeaseState) -> None:
-        _log.log(
-            30 if state in (LeaseState.FROZEN, LeaseState.LOST) else 20, "lease_state", state=state.value
-        )
-        if state is LeaseState.LOST and not self.daemon.stopping.is_set():
+        if self.daemon.stopping.is_set():
+            return
+        level = logging.WARNING if state in (LeaseState.FROZEN, LeaseState.LOST) else logging.INFO
+        _log.log(level, "lease_state", state=state.value)
+        if state is LeaseState.LOST:
             self.was_deposed = True
             self.daemon.stopping.set()
 
@@ -146,6 +148,7 @@ class Serving:
             instance=instance,
             epoch=epoch,
             pool_size=settings.database.postgres.max_open_conns,
+            pool_idle_s=settings.database.postgres.conn_max_idle_time_secs,
         )
         stack.push_async_callback(scoped.close)
         derp_map = DerpMapSource(settings.derp.urls, settings.derp.paths, scoped.list_regions)

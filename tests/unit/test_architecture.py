@@ -100,7 +100,7 @@ def test_sql_lives_in_one_place():
 def test_the_core_pulls_in_neither_console_nor_scheduler():
     program = (
         "import sys, app.entry.listener, app.netmap.tenant, app.client.device, app.db;"
-        "bad = {'textual', 'apscheduler', 'click', 'rich'} & set(sys.modules);"
+        "bad = {'textual', 'apscheduler', 'click'} & set(sys.modules);"
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=30)
