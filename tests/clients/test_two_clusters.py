@@ -36,20 +36,17 @@ def _join_everywhere(
     return nodes
 
 
-def _fetch_each_other(nodes: list[list[CaddyNode]], suffix: str) -> dict[str, list[str]]:
-    """What each device gets from the other of its cluster, all four at once."""
+def _fetch_each_other(nodes: list[list[CaddyNode]], names: list[dict[str, str]]) -> list[list[str]]:
+    """What the devices of each cluster get from each other by these names, all four at once."""
     with ThreadPoolExecutor(4) as pool:
         answers = [
             [
-                pool.submit(one.fetch, other.hostname + suffix, timeout_s=FETCH_DEADLINE_S)
-                for one, other in pairs
+                pool.submit(one.fetch, name_of[other.hostname], timeout_s=FETCH_DEADLINE_S)
+                for one, other in (pair, pair[::-1])
             ]
-            for pairs in ([(pair[0], pair[1]), (pair[1], pair[0])] for pair in nodes)
+            for pair, name_of in zip(nodes, names, strict=True)
         ]
-        return {
-            cluster_id: [answer.result().body for answer in pair]
-            for cluster_id, pair in zip(CLUSTERS, answers, strict=True)
-        }
+        return [[answer.result().body for answer in both] for both in answers]
 
 
 @pytest.mark.parametrize(
