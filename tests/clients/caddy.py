@@ -13,9 +13,12 @@ from tests.clients.process import Line, Process
 
 #: Process start to IPN state Running takes 0.1 s on an idle machine.
 RUNNING_DEADLINE_S = 30.0
+#: Longer than the 5 s after which a lost handshake is tried again.
+FETCH_DEADLINE_S = 15.0
 #: Between two fetches of a FetchLoop, seconds.
 FETCH_PAUSE_S = 0.05
 _RUNNING = r"Switching ipn state \w+ -> Running"
+_RELAY_CONNECTED = r"magicsock: derp-\d+ connected"
 _NEEDS_LOGIN = r"Switching ipn state \w+ -> NeedsLogin"
 
 #: `Connection: close` makes every fetch a new TCP connection through the tailnet.
@@ -119,10 +122,14 @@ class CaddyNode:
         """The log line with which the client reports to be connected."""
         return self.process.wait_for(_RUNNING, RUNNING_DEADLINE_S, since)
 
+    def wait_reachable(self) -> Line:
+        """The log line from which packets by way of its relay arrive; a few ms after Running."""
+        return self.process.wait_for(_RELAY_CONNECTED, RUNNING_DEADLINE_S)
+
     def wait_needs_login(self, deadline_s: float, since: int = 0) -> Line:
         return self.process.wait_for(_NEEDS_LOGIN, deadline_s, since)
 
-    def fetch(self, peer: str, *, timeout_s: float = 5.0) -> Answer:
+    def fetch(self, peer: str, *, timeout_s: float = FETCH_DEADLINE_S) -> Answer:
         """The page of a peer, dialled by this device. `peer` is a MagicDNS name or an address."""
         where = peer if ":" in peer else f"{peer}:80"
         url = f"http://127.0.0.1:{self._port}/"

@@ -71,10 +71,11 @@ class Devices:
         return node.start()
 
     def join(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
-        """New devices, all Running."""
+        """New devices, all Running and connected to their relay."""
         nodes = [self.start(server, hostname, derp_only=derp_only) for hostname in hostnames]
         for node in nodes:
             node.wait_running()
+            node.wait_reachable()
         return nodes
 
     def close(self) -> None:

@@ -74,6 +74,7 @@ def test_first_packet_to_and_from_a_newcomer(
     old, other = devices.join(server, "dog", "eel")
     newcomer = devices.start(server, "fox")
     running = newcomer.wait_running()
+    newcomer.wait_reachable()
     record_property("start to Running, ms", round((running.at - newcomer.process.started_at) * 1000))
     _note(record_property, "newcomer", _fetch_in_time([(old, newcomer), (newcomer, other)], running.at))
 
@@ -88,6 +89,7 @@ def test_first_packet_to_and_from_a_restarted_device(
     restarted.stop()
     restarted.start()
     running = restarted.wait_running()
+    restarted.wait_reachable()
     _note(record_property, "restarted", _fetch_in_time([(old, restarted), (restarted, other)], running.at))
     after = server.devices()["ibis"]
     assert (after["id"], after["ip_addresses"]) == (identity["id"], identity["ip_addresses"])
