@@ -281,14 +281,15 @@ class Hub:
             endpoints=device.endpoints if endpoints is None else endpoints,
             home_derp=home_derp or device.home_derp,
         )
-        self._put_if_changed(device, changed)
+        # Until peers know a newcomer's relay their first handshakes are lost, and each costs 5 s.
+        self._put_if_changed(device, changed, urgent=not device.home_derp)
 
-    def _put_if_changed(self, old: Device, new: Device) -> None:
+    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False) -> None:
         if old == new:
             return
         fanout = self._tenants[new.tenant_id]
         fanout.netmap.put(new, expired=self.is_expired(new))
-        fanout.mark()
+        fanout.mark(urgent=urgent)
         self._on_hot(new)
 
     def connect(self, session: MapSession) -> None:
