@@ -183,7 +183,8 @@ async def test_leases_of_others_are_out_of_reach(prepared: Database) -> None:
         "SELECT lease_acquire('cluster:b', 'x', 5, false)", "SELECT lease_acquire('acs', 'x', 5, false)",
         "SELECT * FROM lease_state('cluster:b')", "SELECT lease_renew('cluster:b', 'x', 1, 5)",
         "SELECT lease_release('cluster:b', 'x', 1)", "SELECT lock_tenant('b', 1)",
-        "SELECT trim_changes('b', 0)", "SELECT trim_tombstones('b', 0)", "SELECT ensure_cluster('c', '', 'c')",
+        "SELECT trim_changes('b', 0)", "SELECT trim_tombstones('b', 0)",
+        "SELECT ensure_cluster('c', '', 'c')",
     ):  # fmt: skip
         with pytest.raises(Exception, match="this session") as raised:
             await conn.execute(statement)
