@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.db import rows
-from app.db.base import ScopedBase
+from app.db.base import PoolConnection, ScopedBase
 from app.errors import BadRequest
 from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
@@ -23,7 +23,7 @@ class Reads(ScopedBase):
             await conn.execute(QUERIES["be_patient"])
             head = await conn.fetchrow(QUERIES["snapshot_position"])
             assert head is not None
-            tenants = await conn.fetch(QUERIES["load_tenants"], self.cluster_id, None)
+            tenants = await self._tenants(conn, None)
             users = await conn.fetch(QUERIES["load_users"], self.cluster_id)
             devices: list[Device] = []
             cursor = await conn.cursor(QUERIES["load_devices"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
@@ -32,7 +32,7 @@ class Reads(ScopedBase):
                 devices.extend(map(rows.device, batch))
         return ClusterSnapshot(
             cluster_id=self.cluster_id,
-            tenants=tuple(map(rows.tenant, tenants)),
+            tenants=tuple(tenants),
             users=tuple(map(rows.user, users)),
             devices=tuple(devices),
             position=head["position"],
@@ -41,7 +41,12 @@ class Reads(ScopedBase):
 
     async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]:
         """The named tenants, as far as they live here."""
-        found = await self._fetch(QUERIES["load_tenants"], self.cluster_id, list(tenant_ids))
+        async with self._connection() as conn:
+            return await self._tenants(conn, tenant_ids)
+
+    async def _tenants(self, conn: PoolConnection, tenant_ids: Sequence[TenantId] | None) -> list[Tenant]:
+        wanted = None if tenant_ids is None else list(tenant_ids)
+        found = await conn.fetch(QUERIES["load_tenants"], self.cluster_id, wanted)
         return [rows.tenant(row) for row in found]
 
     async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
@@ -76,11 +81,6 @@ class Reads(ScopedBase):
         """A position that counts everything committed so far as read."""
         position: str = await self._fetchval(QUERIES["current_position"])
         return position
-
-    async def generation(self) -> str:
-        """System identifier and time line: another value means another history of commits."""
-        generation: str = await self._fetchval(QUERIES["generation"])
-        return generation
 
 
 def split_position(position: str) -> tuple[str, list[str]]:
