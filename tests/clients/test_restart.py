@@ -16,7 +16,7 @@ pytestmark = pytest.mark.clients
 
 #: A Go client that finds nobody at http://127.0.0.1 tries again after 10 s (CLIENTS.md 1.8).
 BACK_DEADLINE_S = 40.0
-#: Fetches that must succeed while no server runs.
+#: Fetches over a connection from before that must succeed while no server runs.
 FETCHES_IN_OUTAGE = 20
 OUTAGE_DEADLINE_S = 20.0
 DIRECT_DEADLINE_S = 15.0
@@ -50,6 +50,8 @@ def test_traffic_goes_on_and_clients_return(
         else:
             assert server.stop() == 0
         loop.wait_for_more(FETCHES_IN_OUTAGE, OUTAGE_DEADLINE_S)
+        assert one.fetch(other.hostname).body == other.page
+        assert other.fetch(one.hostname).body == one.page
         server.start()
         up_at = time.monotonic()
         eventually(lambda: server.metric("hs_sessions") == 2, BACK_DEADLINE_S, "both polls are back")
