@@ -13,9 +13,10 @@ import click
 
 from app import __version__, log, settings_values
 from app.errors import HsError
-from app.runtime import Daemon, run_daemon
+from app.runtime import Daemon, raise_open_files, run_daemon
 from app.settings import Settings, load
 from node import shell
+from node.derp import child
 from node.serve import Serving
 
 FORMATS = click.Choice(["table", "json", "yaml"])
@@ -50,6 +51,8 @@ def serve(config: str | None, standby: bool) -> None:
     """Serve a cluster until told to stop."""
     settings = load_settings(config, warn=True)
 
+    raise_open_files()
+
     async def main(daemon: Daemon) -> None:
         await Serving(daemon, settings, standby, lambda text: click.echo(text)).run()
 
@@ -57,11 +60,12 @@ def serve(config: str | None, standby: bool) -> None:
 
 
 @cli.command()
-def derp() -> None:
-    """Run the relay process; `serve` starts it by itself, its configuration comes on stdin."""
-    from node.derp.process import main
-
-    sys.exit(main())
+@click.option(
+    "--config", "relay_config", metavar="PATH", help="JSON file; default: one line of JSON on stdin."
+)
+def derp(relay_config: str | None) -> None:
+    """Run the relay alone; `serve` starts its own."""
+    sys.exit(child.main(["--config", relay_config] if relay_config else []))
 
 
 @cli.group()

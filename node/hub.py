@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
 
 from app import log
@@ -55,6 +56,7 @@ class Hub:
         self._users: dict[int, User] = {}
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
+        self._notes: list[set[DeviceId]] = []
         self._draining = False
 
     # -- looking up -----------------------------------------------------------------------------
@@ -101,9 +103,25 @@ class Hub:
 
     # -- what the database says -----------------------------------------------------------------
 
-    def load(self, snapshot: ClusterSnapshot) -> None:
-        """Replace the durable picture; presence and open sessions stay.
+    @contextmanager
+    def noting(self) -> Iterator[set[DeviceId]]:
+        """Collects the devices that are put or removed meanwhile.
 
+        A picture read from the database may be older than what this process wrote while it was read;
+        for the devices noted the memory is right.
+        """
+        note: set[DeviceId] = set()
+        self._notes.append(note)
+        try:
+            yield note
+        finally:
+            # By identity: two notes may be equal.
+            self._notes = [kept for kept in self._notes if kept is not note]
+
+    def load(self, snapshot: ClusterSnapshot, newer: Set[DeviceId] = frozenset()) -> None:
+        """Replace the durable picture, but for devices that are `newer` in memory.
+
+        Presence and open sessions stay.
         Devices that were online when an earlier owner stopped count as online for one grace, so
         that a restart is no flicker for their peers.
         """
@@ -117,10 +135,12 @@ class Hub:
             self.remove_user(self._users[user_id])
         for user in snapshot.users:
             self.put_user(user)
-        devices = {device.id for device in snapshot.devices}
+        devices = {device.id for device in snapshot.devices} | newer
         for device_id in [d for d in self._tenant_of if d not in devices]:
             self.remove_device(device_id)
         for device in snapshot.devices:
+            if device.id in newer:
+                continue
             first_seen = device.id not in self._tenant_of
             self.put_device(device)
             if first_seen and device.online:
@@ -174,6 +194,8 @@ class Hub:
 
         `lazily`: nobody waits for it, its own poll is about to come.
         """
+        for note in self._notes:
+            note.add(device.id)
         fanout = self._tenants.get(device.tenant_id)
         if fanout is None:
             return
@@ -200,6 +222,8 @@ class Hub:
 
     def remove_device(self, device_id: DeviceId) -> None:
         """The device is deleted: its peers forget it, and it is told that it is out."""
+        for note in self._notes:
+            note.add(device_id)
         tenant_id = self._tenant_of.get(device_id)
         if tenant_id is None:
             return

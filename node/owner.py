@@ -192,9 +192,9 @@ class Owner:
 
     # -- relay ----------------------------------------------------------------------------------
 
-    async def start_relay(self) -> None:
+    async def start_relay(self, verify_url: str) -> None:
         """Start the relay process and put its region where every cluster finds it."""
-        self.relay = Supervisor(relay_config(self.settings))
+        self.relay = Supervisor(relay_config(self.settings, verify_url))
         await self.relay.start()
         await self._publish_region()
 
@@ -277,7 +277,7 @@ class Owner:
             await self.relay.stop()
 
 
-def relay_config(settings: Settings) -> DerpConfig:
+def relay_config(settings: Settings, verify_url: str) -> DerpConfig:
     """The own relay as the settings want it."""
     server = settings.derp.server
     host, _, port = server.listen_addr.rpartition(":")
@@ -296,20 +296,10 @@ def relay_config(settings: Settings) -> DerpConfig:
         stun_port=int(stun_port),
         ipv4=server.ipv4,
         ipv6=server.ipv6 or ("" if _is_v6(name) else "none"),
-        verify_url=_verify_url(settings) if server.verify_clients else "",
+        log_level=settings.log.level,
+        log_format=settings.log.format,
+        verify_url=verify_url if server.verify_clients else "",
     )
-
-
-def _verify_url(settings: Settings) -> str:
-    """Where the relay process asks this one; always over this machine."""
-    host, _, port = settings.listen_addr.rpartition(":")
-    host = host.strip("[]")
-    if host in ("", "0.0.0.0"):
-        host = "127.0.0.1"
-    elif host == "::":
-        host = "::1"
-    scheme = "https" if settings.tls_cert_path else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/verify"
 
 
 def _is_v6(host: str) -> bool:

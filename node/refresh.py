@@ -58,8 +58,9 @@ class Refresher:
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
-        snapshot = await self._source.load()
-        self._hub.load(snapshot)
+        with self._hub.noting() as newer:
+            snapshot = await self._source.load()
+        self._hub.load(snapshot, newer)
         self._position = snapshot.position
         self._missed_load = False
 
@@ -109,15 +110,19 @@ class Refresher:
                 self._hub.remove_user(known)
 
     async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
-        if not ids:
-            return
-        found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
-        for _, device_id in ids:
-            device = found.get(device_id)
-            if device is not None:
-                self._hub.put_device(device)
-            else:
-                self._hub.remove_device(device_id)
+        """Read devices again, once more those that this process wrote while they were read."""
+        while ids:
+            with self._hub.noting() as newer:
+                found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+            for _, device_id in ids:
+                device = found.get(device_id)
+                if device_id in newer:
+                    continue
+                if device is not None:
+                    self._hub.put_device(device)
+                else:
+                    self._hub.remove_device(device_id)
+            ids = {key for key in ids if key[1] in newer}
 
     async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
         """Follow for ever, reading after every event and at least every POLL_EVERY_S."""

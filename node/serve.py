@@ -29,7 +29,7 @@ from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
-from node.web import Facts, client_app, debug_routes, metrics_app
+from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
 
 _log = log.get("serve")
 
@@ -37,6 +37,8 @@ _log = log.get("serve")
 BACKLOG = 4096
 HEALTH_DEADLINE_S = 1.0
 WEB_KEEPALIVE_S = 30.0
+#: Pages under way get so long when the process stops.
+WEB_STOP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -165,7 +167,8 @@ class Serving:
         tasks: list[asyncio.Task[None]] = []
         try:
             if settings.derp.server.enabled:
-                await owner.start_relay()
+                verify_url = await stack.enter_async_context(self._verify_listener(metrics))
+                await owner.start_relay(verify_url)
             await derp_map.refresh()
             owner.hub.set_derp_map(derp_map.current)
             await owner.refresher.load()
@@ -216,7 +219,9 @@ class Serving:
             noise_public=public_bytes(noise_key),
             legacy_public=public_bytes(X25519PrivateKey.generate()),
         )
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S, shutdown_timeout=WEB_STOP_S
+        )
         await runner.setup()
         http = runner.server
         assert http is not None
@@ -245,7 +250,7 @@ class Serving:
         facts = self._facts(metrics)
         app = metrics_app(facts)
         debug_routes(app, lambda: self.owner)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
         await runner.setup()
         host, port = split_listen(self.settings.metrics_listen_addr)
         try:
@@ -260,12 +265,24 @@ class Serving:
         finally:
             await runner.cleanup()
 
+    @asynccontextmanager
+    async def _verify_listener(self, metrics: Metrics) -> AsyncIterator[str]:
+        """Where the relay process asks whether a device may use it; works whatever TLS clients need."""
+        runner = web.AppRunner(verify_app(self._facts(metrics)), access_log=None, shutdown_timeout=WEB_STOP_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}/verify"
+        finally:
+            await runner.cleanup()
+
     def _facts(self, metrics: Metrics) -> Facts:
         async def database_answers() -> bool:
             try:
                 async with asyncio.timeout(HEALTH_DEADLINE_S):
                     if self.owner is not None:
-                        await self.owner.scoped.generation()
+                        await self.owner.scoped.current_position()
                     elif self.lease is not None:
                         await self.lease.holder()
             except (HsError, TimeoutError):

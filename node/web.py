@@ -78,18 +78,6 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
             raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
         return web.Response(body=keys, content_type="application/json")
 
-    async def verify(request: web.Request) -> web.Response:
-        """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
-        body = await request.content.read(MAX_VERIFY_BYTES + 1)
-        if len(body) > MAX_VERIFY_BYTES:
-            raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
-        try:
-            asked = msgspec.json.decode(body, type=_Admit)
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"not a DERPAdmitClientRequest: {error}") from error
-        allow = await facts.node_key_known(parse_node_key(asked.node_public))
-        return web.json_response({"Allow": allow})
-
     async def index(request: web.Request) -> web.Response:
         return web.Response(
             text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
@@ -102,8 +90,15 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
     app.router.add_get("/", index)
     app.router.add_get("/key", key)
     app.router.add_get("/robots.txt", robots)
-    app.router.add_post("/verify", verify)
+    _add_verify(app, facts)
     _add_state(app, facts)
+    return app
+
+
+def verify_app(facts: Facts) -> web.Application:
+    """What the own relay process asks, on an address of this machine only."""
+    app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
+    _add_verify(app, facts)
     return app
 
 
@@ -117,6 +112,22 @@ def metrics_app(facts: Facts) -> web.Application:
     app.router.add_get("/metrics", metrics)
     _add_state(app, facts)
     return app
+
+
+def _add_verify(app: web.Application, facts: Facts) -> None:
+    async def verify(request: web.Request) -> web.Response:
+        """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
+        body = await request.content.read(MAX_VERIFY_BYTES + 1)
+        if len(body) > MAX_VERIFY_BYTES:
+            raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        try:
+            asked = msgspec.json.decode(body, type=_Admit)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"not a DERPAdmitClientRequest: {error}") from error
+        allow = await facts.node_key_known(parse_node_key(asked.node_public))
+        return web.json_response({"Allow": allow})
+
+    app.router.add_post("/verify", verify)
 
 
 def _add_state(app: web.Application, facts: Facts) -> None:

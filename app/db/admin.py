@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
 import orjson
 
 from app.db import rows
-from app.db.base import ScopedBase
+from app.db.base import PoolConnection, ScopedBase
 from app.db.devices import missing_device
 from app.errors import BadRequest, NotFound, Refused
 from app.model import AuthKey, DerpRegion, DeviceId, Tenant, TenantId, User, UserId
@@ -20,8 +19,6 @@ from app.tokens import RANDOM_BYTES, make_auth_token
 MAX_NAME = 255
 MAX_TAGS = 64
 MAX_REGION_ID = 65535
-
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Admin(ScopedBase):
@@ -155,7 +152,7 @@ class Admin(ScopedBase):
             raise BadRequest(f"a DERP region id is a number from 1 to {MAX_REGION_ID}", code="bad_region_id")
         async with self._connection() as conn, conn.transaction():
             await conn.execute(QUERIES["lock_regions"])
-            taken = {row[0] for row in await conn.fetch(QUERIES["list_regions"]) if row[1] != self.cluster_id}
+            taken = {row[0] for row in await conn.fetch(QUERIES["taken_regions"], self.cluster_id)}
             region_id = next(
                 (free for free in range(wanted_id, MAX_REGION_ID + 1) if free not in taken), None
             )
@@ -175,7 +172,7 @@ class Admin(ScopedBase):
         return [DerpRegion(region_id, cluster_id, text.encode()) for region_id, cluster_id, text in found]
 
     async def _check_quota(
-        self, conn: Connection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
+        self, conn: PoolConnection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
     ) -> None:
         row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
         assert row is not None
@@ -187,7 +184,7 @@ class Admin(ScopedBase):
 
     async def _audit(
         self,
-        conn: Connection,
+        conn: PoolConnection,
         tenant_id: TenantId,
         actor: str,
         action: str,

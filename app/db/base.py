@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -15,6 +15,8 @@ from app.db.errors import translated
 from app.errors import Unavailable, WrongCluster
 from app.model import TenantId
 from app.sql import QUERIES
+
+PoolConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 T = TypeVar("T")
 
@@ -32,15 +34,13 @@ class ScopedBase:
         self.cluster_id = cluster_id
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _connection(self) -> AsyncIterator[PoolConnection]:
         with translated():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
 
     @asynccontextmanager
-    async def _tenant_tx(
-        self, tenant_id: TenantId
-    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _tenant_tx(self, tenant_id: TenantId) -> AsyncIterator[PoolConnection]:
         """A transaction on one tenant, which cannot move meanwhile. Raises WrongCluster."""
         async with self._connection() as conn, conn.transaction():
             status = await conn.fetchval(QUERIES["lock_tenant"], self.cluster_id, tenant_id)
