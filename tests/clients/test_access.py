@@ -55,7 +55,7 @@ def test_device_deleted_while_away_stays_out(server: Server, devices: Devices) -
     listed = server.devices()
     server.delete(listed["bob-2"]["id"])
     device.start()
-    device.process.wait_for("key", OUT_DEADLINE_S)
+    device.process.wait_for("Received error: auth key already used", OUT_DEADLINE_S)
     assert "bob-2" not in server.devices()
     assert listed["bob-2"]["fqdn"] not in server.known_peers(listed["ada-2"]["id"])
     _assert_cut_off(server, device, peer)
