@@ -97,10 +97,11 @@ class Registrar:
             device=result.device.id if result.device else None,
             hostname=request.hostinfo.hostname,
         )
-        if result.device is not None and result.tenant is not None:
-            return self._success(result.device, result.tenant, result.user)
+        # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+        if result.device is not None and result.tenant is not None:
+            return self._success(result.device, result.tenant, result.user)
         if result.status == "needs_login":
             return refusal(NO_KEY)
         return refusal(result.message)
