@@ -11,12 +11,19 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
+import hypothesis
 import pytest
 
 from app.pg import EmbeddedPostgres
 
 #: Runs the tests against an existing server instead; any login that may create databases.
 SERVER_VARIABLE = "HS_TEST_PG_DSN"
+
+# No time limits per example, and no example database: the checkout may not be writable.
+hypothesis.settings.register_profile(
+    "project", database=None, deadline=None, max_examples=100, print_blob=True
+)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import ConfigError
+from app.pg.layout import blocked_parent
 
 #: Tried in this order; PostgreSQL refuses to run as root.
 ROOT_STAND_INS = ("postgres", "nobody")
@@ -48,3 +49,13 @@ def choose_account(data_dir: Path) -> Account:
         "PostgreSQL refuses to run as root and none of the accounts "
         f"{', '.join(ROOT_STAND_INS)} exists; start as a normal user, or set PG_DSN"
     )
+
+
+def check_reach(account: Account, pg_dir: Path) -> None:
+    """Refuse a place the account cannot enter; opening it is the operator's choice. Raises ConfigError."""
+    blocked = blocked_parent(pg_dir, account.uid, account.gid) if account.switch else None
+    if blocked is not None:
+        raise ConfigError(
+            f"state_dir: the account {account.name}, which has to run PostgreSQL for root, "
+            f"may not enter {blocked}; choose another HS_STATE_DIR, or set PG_DSN"
+        )

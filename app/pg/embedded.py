@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from app.pg import binaries, holders
-from app.pg.account import choose_account
+from app.pg.account import check_reach, choose_account
 from app.pg.layout import (
     ROOT_SHORT_PARENT,
     SOCKET_PORT,
@@ -95,12 +95,13 @@ class EmbeddedPostgres:
     def _ensure_running(self) -> None:
         layout = self._layout
         account = choose_account(layout.data)
+        check_reach(account, layout.pg_dir)
         programs = binaries.copied(layout.pg_dir) if account.switch else binaries.wheel_root()
         server = self._server = Server(layout, account, programs, self._durable)
         if server.answers():
             server.wait_ready()
             return
-        server.check()
+        server.check_version()
         binaries.drop_old_copies(layout.pg_dir, programs)
         server.initialise()
         server.start()

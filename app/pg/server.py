@@ -18,7 +18,6 @@ from app.pg.binaries import bin_dir
 from app.pg.layout import (
     SOCKET_PORT,
     Layout,
-    blocked_parent,
     explain,
     make_dir,
     make_private_dir,
@@ -103,14 +102,8 @@ class Server:
             raise ConfigError(f"state_dir: postgres does not run from {self.programs}: {_reason(answer)}")
         return words[-1].split(".")[0]
 
-    def check(self) -> None:
-        """Refuse places the account cannot enter and data of another version. Raises ConfigError."""
-        blocked = blocked_parent(self.layout.pg_dir, self.account.uid, self.account.gid)
-        if self.account.switch and blocked is not None:
-            raise ConfigError(
-                f"state_dir: the account {self.account.name}, which has to run PostgreSQL for root, "
-                f"may not enter {blocked}; choose another HS_STATE_DIR, or set PG_DSN"
-            )
+    def check_version(self) -> None:
+        """Refuse data of another major version. Raises ConfigError."""
         version_file = self.layout.data / "PG_VERSION"
         if not version_file.exists():
             return
@@ -180,6 +173,8 @@ class Server:
                 probe.connect(str(socket_path(self.layout.socket_dir)))
             except (FileNotFoundError, ConnectionRefusedError):
                 return False
+            except (BlockingIOError, TimeoutError):
+                return True  # it listens, with a full queue
         return True
 
     def start(self) -> None:

@@ -18,7 +18,7 @@ import asyncpg
 import psutil
 import pytest
 
-from app.errors import ConfigError
+from app.errors import ConfigError, Unavailable
 from app.pg import EmbeddedPostgres
 from app.pg.layout import socket_path
 from app.pg.server import LOG_LIMIT_BYTES
@@ -390,3 +390,39 @@ def test_normal_user_with_and_without_home(enterable_dir: Path) -> None:
     assert process.stdout.startswith("postgresql://"), process.stderr
     assert (home / ".local/share/headscale-cluster/pg/data/PG_VERSION").exists()
     assert (home / ".local/share/headscale-cluster").stat().st_mode & 0o777 == 0o700
+
+
+async def test_server_that_does_not_stop_is_reported(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.start()
+    process = postmaster(server)
+    monkeypatch.setattr("app.pg.server.STOP_TIMEOUT_S", 1)
+    process.suspend()
+    try:
+        with pytest.raises(Unavailable, match=r"did not stop; see .*server\.log"):
+            await server.stop()
+    finally:
+        process.resume()
+    assert await gone(process)
+
+
+async def test_server_that_never_gets_ready_is_reported(
+    server: EmbeddedPostgres, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.start()
+    pid_file = server.data_dir / "postmaster.pid"
+    content = pid_file.read_text()
+    pid_file.write_text(content.replace("ready   ", "starting"))
+    monkeypatch.setattr("app.pg.server.START_TIMEOUT_S", 0.1)
+    with pytest.raises(Unavailable, match="is not ready"):
+        await EmbeddedPostgres(state_dir).start()
+    pid_file.write_text(content)
+
+
+async def test_program_has_a_deadline(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.pg.server.INIT_TIMEOUT_S", 0.01)
+    with pytest.raises(Unavailable, match=r"initdb did not finish within"):
+        await server.start()
+    monkeypatch.undo()
+    assert (await server.start()).startswith("postgresql://")
