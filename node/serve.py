@@ -163,6 +163,7 @@ class Serving:
             noise_key=noise_key,
             metrics=metrics,
             derp_map=derp_map,
+            may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
         )
         self.owner = owner
         tasks: list[asyncio.Task[None]] = []
