@@ -70,9 +70,18 @@ class Devices:
         self._nodes.append(node)
         return node.start()
 
-    def join(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
+    def register(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
+        """New devices one after the other, so with rising addresses; they may still look for their relay."""
+        nodes = []
+        for hostname in hostnames:
+            node = self.start(server, hostname, derp_only=derp_only)
+            node.wait_registered()
+            nodes.append(node)
+        return nodes
+
+    def join(self, server: Server, *hostnames: str) -> list[CaddyNode]:
         """New devices, all Running and connected to their relay."""
-        nodes = [self.start(server, hostname, derp_only=derp_only) for hostname in hostnames]
+        nodes = self.register(server, *hostnames)
         for node in nodes:
             node.wait_running()
             node.wait_reachable()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.deployment import Deployment, Devices
-from tests.clients.server import Server
+from tests.clients.server import BASE_DOMAIN, Server
 from tests.clients.waiting import eventually
 
 pytestmark = pytest.mark.clients
@@ -38,6 +38,16 @@ def _fetch_in_time(fetches: list[tuple[CaddyNode, CaddyNode]], since: float) -> 
         answers = [one_try.result() for one_try in tries]
     assert [answer.body for answer in answers] == [to.page for _, to in fetches], answers
     return [answer.at - since for answer in answers]
+
+
+def _wait_known(server: Server, device_id: str, fqdn: str, former_disco_key: str) -> None:
+    """Until a device's client knows the relay of a peer's present process."""
+
+    def known() -> bool:
+        peer = server.known_peers(device_id).get(fqdn)
+        return peer is not None and bool(peer.get("HomeDERP")) and peer["DiscoKey"] != former_disco_key
+
+    eventually(known, SETTLED_DEADLINE_S, f"device {device_id} knows the relay of {fqdn}")
 
 
 def _note(record: Record, what: str, seconds: list[float]) -> None:
@@ -76,11 +86,11 @@ def test_first_packet_to_and_from_a_newcomer(
     server: Server, devices: Devices, record_property: Record
 ) -> None:
     old, other = devices.join(server, "dog", "eel")
-    mark = old.process.mark()
+    old_id = server.devices()["dog"]["id"]
     newcomer = devices.start(server, "fox")
     running = newcomer.wait_running()
     newcomer.wait_reachable()
-    old.wait_knows(newcomer, mark)
+    _wait_known(server, old_id, f"fox.{BASE_DOMAIN}", "")
     record_property("start to Running, ms", round((running.at - newcomer.process.started_at) * 1000))
     _note(record_property, "newcomer", _fetch_in_time([(old, newcomer), (newcomer, other)], running.at))
 
@@ -91,13 +101,14 @@ def test_first_packet_to_and_from_a_restarted_device(
     old, other, restarted = devices.join(server, "gnu", "hen", "ibis")
     for one, to in ((old, restarted), (restarted, other)):
         assert one.fetch(to.hostname).body == to.page
-    identity = server.devices()["ibis"]
+    listed = server.devices()
+    identity, old_id = listed["ibis"], listed["gnu"]["id"]
+    disco_key = server.known_peers(old_id)[identity["fqdn"]]["DiscoKey"]
     restarted.stop()
-    mark = old.process.mark()
     restarted.start()
     running = restarted.wait_running()
     restarted.wait_reachable()
-    old.wait_knows(restarted, mark)
+    _wait_known(server, old_id, identity["fqdn"], disco_key)
     _note(record_property, "restarted", _fetch_in_time([(old, restarted), (restarted, other)], running.at))
     after = server.devices()["ibis"]
     assert (after["id"], after["ip_addresses"]) == (identity["id"], identity["ip_addresses"])
