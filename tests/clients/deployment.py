@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.namespace import Namespace
@@ -78,6 +79,15 @@ class Devices:
             node.wait_registered()
             nodes.append(node)
         return nodes
+
+    def meet(self, server: Server, *nodes: CaddyNode) -> dict[str, dict[str, Any]]:
+        """Wait until each can reach each other; the server's list of devices by name."""
+        listed = server.devices()
+        for one in nodes:
+            for other in nodes:
+                if one is not other:
+                    server.wait_known(listed[one.hostname]["id"], listed[other.hostname]["fqdn"])
+        return listed
 
     def join(self, server: Server, *hostnames: str) -> list[CaddyNode]:
         """New devices, all Running and connected to their relay."""

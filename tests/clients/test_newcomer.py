@@ -40,16 +40,6 @@ def _fetch_in_time(fetches: list[tuple[CaddyNode, CaddyNode]], since: float) -> 
     return [answer.at - since for answer in answers]
 
 
-def _wait_known(server: Server, device_id: str, fqdn: str, former_disco_key: str) -> None:
-    """Until a device's client knows the relay of a peer's present process."""
-
-    def known() -> bool:
-        peer = server.known_peers(device_id).get(fqdn)
-        return peer is not None and bool(peer.get("HomeDERP")) and peer["DiscoKey"] != former_disco_key
-
-    eventually(known, SETTLED_DEADLINE_S, f"device {device_id} knows the relay of {fqdn}")
-
-
 def _note(record: Record, what: str, seconds: list[float]) -> None:
     for way, value in zip(("to it", "from it"), seconds, strict=True):
         record(f"{what}, {way}, ms", round(value * 1000))
@@ -90,7 +80,7 @@ def test_first_packet_to_and_from_a_newcomer(
     newcomer = devices.start(server, "fox")
     running = newcomer.wait_running()
     newcomer.wait_reachable()
-    _wait_known(server, old_id, f"fox.{BASE_DOMAIN}", "")
+    server.wait_known(old_id, f"fox.{BASE_DOMAIN}")
     record_property("start to Running, ms", round((running.at - newcomer.process.started_at) * 1000))
     _note(record_property, "newcomer", _fetch_in_time([(old, newcomer), (newcomer, other)], running.at))
 
@@ -99,16 +89,16 @@ def test_first_packet_to_and_from_a_restarted_device(
     server: Server, devices: Devices, record_property: Record
 ) -> None:
     old, other, restarted = devices.join(server, "gnu", "hen", "ibis")
+    listed = devices.meet(server, old, other, restarted)
     for one, to in ((old, restarted), (restarted, other)):
         assert one.fetch(to.hostname).body == to.page
-    listed = server.devices()
     identity, old_id = listed["ibis"], listed["gnu"]["id"]
     disco_key = server.known_peers(old_id)[identity["fqdn"]]["DiscoKey"]
     restarted.stop()
     restarted.start()
     running = restarted.wait_running()
     restarted.wait_reachable()
-    _wait_known(server, old_id, identity["fqdn"], disco_key)
+    server.wait_known(old_id, identity["fqdn"], disco_key)
     _note(record_property, "restarted", _fetch_in_time([(old, restarted), (restarted, other)], running.at))
     after = server.devices()["ibis"]
     assert (after["id"], after["ip_addresses"]) == (identity["id"], identity["ip_addresses"])
