@@ -54,6 +54,7 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
         self._notes: list[set[DeviceId]] = []
@@ -88,11 +89,6 @@ class Hub:
 
     def sessions(self) -> list[MapSession]:
         return [s for fanout in self._tenants.values() for s in fanout.sessions.values()]
-
-    def devices(self) -> list[Device]:
-        return [
-            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
-        ]
 
     def counts(self) -> tuple[int, int, int]:
         """(tenants, devices, open sessions)."""
@@ -212,6 +208,8 @@ class Hub:
                 self._by_node_key.pop(known.node_key, None)
         self._tenant_of[device.id] = device.tenant_id
         self._by_node_key[device.node_key] = device.id
+        if device.ephemeral:
+            self._ephemeral.add(device.id)
         if device.expiry is not None and (known is None or known.expiry != device.expiry):
             heapq.heappush(self._expiries, (device.expiry, device.id))
         fanout.netmap.put(device, expired=self.is_expired(device))
@@ -240,6 +238,7 @@ class Hub:
 
     def _forget(self, device_id: DeviceId, device: Device | None) -> None:
         self._tenant_of.pop(device_id, None)
+        self._ephemeral.discard(device_id)
         if device is not None and self._by_node_key.get(device.node_key) == device_id:
             del self._by_node_key[device.node_key]
         departure = self._departures.pop(device_id, None)
@@ -364,10 +363,10 @@ class Hub:
         now = self._clock()
         return [
             device
-            for device in self.devices()
-            if device.ephemeral
-            and self.session(device.id) is None
-            and device.id not in self._departures
+            for device_id in self._ephemeral
+            if (device := self.device(device_id)) is not None
+            and self.session(device_id) is None
+            and device_id not in self._departures
             and (device.last_seen or device.created) + inactive_s <= now
         ]
 

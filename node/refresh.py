@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from app import log
 from app.db.listen import Resync, Wake
-from app.errors import Unavailable
+from app.errors import BadRequest, Unavailable
 from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
+from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
 
 _log = log.get("refresh")
@@ -60,7 +62,7 @@ class Refresher:
         """Everything from one snapshot, and the position that belongs to it."""
         with self._hub.noting() as newer:
             snapshot = await self._source.load()
-        self._hub.load(snapshot, newer)
+        self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
         self._position = snapshot.position
         self._missed_load = False
 
@@ -119,7 +121,7 @@ class Refresher:
                 if device_id in newer:
                     continue
                 if device is not None:
-                    self._hub.put_device(device)
+                    self._hub.put_device(_readable(device))
                 else:
                     self._hub.remove_device(device_id)
             ids = {key for key in ids if key[1] in newer}
@@ -144,3 +146,14 @@ class Refresher:
         finally:
             if pending is not None:
                 pending.cancel()
+
+
+def _readable(device: Device) -> Device:
+    """The device with what peers can decode of its Hostinfo: whoever has SQL may have stored anything,
+    and a client that cannot read one member of one peer loses its whole map."""
+    try:
+        info = peer_hostinfo(device.hostinfo)
+    except BadRequest as error:
+        _log.warning("hostinfo_ignored", device=device.id, reason=error.message)
+        info = b"{}"
+    return device if info == device.hostinfo else replace(device, hostinfo=info)

@@ -60,9 +60,13 @@ class Registrar:
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
+    may_write: Callable[[], bool]
 
     async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key."""
+        if not self.may_write():
+            self.count("frozen")
+            return refusal(FROZEN)
         try:
             return await self._decide(machine_key, request)
         except (Unavailable, LeaseLost) as error:
@@ -97,10 +101,11 @@ class Registrar:
             device=result.device.id if result.device else None,
             hostname=request.hostinfo.hostname,
         )
-        if result.device is not None and result.tenant is not None:
-            return self._success(result.device, result.tenant, result.user)
+        # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+        if result.device is not None and result.tenant is not None:
+            return self._success(result.device, result.tenant, result.user)
         if result.status == "needs_login":
             return refusal(NO_KEY)
         return refusal(result.message)

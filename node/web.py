@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import msgspec
 import orjson
@@ -12,7 +13,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
-from app.errors import BadRequest, HsError, NotFound, Unavailable
+from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
 from app.keys import machine_key_text, parse_node_key
 from app.model import DeviceId
 from node.owner import Owner
@@ -46,6 +47,9 @@ class Facts:
     metrics_text: Callable[[], bytes]
 
 
+_STATUS = {NotFound: 404, Refused: 403}
+
+
 @web.middleware
 async def _edge(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,7 +58,7 @@ async def _edge(
     try:
         response = await handler(request)
     except HsError as error:
-        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 400
+        status = _STATUS.get(type(error), 503 if error.retryable else 400)
         problem = {"title": error.code, "status": status, "detail": error.message}
         response = web.Response(
             body=orjson.dumps(problem), status=status, content_type="application/problem+json"
@@ -155,11 +159,20 @@ def _add_state(app: web.Application, facts: Facts) -> None:
     app.router.add_get("/version", version)
 
 
+def is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
     """Questions for operators, on the metrics address only."""
 
     async def ask(request: web.Request) -> web.Response:
         """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
+        if not is_loopback(request.remote):
+            raise Refused("clients are asked from this machine only")
         serving = owner()
         if serving is None:
             raise Unavailable("this instance does not own its cluster")

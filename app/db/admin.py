@@ -174,9 +174,9 @@ class Admin(ScopedBase):
     async def _check_quota(
         self, conn: PoolConnection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
     ) -> None:
-        row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
-        assert row is not None
-        has_users, max_users, has_keys, max_keys = row
+        has_users, max_users, has_keys, max_keys = await self._lock_counters(conn, tenant_id)
+        assert has_users is not None
+        assert has_keys is not None
         if users and max_users is not None and has_users + users > max_users:
             raise Refused(f"this tenant may have at most {max_users} users", code="quota_users")
         if keys and max_keys is not None and has_keys + keys > max_keys:

@@ -33,10 +33,11 @@ async def test_users(prepared: Database, admin: Scoped, home: Home) -> None:
     assert any(f"user_create,user:{bob.id}" in row and ",root," in row for row in audit)
 
 
-@pytest.mark.parametrize("name", ["", " x", "x ", "a\nb", "a\0b", "\x1b[31m", "x" * (MAX_NAME + 1)])
-async def test_bad_user_names(admin: Scoped, home: Home, name: str) -> None:
-    with pytest.raises(BadRequest):
-        await admin.create_user(home.tenant.id, name)
+async def test_bad_user_names(admin: Scoped, home: Home) -> None:
+    for name in ("", " x", "x ", "a\nb", "a\0b", "\x1b[31m", "x" * (MAX_NAME + 1)):
+        with pytest.raises(BadRequest) as raised:
+            await admin.create_user(home.tenant.id, name)
+        assert raised.value.code == "bad_user_name", repr(name)
 
 
 async def test_auth_keys(admin: Scoped, owner: Scoped, home: Home) -> None:
@@ -61,15 +62,12 @@ async def test_auth_keys(admin: Scoped, owner: Scoped, home: Home) -> None:
         await admin.revoke_auth_key(t, 999)
 
 
-@pytest.mark.parametrize(
-    "tags",
-    [["web"], ["tag:"], ["tag:1x"], ["tag:a b"], ["tag:ä"], ["tag:" + "a" * 64],
-     [f"tag:t{n}" for n in range(MAX_TAGS + 1)]],
-)  # fmt: skip
-async def test_bad_tags(admin: Scoped, home: Home, tags: list[str]) -> None:
-    with pytest.raises(BadRequest) as raised:
-        await admin.create_auth_key(home.tenant.id, None, tags=tags)
-    assert raised.value.code == "bad_tag"
+async def test_bad_tags(admin: Scoped, home: Home) -> None:
+    too_many = [f"tag:t{n}" for n in range(MAX_TAGS + 1)]
+    for tags in (["web"], ["tag:"], ["tag:1x"], ["tag:a b"], ["tag:ä"], ["tag:" + "a" * 64], too_many):
+        with pytest.raises(BadRequest) as raised:
+            await admin.create_auth_key(home.tenant.id, None, tags=tags)
+        assert raised.value.code == "bad_tag", tags
 
 
 async def test_bad_auth_keys(admin: Scoped, home: Home) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from db_helpers import Home, as_role, join, machine_key, node_key, rows_of, take_lease
 
+from app.db.base import MAX_HOSTINFO_BYTES
 from app.db.devices import FLUSH_BATCH, MAX_ENDPOINTS
 from app.db.reads import LOAD_BATCH
 from app.db.scoped import Scoped
@@ -52,7 +53,8 @@ async def test_loading_more_than_a_batch(prepared: Database, owner: Scoped, home
         WITH made AS (
             INSERT INTO nodes (tenant_id, cluster_id, user_id, machine_key, node_key, disco_key, ipv4, ipv6,
                                hostname, given_name)
-            SELECT $1, 'a', $2, sha256(('m' || n)::bytea), sha256(('n' || n)::bytea), sha256('d'), '100.64.0.0'::inet + n, 'fd7a:115c:a1e0::'::inet + n, 'h', 'h' || n
+            SELECT $1, 'a', $2, sha256(('m' || n)::bytea), sha256(('n' || n)::bytea), sha256('d'),
+                   '100.64.0.0'::inet + n, 'fd7a:115c:a1e0::'::inet + n, 'h', 'h' || n
               FROM generate_series(1, $3::int) n RETURNING tenant_id, cluster_id, id)
         INSERT INTO node_state (tenant_id, cluster_id, node_id) SELECT * FROM made
         """,
@@ -96,13 +98,30 @@ async def test_a_new_hostname_brings_a_free_label(owner: Scoped, home: Home, dev
         assert (await reload(owner, device)).given_name == expected
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"label": "-"}, {"hostname": "x" * 256}, {"hostname": "\0"}, {"disco_key": b"x"}, {"hostinfo": b"{"}],
-)
-async def test_bad_updates(owner: Scoped, device: Device, changes: dict[str, object]) -> None:
-    with pytest.raises(BadRequest):
-        await owner.update_device(device.tenant_id, device.id, **changes)  # type: ignore[arg-type]
+async def test_one_label_wanted_by_many_at_once(owner: Scoped, home: Home) -> None:
+    devices = [(await join(owner, home.reusable, label=f"d{n}")).device for n in range(10)]
+    renames = [
+        owner.update_device(d.tenant_id, d.id, hostname="new", label="new") for d in devices if d is not None
+    ]
+    joins = [join(owner, home.reusable, label="new") for _ in range(10)]
+    await asyncio.gather(*renames, *joins)
+    names = {device.given_name for device in (await owner.load()).devices}
+    assert names == {"new"} | {f"new-{n}" for n in range(1, 20)}
+
+
+async def test_bad_updates(owner: Scoped, device: Device) -> None:
+    cases: list[dict[str, object]] = [
+        {"label": "-"},
+        {"hostname": "x" * 256},
+        {"hostname": "\0"},
+        {"disco_key": b"x"},
+        {"hostinfo": b"{"},
+        {"hostinfo": b"\xff"},
+        {"hostinfo": b" " * (MAX_HOSTINFO_BYTES + 1)},
+    ]
+    for changes in cases:
+        with pytest.raises(BadRequest):
+            await owner.update_device(device.tenant_id, device.id, **changes)  # type: ignore[arg-type]
     assert await reload(owner, device) == device
 
 

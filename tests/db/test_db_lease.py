@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,12 +23,12 @@ LONG_TTL_S = 60.0
 
 HOLDER = """
 import asyncio, sys
-from app.db.lease import Lease
+from app.db.lease import Lease, LeaseState
 
 async def main():
     lease = Lease(sys.argv[1], "cluster:a", "doomed", ttl_s=float(sys.argv[2]), renew_s=0.2)
     print(await lease.wait(), flush=True)
-    await asyncio.Event().wait()
+    print(await lease.wait_for(LeaseState.LOST), flush=True)
 
 asyncio.run(main())
 """
@@ -96,6 +97,22 @@ async def test_killed_holder_is_replaced_ahead_of_the_ttl(prepared: Database) ->
     await process.wait()
     async with asyncio.timeout(10):
         assert await standby.wait() == 2
+    await standby.release()
+
+
+async def test_stopped_holder_finds_out_when_it_goes_on(prepared: Database) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, prepared.dsn, "1", stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"1\n"
+        process.send_signal(signal.SIGSTOP)
+        standby = lease(prepared, "standby", ttl_s=LONG_TTL_S)
+        assert await standby.wait() == 2
+        process.send_signal(signal.SIGCONT)
+        assert await process.stdout.readline() == b"lost\n"
+        assert await process.wait() == 0
     await standby.release()
 
 

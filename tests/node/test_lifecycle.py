@@ -1,4 +1,4 @@
-"""What becomes of a registered device: restart, rotation, logout, expiry, deletion; as it and its peers see it."""
+"""Restart, rotation, logout, expiry and deletion of a device, as it and its peers see them."""
 
 from __future__ import annotations
 
