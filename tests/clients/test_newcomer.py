@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.caddy import CaddyNode
 from tests.clients.deployment import Deployment, Devices
-from tests.clients.server import Server
+from tests.clients.server import BASE_DOMAIN, Server
 from tests.clients.waiting import eventually
 
 pytestmark = pytest.mark.clients
@@ -76,11 +76,11 @@ def test_first_packet_to_and_from_a_newcomer(
     server: Server, devices: Devices, record_property: Record
 ) -> None:
     old, other = devices.join(server, "dog", "eel")
-    mark = old.process.mark()
+    old_id = server.devices()["dog"]["id"]
     newcomer = devices.start(server, "fox")
     running = newcomer.wait_running()
     newcomer.wait_reachable()
-    old.wait_knows(newcomer, mark)
+    server.wait_known(old_id, f"fox.{BASE_DOMAIN}")
     record_property("start to Running, ms", round((running.at - newcomer.process.started_at) * 1000))
     _note(record_property, "newcomer", _fetch_in_time([(old, newcomer), (newcomer, other)], running.at))
 
@@ -89,15 +89,16 @@ def test_first_packet_to_and_from_a_restarted_device(
     server: Server, devices: Devices, record_property: Record
 ) -> None:
     old, other, restarted = devices.join(server, "gnu", "hen", "ibis")
+    listed = devices.meet(server, old, other, restarted)
     for one, to in ((old, restarted), (restarted, other)):
         assert one.fetch(to.hostname).body == to.page
-    identity = server.devices()["ibis"]
+    identity, old_id = listed["ibis"], listed["gnu"]["id"]
+    disco_key = server.known_peers(old_id)[identity["fqdn"]]["DiscoKey"]
     restarted.stop()
-    mark = old.process.mark()
     restarted.start()
     running = restarted.wait_running()
     restarted.wait_reachable()
-    old.wait_knows(restarted, mark)
+    server.wait_known(old_id, identity["fqdn"], disco_key)
     _note(record_property, "restarted", _fetch_in_time([(old, restarted), (restarted, other)], running.at))
     after = server.devices()["ibis"]
     assert (after["id"], after["ip_addresses"]) == (identity["id"], identity["ip_addresses"])

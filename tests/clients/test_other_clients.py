@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-import baseshift_tailscale
+import baseshift_tailscale  # type: ignore[import-untyped]
 import pytest
 
 from tests.clients.deployment import Deployment, Devices

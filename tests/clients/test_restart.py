@@ -36,7 +36,7 @@ def test_traffic_goes_on_and_clients_return(
     """Two devices go on as if nothing had been; a third, deleted during the outage, is told so at last."""
     names = [f"{name}-{how}" for name in ("ivy", "yew")]
     one, other, deleted = devices.join(server, *names, f"nut-{how}")
-    before = server.devices()
+    before = devices.meet(server, one, other)
 
     def is_direct() -> bool:
         assert one.fetch(other.hostname).body == other.page

@@ -26,28 +26,17 @@ def servers(deployment: Deployment) -> list[Server]:
     return [deployment.server(cluster_id) for cluster_id in CLUSTERS]
 
 
-def _join_everywhere(
-    servers: list[Server], devices: Devices, hostnames: tuple[str, str], *, derp_only: bool
-) -> list[list[CaddyNode]]:
-    """The same devices in each cluster, in the same order, so that their addresses are equal too."""
-    nodes: list[list[CaddyNode]] = [[] for _ in servers]
-    for name in hostnames:
-        for of_cluster, server in zip(nodes, servers, strict=True):
-            of_cluster.append(devices.start(server, name, derp_only=derp_only))
-        for of_cluster in nodes:
-            of_cluster[-1].wait_running()
-            of_cluster[-1].wait_reachable()
-    return nodes
-
-
 def _fetch_each_other(nodes: list[list[CaddyNode]], names: list[dict[str, str]]) -> list[list[str]]:
-    """What the devices of each cluster get from each other by these names, all four at once."""
-    with ThreadPoolExecutor(4) as pool:
-        answers = [
-            [pool.submit(one.fetch, name_of[other.hostname]) for one, other in (pair, pair[::-1])]
-            for pair, name_of in zip(nodes, names, strict=True)
-        ]
-        return [[answer.result().body for answer in both] for both in answers]
+    """What the devices of each cluster get from each other by these names; all clusters at once.
+
+    In a cluster one after the other: two handshakes that cross may cost WireGuard seconds.
+    """
+
+    def both_ways(pair: list[CaddyNode], name_of: dict[str, str]) -> list[str]:
+        return [one.fetch(name_of[other.hostname]).body for one, other in (pair, pair[::-1])]
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        return list(pool.map(both_ways, nodes, names))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +47,10 @@ def _fetch_each_other(nodes: list[list[CaddyNode]], names: list[dict[str, str]])
 def test_devices_fetch_pages_of_their_own_cluster(
     servers: list[Server], devices: Devices, hostnames: tuple[str, str], derp_only: bool
 ) -> None:
-    nodes = _join_everywhere(servers, devices, hostnames, derp_only=derp_only)
+    nodes = [devices.register(server, *hostnames, derp_only=derp_only) for server in servers]
+    for node in (node for pair in nodes for node in pair):
+        node.wait_running()
+        node.wait_reachable()
     first, second = hostnames
 
     def all_online() -> list[dict[str, dict[str, Any]]] | None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Pause between two looks at something that cannot tell of its own change, seconds.
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S = 0.02
 
 
 def eventually(look: Callable[[], T], deadline_s: float, what: str) -> T:
