@@ -309,6 +309,11 @@ class Hub:
             self._put_if_changed(device, replace(device, online=True, last_seen=None))
         fanout.join(session)
 
+    def expect_poll(self, device_id: DeviceId) -> None:
+        """The device has just registered: a sign of life, its poll is about to come."""
+        if self.session(device_id) is None:
+            self._expect_departure(device_id)
+
     # -- SessionKeeper --------------------------------------------------------------------------
 
     def session_caught_up(self, session: MapSession) -> None:
@@ -359,13 +364,14 @@ class Hub:
         return expired
 
     def inactive_ephemeral(self, inactive_s: float) -> list[Device]:
-        """Ephemeral devices that have had no session for so long (or never since they registered)."""
+        """Ephemeral devices that have been offline for so long (or never polled since they registered)."""
         now = self._clock()
         return [
             device
             for device_id in self._ephemeral
             if (device := self.device(device_id)) is not None
-            and self.session(device_id) is None
+            # Not "has no session": while the process hands its clients back, nobody has one.
+            and not device.online
             and device_id not in self._departures
             and (device.last_seen or device.created) + inactive_s <= now
         ]

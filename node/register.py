@@ -116,6 +116,9 @@ class Registrar:
         if user is not None:
             self.hub.put_user(user)
         self.hub.put_device(device, lazily=True)
+        if device.ephemeral:
+            # Or the clean-up could take it away before its first poll (headscale #3423).
+            self.hub.expect_poll(device.id)
         if user is None:
             return tailcfg.register_response(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
         return tailcfg.register_response(
