@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from node.owner import Owner
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
 MAX_VERIFY_BYTES = 4096
 MAX_BODY_BYTES = 64 * 1024
+#: From a request's head to the last byte of its body.
+BODY_DEADLINE_S = 10.0
+#: Digits of the largest capability version, 65535.
+MAX_CAPVER_DIGITS = 5
 #: Capability version from which clients speak Noise (headscale hscontrol/handlers.go KeyHandler).
 MIN_NOISE_CAPVER = 39
 
@@ -76,7 +81,7 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
     async def key(request: web.Request) -> web.Response:
         """tailcfg.OverTLSPublicKeyResponse; the legacy key is real, so clients do not ask twice."""
         text = request.query.get("v", "")
-        if not text.isascii() or not text.isdigit():
+        if not text.isascii() or not text.isdigit() or len(text) > MAX_CAPVER_DIGITS:
             raise BadRequest("/key needs the client's capability version: /key?v=<number>")
         if int(text) < MIN_NOISE_CAPVER:
             raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
@@ -121,9 +126,15 @@ def metrics_app(facts: Facts) -> web.Application:
 def _add_verify(app: web.Application, facts: Facts) -> None:
     async def verify(request: web.Request) -> web.Response:
         """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
-        body = await request.content.read(MAX_VERIFY_BYTES + 1)
-        if len(body) > MAX_VERIFY_BYTES:
-            raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        body = b""
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                async for piece in request.content.iter_any():
+                    body += piece
+                    if len(body) > MAX_VERIFY_BYTES:
+                        raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        except TimeoutError as error:
+            raise BadRequest(f"the body did not come within {BODY_DEADLINE_S:g} s") from error
         try:
             asked = msgspec.json.decode(body, type=_Admit)
         except msgspec.DecodeError as error:
