@@ -22,6 +22,10 @@ load runs on the same cores, so latencies and rates are what this machine gives 
 all devices. Budgets: DESIGN section 10. "Naive" is bench/naive.py on the same data in the same run; a
 ratio above 1 means that ours is cheaper.
 """
+NAIVE_NOTE = (
+    "Naive: the same server with a naive netmap (bench/naive_server.py): per viewer it finds the peers pair "
+    "by pair, encodes with json.dumps and a new zstd context; everything else is the product's."
+)
 
 
 @dataclass(frozen=True, slots=True)

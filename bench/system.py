@@ -112,8 +112,8 @@ class Target:
 class Server:
     """A real `hs-node serve` on a database of its own."""
 
-    def __init__(self, dsn: str, state_dir: Path, pg_pid: int, *, admin_dsn: str | None = None) -> None:
-        """`admin_dsn` when the server itself reaches its database by another way."""
+    def __init__(self, dsn: str, state_dir: Path, pg_pid: int, *, admin_dsn: str, module: str) -> None:
+        """`dsn` is the way of the server itself to its database, `admin_dsn` ours."""
         self._log = state_dir / "server.log"
         listen = f"127.0.0.1:{_free_port()}"
         environment = {
@@ -129,7 +129,7 @@ class Server:
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "node.cli", "serve"],
+                [sys.executable, "-m", module, "serve"],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -140,7 +140,7 @@ class Server:
         url = f"http://{listen}"
         try:
             self._wait_ready(url)
-            server_key, auth_key = asyncio.run(_prepare(url, admin_dsn or dsn))
+            server_key, auth_key = asyncio.run(_prepare(url, admin_dsn))
         except BaseException:
             self.stop()
             raise
@@ -209,12 +209,16 @@ class Lab:
         return self._postgres
 
     @contextmanager
-    def server(self, name: str, through: Callable[[str], str] | None = None) -> Iterator[Server]:
+    def server(
+        self, name: str, *, through: Callable[[str], str] | None = None, module: str = "node.cli"
+    ) -> Iterator[Server]:
         """A fresh server on a fresh database. `through` turns the DSN into another way to it."""
         dsn = self.postgres.new_database(f"bench_{name}")
         state_dir = self.directory / name
         state_dir.mkdir()
-        server = Server(through(dsn) if through else dsn, state_dir, self.postgres.pid, admin_dsn=dsn)
+        server = Server(
+            through(dsn) if through else dsn, state_dir, self.postgres.pid, admin_dsn=dsn, module=module
+        )
         try:
             yield server
         finally:
