@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -34,6 +35,14 @@ def load_settings(config: str | None, *, warn: bool = False) -> Settings:
     return loaded.settings
 
 
+def program_name() -> str:
+    """How a person in this directory calls this command."""
+    path = Path(sys.argv[0]).absolute()
+    if shutil.which(path.name) == str(path) or not os.access(path, os.X_OK):
+        return "hs-node"
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
 
@@ -54,7 +63,7 @@ def serve(config: str | None, standby: bool) -> None:
     raise_open_files()
 
     async def main(daemon: Daemon) -> None:
-        await Serving(daemon, settings, standby, lambda text: click.echo(text)).run()
+        await Serving(daemon, settings, standby, click.echo, program_name()).run()
 
     sys.exit(run_daemon(main))
 

@@ -43,8 +43,12 @@ class Store(Protocol):
 class HotState:
     """The line between the hub and the database."""
 
-    def __init__(self, store: Store, current: Callable[[DeviceId], Device | None]) -> None:
+    def __init__(
+        self, store: Store, current: Callable[[DeviceId], Device | None], may_write: Callable[[], bool]
+    ) -> None:
+        """`may_write`: whether this instance holds its lease now, and is not frozen."""
         self._store = store
+        self._may_write = may_write
         self._current = current
         self._hot: set[DeviceId] = set()
         self._unsaved: set[DeviceId] = set()
@@ -59,6 +63,9 @@ class HotState:
 
     async def store(self, device: Device) -> None:
         """Store the durable part; when the database is away, later."""
+        if not self._may_write():
+            self._unsaved.add(device.id)
+            return
         try:
             await self._write(device)
         except Unavailable as error:
@@ -101,6 +108,8 @@ class HotState:
         """Flush for ever. A lost lease ends it: this instance must not write any more."""
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
+            if not self._may_write():
+                continue
             try:
                 await self.flush()
             except LeaseLost:

@@ -54,6 +54,7 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
         self._notes: list[set[DeviceId]] = []
@@ -88,11 +89,6 @@ class Hub:
 
     def sessions(self) -> list[MapSession]:
         return [s for fanout in self._tenants.values() for s in fanout.sessions.values()]
-
-    def devices(self) -> list[Device]:
-        return [
-            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
-        ]
 
     def counts(self) -> tuple[int, int, int]:
         """(tenants, devices, open sessions)."""
@@ -212,6 +208,8 @@ class Hub:
                 self._by_node_key.pop(known.node_key, None)
         self._tenant_of[device.id] = device.tenant_id
         self._by_node_key[device.node_key] = device.id
+        if device.ephemeral:
+            self._ephemeral.add(device.id)
         if device.expiry is not None and (known is None or known.expiry != device.expiry):
             heapq.heappush(self._expiries, (device.expiry, device.id))
         fanout.netmap.put(device, expired=self.is_expired(device))
@@ -240,6 +238,7 @@ class Hub:
 
     def _forget(self, device_id: DeviceId, device: Device | None) -> None:
         self._tenant_of.pop(device_id, None)
+        self._ephemeral.discard(device_id)
         if device is not None and self._by_node_key.get(device.node_key) == device_id:
             del self._by_node_key[device.node_key]
         departure = self._departures.pop(device_id, None)
@@ -281,14 +280,15 @@ class Hub:
             endpoints=device.endpoints if endpoints is None else endpoints,
             home_derp=home_derp or device.home_derp,
         )
-        self._put_if_changed(device, changed)
+        # Until peers know a newcomer's relay their first handshakes are lost, and each costs 5 s.
+        self._put_if_changed(device, changed, urgent=not device.home_derp)
 
-    def _put_if_changed(self, old: Device, new: Device) -> None:
+    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False) -> None:
         if old == new:
             return
         fanout = self._tenants[new.tenant_id]
         fanout.netmap.put(new, expired=self.is_expired(new))
-        fanout.mark()
+        fanout.mark(urgent=urgent)
         self._on_hot(new)
 
     def connect(self, session: MapSession) -> None:
@@ -368,11 +368,11 @@ class Hub:
         now = self._clock()
         return [
             device
-            for device in self.devices()
-            if device.ephemeral
+            for device_id in self._ephemeral
+            if (device := self.device(device_id)) is not None
             # Not "has no session": while the process hands its clients back, nobody has one.
             and not device.online
-            and device.id not in self._departures
+            and device_id not in self._departures
             and (device.last_seen or device.created) + inactive_s <= now
         ]
 

@@ -78,6 +78,7 @@ class Owner:
     api: MachineApi
     refresher: Refresher
     listener: Listener
+    may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _published: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
@@ -93,6 +94,7 @@ class Owner:
         noise_key: X25519PrivateKey,
         metrics: Metrics,
         derp_map: DerpMapSource,
+        may_write: Callable[[], bool],
     ) -> Owner:
         dns = DnsPlan(
             settings.dns.base_domain,
@@ -112,7 +114,7 @@ class Owner:
             on_hot=lambda device: hot.mark(device),
             on_round=lambda tenant, stats: metrics.round(stats),
         )
-        hot = HotState(scoped, hub.device)
+        hot = HotState(scoped, hub.device, may_write)
         queries = ClientQueries(compress)
         registrar = Registrar(
             scoped,
@@ -120,6 +122,7 @@ class Owner:
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
+            may_write=may_write,
         )
         api = MachineApi(
             hub,
@@ -160,6 +163,7 @@ class Owner:
             api=api,
             refresher=refresher,
             listener=listener,
+            may_write=may_write,
         )
 
     def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
@@ -232,6 +236,8 @@ class Owner:
             _log.info("keys_expired", devices=expired)
 
     async def _delete_ephemeral(self) -> None:
+        if not self.may_write():
+            return
         for device in self.hub.inactive_ephemeral(self.settings.node.ephemeral.inactivity_timeout):
             await self.scoped.delete_device(device.tenant_id, device.id, actor="ephemeral clean-up")
             self.hub.remove_device(device.id)

@@ -60,9 +60,13 @@ class Registrar:
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
+    may_write: Callable[[], bool]
 
     async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key."""
+        if not self.may_write():
+            self.count("frozen")
+            return refusal(FROZEN)
         try:
             return await self._decide(machine_key, request)
         except (Unavailable, LeaseLost) as error:

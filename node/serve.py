@@ -49,6 +49,7 @@ class Serving:
     settings: Settings
     waits: bool
     tell: Callable[[str], None]
+    program: str = "hs-node"
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
@@ -162,6 +163,7 @@ class Serving:
             noise_key=noise_key,
             metrics=metrics,
             derp_map=derp_map,
+            may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
         )
         self.owner = owner
         tasks: list[asyncio.Task[None]] = []
@@ -313,8 +315,8 @@ class Serving:
             f"""hs-node {__version__} serves cluster {settings.cluster_id!r} at {settings.server_url}
 
 To let a device in:
-  hs-node users create alice
-  hs-node preauthkeys create --user alice
+  {self.program} users create alice
+  {self.program} preauthkeys create --user alice
   tailscale up --login-server {settings.server_url} --auth-key <the key>"""
         )
 

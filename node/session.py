@@ -1,7 +1,7 @@
 """One map poll: framed messages, keep-alives, and a bounded backlog.
 
 States: waiting for a full map -> live (gets every delta) -> lagging (gets nothing until its queue is
-empty, then waits for one full map) -> closed.
+almost empty, then waits for one full map) -> closed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from app.compression import compress
+from app.entry.listener import PAUSE_WRITING_BYTES
 from app.model import DeviceId
 from app.netmap.variant import Variant
 from app.wire import mapstream
@@ -18,6 +19,8 @@ from node.tunnel import StreamOwner, TunnelProtocol
 
 #: A session that has more than this unsent when a delta is due gets a full map instead, later.
 MAX_BACKLOG_BYTES = 256 * 1024
+#: A lagging session has caught up when no more is unsent; a transport tells us of more, not of less.
+CAUGHT_UP_BYTES = PAUSE_WRITING_BYTES
 #: A session that stays behind for so long is cut: its client does not read.
 STUCK_CLOSE_S = 120.0
 #: Keep-alives go out after this much silence plus jitter; proxies cut at 50-60 s, clients at 120 s.
@@ -137,7 +140,7 @@ class MapSession(StreamOwner):
             self._close()
 
     def stream_drained(self) -> None:
-        if self.state is SessionState.LAGGING and self.tunnel.backlog(self.stream_id) == 0:
+        if self.state is SessionState.LAGGING and self.tunnel.backlog(self.stream_id) <= CAUGHT_UP_BYTES:
             self.state = SessionState.WAITING
             self._keeper.session_caught_up(self)
 

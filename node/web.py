@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import msgspec
 import orjson
@@ -12,7 +14,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
-from app.errors import BadRequest, HsError, NotFound, Unavailable
+from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
 from app.keys import machine_key_text, parse_node_key
 from app.model import DeviceId
 from node.owner import Owner
@@ -20,6 +22,10 @@ from node.owner import Owner
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
 MAX_VERIFY_BYTES = 4096
 MAX_BODY_BYTES = 64 * 1024
+#: From a request's head to the last byte of its body.
+BODY_DEADLINE_S = 10.0
+#: Digits of the largest capability version, 65535.
+MAX_CAPVER_DIGITS = 5
 #: Capability version from which clients speak Noise (headscale hscontrol/handlers.go KeyHandler).
 MIN_NOISE_CAPVER = 39
 
@@ -46,6 +52,9 @@ class Facts:
     metrics_text: Callable[[], bytes]
 
 
+_STATUS = {NotFound: 404, Refused: 403}
+
+
 @web.middleware
 async def _edge(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,7 +63,7 @@ async def _edge(
     try:
         response = await handler(request)
     except HsError as error:
-        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 400
+        status = _STATUS.get(type(error), 503 if error.retryable else 400)
         problem = {"title": error.code, "status": status, "detail": error.message}
         response = web.Response(
             body=orjson.dumps(problem), status=status, content_type="application/problem+json"
@@ -72,7 +81,7 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
     async def key(request: web.Request) -> web.Response:
         """tailcfg.OverTLSPublicKeyResponse; the legacy key is real, so clients do not ask twice."""
         text = request.query.get("v", "")
-        if not text.isascii() or not text.isdigit():
+        if not text.isascii() or not text.isdigit() or len(text) > MAX_CAPVER_DIGITS:
             raise BadRequest("/key needs the client's capability version: /key?v=<number>")
         if int(text) < MIN_NOISE_CAPVER:
             raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
@@ -117,9 +126,15 @@ def metrics_app(facts: Facts) -> web.Application:
 def _add_verify(app: web.Application, facts: Facts) -> None:
     async def verify(request: web.Request) -> web.Response:
         """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
-        body = await request.content.read(MAX_VERIFY_BYTES + 1)
-        if len(body) > MAX_VERIFY_BYTES:
-            raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        body = b""
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                async for piece in request.content.iter_any():
+                    body += piece
+                    if len(body) > MAX_VERIFY_BYTES:
+                        raise BadRequest(f"a verify request has at most {MAX_VERIFY_BYTES} bytes")
+        except TimeoutError as error:
+            raise BadRequest(f"the body did not come within {BODY_DEADLINE_S:g} s") from error
         try:
             asked = msgspec.json.decode(body, type=_Admit)
         except msgspec.DecodeError as error:
@@ -155,11 +170,20 @@ def _add_state(app: web.Application, facts: Facts) -> None:
     app.router.add_get("/version", version)
 
 
+def is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
     """Questions for operators, on the metrics address only."""
 
     async def ask(request: web.Request) -> web.Response:
         """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
+        if not is_loopback(request.remote):
+            raise Refused("clients are asked from this machine only")
         serving = owner()
         if serving is None:
             raise Unavailable("this instance does not own its cluster")

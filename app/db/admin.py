@@ -145,7 +145,8 @@ class Admin(ScopedBase):
     async def put_own_region(self, wanted_id: int, region: dict[str, Any]) -> DerpRegion:
         """The relay region of this cluster, under the wanted id or the next one free in the deployment.
 
-        The id is written into RegionID of the region and of its nodes. Raises BadRequest, Refused.
+        The id is written into RegionID of the region and of its nodes, whose names it begins, for a
+        DERP map has every name once. Raises BadRequest, Refused.
         """
         if not 1 <= wanted_id <= MAX_REGION_ID:
             raise BadRequest(f"a DERP region id is a number from 1 to {MAX_REGION_ID}", code="bad_region_id")
@@ -157,7 +158,10 @@ class Admin(ScopedBase):
             )
             if region_id is None:
                 raise Refused(f"no DERP region id from {wanted_id} on is free", code="no_free_region_id")
-            nodes = [{**node, "RegionID": region_id} for node in region.get("Nodes") or ()]
+            nodes = [
+                {**node, "RegionID": region_id, "Name": f"{region_id}{chr(ord('a') + number)}"}
+                for number, node in enumerate(region.get("Nodes") or ())
+            ]
             stored = orjson.dumps({**region, "RegionID": region_id, "Nodes": nodes})
             await conn.execute(QUERIES["put_region"], self.cluster_id, region_id, stored.decode())
             return DerpRegion(region_id, self.cluster_id, stored)
@@ -170,9 +174,9 @@ class Admin(ScopedBase):
     async def _check_quota(
         self, conn: PoolConnection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
     ) -> None:
-        row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
-        assert row is not None
-        has_users, max_users, has_keys, max_keys = row
+        has_users, max_users, has_keys, max_keys = await self._lock_counters(conn, tenant_id)
+        assert has_users is not None
+        assert has_keys is not None
         if users and max_users is not None and has_users + users > max_users:
             raise Refused(f"this tenant may have at most {max_users} users", code="quota_users")
         if keys and max_keys is not None and has_keys + keys > max_keys:

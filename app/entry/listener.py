@@ -29,6 +29,9 @@ PEER_IDLE_S = 60
 PEER_PROBE_S = 15
 PEER_PROBES = 4
 PEER_UNACKED_S = 60
+#: Unsent bytes at which a connection asks its writers to pause, and to go on, also under TLS.
+PAUSE_WRITING_BYTES = 64 * 1024
+RESUME_WRITING_BYTES = 16 * 1024
 
 _PROXY_HINT = (
     "this address speaks the Tailscale control protocol: the request must carry "
@@ -110,6 +113,7 @@ class EntryProtocol(asyncio.Protocol):
             stream.abort()
             return
         self._transport = stream
+        stream.set_write_buffer_limits(PAUSE_WRITING_BYTES, RESUME_WRITING_BYTES)
         notice_dead_peers(transport.get_extra_info("socket"))
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
 

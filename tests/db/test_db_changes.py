@@ -102,7 +102,8 @@ async def region_writer(prepared: Database, rng: random.Random) -> None:
 async def test_a_late_commit_with_an_early_id_is_not_lost(prepared: Database, admin: Scoped) -> None:
     tenant = await admin.tenant()
     late = await as_role(prepared.dsn, "hs_owner")
-    insert = "INSERT INTO changes (cluster_id, tenant_id, kind, scope_key) VALUES ('a', $1, 'test', $2) RETURNING id"
+    columns = "cluster_id, tenant_id, kind, scope_key"
+    insert = f"INSERT INTO changes ({columns}) VALUES ('a', $1, 'test', $2) RETURNING id"
     position = await admin.current_position()
     transaction = late.transaction()
     await transaction.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,12 +23,12 @@ LONG_TTL_S = 60.0
 
 HOLDER = """
 import asyncio, sys
-from app.db.lease import Lease
+from app.db.lease import Lease, LeaseState
 
 async def main():
     lease = Lease(sys.argv[1], "cluster:a", "doomed", ttl_s=float(sys.argv[2]), renew_s=0.2)
     print(await lease.wait(), flush=True)
-    await asyncio.Event().wait()
+    print(await lease.wait_for(LeaseState.LOST), flush=True)
 
 asyncio.run(main())
 """
@@ -96,6 +97,22 @@ async def test_killed_holder_is_replaced_ahead_of_the_ttl(prepared: Database) ->
     await process.wait()
     async with asyncio.timeout(10):
         assert await standby.wait() == 2
+    await standby.release()
+
+
+async def test_stopped_holder_finds_out_when_it_goes_on(prepared: Database) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, prepared.dsn, "1", stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        assert await process.stdout.readline() == b"1\n"
+        process.send_signal(signal.SIGSTOP)
+        standby = lease(prepared, "standby", ttl_s=LONG_TTL_S)
+        assert await standby.wait() == 2
+        process.send_signal(signal.SIGCONT)
+        assert await process.stdout.readline() == b"lost\n"
+        assert await process.wait() == 0
     await standby.release()
 
 
@@ -183,7 +200,8 @@ async def test_leases_of_others_are_out_of_reach(prepared: Database) -> None:
         "SELECT lease_acquire('cluster:b', 'x', 5, false)", "SELECT lease_acquire('acs', 'x', 5, false)",
         "SELECT * FROM lease_state('cluster:b')", "SELECT lease_renew('cluster:b', 'x', 1, 5)",
         "SELECT lease_release('cluster:b', 'x', 1)", "SELECT lock_tenant('b', 1)",
-        "SELECT trim_changes('b', 0)", "SELECT trim_tombstones('b', 0)", "SELECT ensure_cluster('c', '', 'c')",
+        "SELECT trim_changes('b', 0)", "SELECT trim_tombstones('b', 0)",
+        "SELECT ensure_cluster('c', '', 'c')",
     ):  # fmt: skip
         with pytest.raises(Exception, match="this session") as raised:
             await conn.execute(statement)

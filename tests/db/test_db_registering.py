@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 from db_helpers import Home, as_role, join, machine_key, node_key, take_lease, wish
 
-from app.db.registering import MAX_HOSTINFO_BYTES, MAX_REQUEST_TAGS
+from app.db.base import MAX_HOSTINFO_BYTES
+from app.db.registering import MAX_REQUEST_TAGS
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import BadRequest, LeaseLost
@@ -100,9 +101,8 @@ async def test_another_owner_on_one_machine_is_another_device(
     assert (one.device.given_name, two.device.given_name) == ("laptop", "laptop-1")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "default", "tagged", "expected"),
-    [
+async def test_expiry(owner: Scoped, home: Home) -> None:
+    cases: list[tuple[float | None, float | None, bool, float | None]] = [
         (None, None, False, None),
         (None, 60.0, False, NOW + 60),
         (NOW + 30, 60.0, False, NOW + 30),
@@ -110,20 +110,12 @@ async def test_another_owner_on_one_machine_is_another_device(
         (NOW + 30, None, False, NOW + 30),
         (NOW - 30, 60.0, False, NOW + 60),
         (NOW + 30, 60.0, True, None),
-    ],
-)
-async def test_expiry(
-    owner: Scoped,
-    home: Home,
-    wanted: float | None,
-    default: float | None,
-    tagged: bool,
-    expected: float | None,
-) -> None:
-    request = wish(home.tagged if tagged else home.reusable, expiry_wish=wanted)
-    result = await owner.register(request, default_expiry_s=default, now=NOW)
-    assert result.device is not None
-    assert result.device.expiry == expected
+    ]
+    for wanted, default, tagged, expected in cases:
+        request = wish(home.tagged if tagged else home.reusable, expiry_wish=wanted)
+        result = await owner.register(request, default_expiry_s=default, now=NOW)
+        assert result.device is not None
+        assert result.device.expiry == expected, (wanted, default, tagged)
 
 
 async def test_a_later_wish_only_shortens(owner: Scoped, home: Home) -> None:
@@ -182,18 +174,17 @@ async def test_tags_of_the_key_win(owner: Scoped, home: Home) -> None:
     assert result.device.tags == ("tag:web",)
 
 
-@pytest.mark.parametrize("status", ["frozen", "suspended", "deleted"])
-async def test_tenant_that_is_not_active(prepared: Database, owner: Scoped, home: Home, status: str) -> None:
+async def test_tenant_that_is_not_active(prepared: Database, owner: Scoped, home: Home) -> None:
     conn = await as_role(prepared.dsn, "hs_acs")
-    await conn.execute("UPDATE tenants SET status = $1 WHERE tenant_id = $2", status, home.tenant.id)
+    for status in ("frozen", "suspended", "deleted"):
+        await conn.execute("UPDATE tenants SET status = $1 WHERE tenant_id = $2", status, home.tenant.id)
+        result = await join(owner, home.reusable)
+        assert (result.status, result.code) == ("refused", f"tenant_{status}")
     await conn.close()
-    result = await join(owner, home.reusable)
-    assert (result.status, result.code) == ("refused", f"tenant_{status}")
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
+async def test_bad_input(owner: Scoped, home: Home) -> None:
+    cases: list[tuple[dict[str, object], str]] = [
         ({"label": "Not A Label"}, "bad_label"),
         ({"label": ""}, "bad_label"),
         ({"label": "x" * 64}, "bad_label"),
@@ -202,15 +193,19 @@ async def test_tenant_that_is_not_active(prepared: Database, owner: Scoped, home
         ({"hostinfo": b"{}" + b" " * MAX_HOSTINFO_BYTES}, "hostinfo_too_large"),
         ({"request_tags": ("tag:a",) * (MAX_REQUEST_TAGS + 1)}, "too_many_tags"),
         ({"hostinfo": b"{nonsense"}, "bad_value"),
+        ({"hostinfo": b"\xff"}, "bad_hostinfo"),
+        ({"hostname": "a\ud800"}, "bad_hostname"),
+        ({"expiry_wish": float("inf")}, "bad_expiry"),
+        ({"expiry_wish": float("nan")}, "bad_expiry"),
+        ({"expiry_wish": 1e30}, "bad_value"),
         ({"machine_key": b"short"}, "bad_value"),
         ({"node_key": b"x" * 33}, "bad_value"),
         ({"capver": 2**40}, "bad_value"),
-    ],
-)
-async def test_bad_input(owner: Scoped, home: Home, changes: dict[str, object], code: str) -> None:
-    with pytest.raises(BadRequest) as raised:
-        await owner.register(wish(home.reusable, **changes))
-    assert raised.value.code == code
+    ]
+    for changes, code in cases:
+        with pytest.raises(BadRequest) as raised:
+            await owner.register(wish(home.reusable, **changes))
+        assert raised.value.code == code, changes
     assert (await owner.load()).devices == ()
 
 
@@ -269,25 +264,21 @@ async def test_quota_under_fifty_at_once(prepared: Database, owner: Scoped, home
     assert await counters(prepared) == (7, 1, 3)
 
 
-@pytest.mark.parametrize(
-    ("next_off", "v4", "v6"),
-    [
+async def test_addresses_left_out(prepared: Database, owner: Scoped, home: Home) -> None:
+    cases = [
         (2359296, "100.100.1.0", "fd7a:115c:a1e0::24:100"),
         (2384896, "100.100.101.0", "fd7a:115c:a1e0::24:6500"),
         (3365888, "100.115.94.0", "fd7a:115c:a1e0::33:5e00"),
         (4194302, "100.127.255.254", "fd7a:115c:a1e0::3f:fffe"),
         (4194303, "100.64.0.1", "fd7a:115c:a1e0::1"),
-    ],
-)
-async def test_addresses_left_out(
-    prepared: Database, owner: Scoped, home: Home, next_off: int, v4: str, v6: str
-) -> None:
+    ]
     conn = await as_role(prepared.dsn, "hs_owner")
-    await conn.execute("UPDATE tenant_counters SET next_off = $1 WHERE cluster_id = 'a'", next_off)
+    for next_off, v4, v6 in cases:
+        await conn.execute("UPDATE tenant_counters SET next_off = $1 WHERE cluster_id = 'a'", next_off)
+        device = (await join(owner, home.reusable)).device
+        assert device is not None
+        assert (device.ipv4, device.ipv6) == (v4, v6), next_off
     await conn.close()
-    device = (await join(owner, home.reusable)).device
-    assert device is not None
-    assert (device.ipv4, device.ipv6) == (v4, v6)
 
 
 async def test_long_names_make_room_for_the_suffix(owner: Scoped, home: Home) -> None:

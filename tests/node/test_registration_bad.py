@@ -189,7 +189,7 @@ KEY_QUERIES = [
     ("", 400, "/key needs the client's capability version: /key?v=<number>"),
     ("?v=-1", 400, "/key needs the client's capability version: /key?v=<number>"),
     ("?v=%D9%A3", 400, "/key needs the client's capability version: /key?v=<number>"),
-    ("?v=" + "9" * 1000, 200, "publicKey"),
+    ("?v=" + "9" * 1000, 400, "/key needs the client's capability version: /key?v=<number>"),
     ("?v=39", 200, "publicKey"),
 ]
 

@@ -120,3 +120,10 @@ def test_nothing_reads_the_environment_but_settings_and_the_embedded_server():
         if re.search(r"os\.environ|os\.getenv", path.read_text()):
             guilty.append(relative)
     assert guilty in ([], ["node/cli.py"])
+
+
+def test_the_map_names_every_module_and_no_other():
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    named = set(re.findall(r"^\| `([\w/]+\.py)` \|", text, re.M))
+    there = {path.relative_to(ROOT).as_posix() for path in sources(*PACKAGES)}
+    assert named == there
