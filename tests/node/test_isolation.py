@@ -135,6 +135,17 @@ async def test_a_relay_admits_devices_of_the_whole_deployment(sides: tuple[Side,
                 assert answer.json() == {"Allow": allowed}
 
 
+async def test_both_have_the_same_relays(sides: tuple[Side, Side]) -> None:
+    """The union of all regions, so that their devices could meet and tenants can move."""
+    relays: list[set[str]] = []
+    for side in sides:
+        await side.devices[0].wait_for(lambda n: len((n.derp_map or {})["Regions"]) == 2, DEADLINE_S)
+        regions = (side.devices[0].netmap.derp_map or {})["Regions"].values()
+        relays.append({region["RegionName"] for region in regions})
+        assert len({node["Name"] for region in regions for node in region["Nodes"]}) == 2
+    assert relays == [{"cluster A", "cluster B"}] * 2
+
+
 async def test_an_auth_key_of_the_other_cluster_lets_nobody_in(sides: tuple[Side, Side]) -> None:
     a, b = sides
     before = await a.dump(), await b.dump()
