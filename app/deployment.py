@@ -64,18 +64,19 @@ def seal(secret: bytes, value: bytes) -> bytes:
 
 
 def unseal(secret: bytes, sealed: bytes, path: Path) -> bytes:
-    """The value inside. Raises ConfigError naming the id that is needed and the file that does not have it."""
+    """The value inside. Raises ConfigError naming the id that is needed and the file without it."""
     wanted = key_id_of(sealed)
     if key_id(secret).hex() != wanted:
         raise ConfigError(
-            f"secret_key_file {path} holds key {key_id(secret).hex()}, but the Noise key of this deployment is"
-            f" sealed with key {wanted}: copy the file from the first host",
+            f"secret_key_file {path} holds key {key_id(secret).hex()}, but the Noise key of this deployment"
+            f" is sealed with key {wanted}: copy the file from the first host",
             code="secret_key_wrong",
         )
     try:
         return bytes(SecretBox(secret).decrypt(sealed[len(MAGIC) + KEY_ID_BYTES :]))
     except CryptoError as error:
-        raise ConfigError("the sealed Noise key in the database is damaged", code="secret_damaged") from error
+        text = "the sealed Noise key in the database is damaged"
+        raise ConfigError(text, code="secret_damaged") from error
 
 
 def _read_or_create(path: Path) -> bytes:
@@ -122,7 +123,8 @@ def _read(path: Path, wanted: str) -> bytes:
         ) from error
     if len(secret) != KEY_SIZE:
         raise ConfigError(
-            f"secret_key_file {path} must hold {2 * KEY_SIZE} hex digits: key {wanted}; copy it from the first host",
+            f"secret_key_file {path} must hold {2 * KEY_SIZE} hex digits, key {wanted}:"
+            " copy it from the first host",
             code="secret_key_unreadable",
         )
     return secret

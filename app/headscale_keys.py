@@ -38,6 +38,11 @@ def _removed(instead: str) -> ForeignKey:
     return ForeignKey(f"headscale removed this key; {instead}", quiet=(), refused=True)
 
 
+def _whole_range(prefix: str) -> ForeignKey:
+    advice = f"each tenant has the whole range {prefix} for itself, other ranges are not given out; remove it"
+    return ForeignKey(advice, quiet=("", prefix), refused=True)
+
+
 _TUNED = ForeignKey("has no effect: changes are batched by load here; remove it", quiet=())
 _GRPC = "has no effect: there is no gRPC; use the shell commands on a host that reaches the database"
 _ACME = "has no effect: certificates from ACME are not part of this release"
@@ -48,6 +53,11 @@ FOREIGN_KEYS: dict[str, ForeignKey] = {
         "not read, so devices of another server have to log in again",
         quiet=({}, {"private_key_path": ""}),
     ),
+    "trusted_proxies": _later(
+        "forwarding headers of reverse proxies", "addresses in logs are those of the proxy"
+    ),
+    "prefixes.v4": _whole_range("100.64.0.0/10"),
+    "prefixes.v6": _whole_range("fd7a:115c:a1e0::/48"),
     "prefixes.allocation": ForeignKey("addresses are given in sequence; remove it", ("", "sequential")),
     "derp.server.private_key_path": ForeignKey("has no effect: the relay makes its own key", ANYTHING),
     "derp.server.automatically_add_embedded_derp_region": ForeignKey(

@@ -48,6 +48,14 @@ def check_label(label: str) -> str:
     return label
 
 
+def check_hostname(hostname: str) -> str:
+    """The hostname itself, as a client reports it. Raises BadRequest for what no table can hold."""
+    if len(hostname) > MAX_HOSTNAME or not _is_storable(hostname):
+        text = f"a hostname has at most {MAX_HOSTNAME} characters, all of them Unicode, no NUL"
+        raise BadRequest(text, code="bad_hostname")
+    return hostname
+
+
 def full_name(label: str, tenant_label: str, base_domain: str) -> str:
     """`label[.tenant].base` without the final dot. Raises BadRequest above 253 characters."""
     name = ".".join(part for part in (label, tenant_label, base_domain) if part)
@@ -56,3 +64,7 @@ def full_name(label: str, tenant_label: str, base_domain: str) -> str:
             f"the name {name[:40]}... is longer than {MAX_FQDN} characters", code="name_too_long"
         )
     return name
+
+
+def _is_storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -17,7 +18,10 @@ from app.log import get
 #: How long the daemon may take to end by itself, and then to react to cancellation.
 DRAIN_DEADLINE_S = 20.0
 CANCEL_DEADLINE_S = 5.0
+#: Open files wanted: one per connection.
+WANTED_OPEN_FILES = 65_536
 EXIT_CRASHED = 1
+MAIN = "main"
 EXIT_NOT_DRAINED = 5
 
 log = get("runtime")
@@ -48,7 +52,10 @@ class Daemon:
             await coroutine
         except Exception as error:
             self.stopping.set()
-            log.error("task_crashed", task=name, error=str(error), exc_info=not isinstance(error, HsError))
+            if name != MAIN or not isinstance(error, HsError):  # what main refuses, `report` says in a line
+                log.error(
+                    "task_crashed", task=name, error=str(error), exc_info=not isinstance(error, HsError)
+                )
             raise
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -59,7 +66,7 @@ class Daemon:
 
     async def _body(self, main: Callable[[Daemon], Awaitable[object]]) -> None:
         async with self._group:
-            await self._watched("main", main(self))
+            await self._watched(MAIN, main(self))
             for task in self._tasks:
                 task.cancel()
 
@@ -90,6 +97,14 @@ class Daemon:
         if not body.cancelled() and body.exception() is not None:
             body.result()
         return EXIT_NOT_DRAINED
+
+
+def raise_open_files() -> None:
+    """Allow this process as many connections as the hard limit lets it; the soft one is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(WANTED_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run_daemon(main: Callable[[Daemon], Awaitable[object]], *, drain_s: float = DRAIN_DEADLINE_S) -> int:

@@ -73,13 +73,6 @@ class DatabaseSettings(_Group):
     postgres: PostgresSettings = PostgresSettings()
 
 
-class PrefixSettings(_Group):
-    """Ranges the devices of each tenant get their addresses from."""
-
-    v4: Annotated[str, BeforeValidator(values.check_v4_prefix)] = str(values.CGNAT)
-    v6: Annotated[str, BeforeValidator(values.check_v6_prefix)] = str(values.TAILSCALE_ULA)
-
-
 class DerpServerSettings(_Group):
     """The relay and STUN server of this process."""
 
@@ -175,13 +168,9 @@ class Settings(BaseSettings):
     pg_dsn: Annotated[str, AfterValidator(values.check_dsn)] | None = Field(
         None, repr=False, description="PostgreSQL server, None = the embedded one."
     )
-    trusted_proxies: Annotated[tuple[Annotated[str, AfterValidator(values.check_proxy)], ...], Texts] = Field(
-        (), description="Reverse proxies whose forwarding headers count."
-    )
     tls_cert_path: Path | None = None
     tls_key_path: Path | None = None
     database: DatabaseSettings = DatabaseSettings()
-    prefixes: PrefixSettings = PrefixSettings()
     derp: DerpSettings = DerpSettings()
     node: NodeSettings = NodeSettings()
     dns: DnsSettings = DnsSettings()

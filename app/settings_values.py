@@ -125,37 +125,6 @@ def check_server_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def check_v4_prefix(value: Any) -> Any:
-    return _check_prefix(value, CGNAT, LONGEST_V4_PREFIX)
-
-
-def check_v6_prefix(value: Any) -> Any:
-    return _check_prefix(value, TAILSCALE_ULA, LONGEST_V6_PREFIX)
-
-
-def _check_prefix(value: Any, within: ipaddress.IPv4Network | ipaddress.IPv6Network, longest: int) -> str:
-    try:
-        network = type(within)(value)
-    except ValueError as error:
-        raise ValueError(f"is not an IPv{within.version} prefix: {error}") from error
-    if not network.subnet_of(within):  # type: ignore[arg-type]
-        raise ValueError(f"must lie within {within}; clients take nothing else for their own")
-    if network.prefixlen > longest:
-        raise ValueError(f"is too small: /{longest} at most")
-    return str(network)
-
-
-def check_proxy(text: str) -> str:
-    """An address or prefix of a reverse proxy."""
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError as error:
-        raise ValueError(f"is not an address or prefix: {error}") from error
-    if network.prefixlen == 0:
-        raise ValueError("would trust everybody's forwarding headers; name your proxies")
-    return str(network)
-
-
 def check_address(text: str) -> str:
     return str(ipaddress.ip_address(text)) if text else ""
 

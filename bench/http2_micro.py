@@ -1,13 +1,7 @@
-"""CPU of our HTTP/2 against the `h2` package, in one process and run.
-
-    python -m bench.http2_micro
-
-Prints the median and the minimum of several rounds in microseconds, and Python heap per connection.
-"""
+"""Our HTTP/2 against the `h2` package, in one process: `python -m bench http2`."""
 
 from __future__ import annotations
 
-import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -17,6 +11,8 @@ import h2.connection
 
 from app.wire import h2frames
 from app.wire.http2 import ClientConnection, ServerConnection
+from bench.report import Table
+from bench.system import Lab
 
 ROUNDS = 9
 BODY = b"d" * 600
@@ -82,15 +78,15 @@ def h2_connected(wires: list[bytes]) -> h2.connection.H2Connection:
     return server
 
 
-def timed(make: Callable[[], Callable[[], None]], count: int) -> tuple[float, float]:
-    """Median and minimum microseconds of one of `count` operations; `make` prepares a round."""
+def timed(make: Callable[[], Callable[[], None]], count: int) -> list[float]:
+    """CPU microseconds of one of `count` operations, round by round; `make` prepares a round."""
     figures = []
     for _ in range(ROUNDS):
         run = make()
-        start = time.perf_counter()
+        start = time.process_time_ns()
         run()
-        figures.append((time.perf_counter() - start) / count * 1e6)
-    return statistics.median(figures), min(figures)
+        figures.append((time.process_time_ns() - start) / count / 1e3)
+    return figures
 
 
 def ours_data(wires: list[bytes], count: int) -> Callable[[], None]:
@@ -221,45 +217,41 @@ def heap(make: Callable[[], object], count: int = 200) -> float:
     return grown / count
 
 
-def main() -> None:
+def run(lab: Lab) -> Table:
+    table = Table("http2", "our HTTP/2 against the `h2` package, one process", naive_label="h2")
     count = 400
     wires = client_wire(120)
-    rows = [
-        (
-            "600 B DATA out",
-            timed(lambda: ours_data(wires, 20_000), 20_000),
-            timed(lambda: h2_data(wires, 2_000), 2_000),
-        ),
-        (
-            "  by send + take_output",
-            timed(lambda: ours_send(wires, 5_000), 5_000),
-            None,
-        ),
-        (
-            "further request + answer",
-            timed(lambda: ours_requests(wires), len(wires) - 2),
-            timed(lambda: h2_requests(wires), len(wires) - 2),
-        ),
-        (
-            "setup, 1st request, 200",
-            timed(lambda: repeat(lambda: ours_connected(wires), 60), 60),
-            timed(lambda: repeat(lambda: h2_connected(wires), 60), 60),
-        ),
-        (
-            "WINDOW_UPDATE pair in",
-            timed(lambda: windows(ours_narrow(wires), count), count),
-            timed(lambda: windows(h2_narrow(wires), count), count),
-        ),
-        ("210 kB answer, both ends", timed(lambda: download(210_000), 1), None),
-    ]
-    print(f"{'us, median (min)':28}{'ours':>18}{'h2':>18}{'h2/ours':>10}")
-    for name, ours, theirs in rows:
-        other = f"{theirs[0]:.2f} ({theirs[1]:.2f})" if theirs else "-"
-        ratio = f"{theirs[0] / ours[0]:.1f}" if theirs else ""
-        print(f"{name:28}{f'{ours[0]:.2f} ({ours[1]:.2f})':>18}{other:>18}{ratio:>10}")
-    ours_heap, h2_heap = heap(lambda: ours_connected(wires)), heap(lambda: h2_connected(wires))
-    print(f"{'heap B/connection, 1 stream':28}{ours_heap:>18.0f}{h2_heap:>18.0f}{h2_heap / ours_heap:>10.1f}")
-
-
-if __name__ == "__main__":
-    main()
+    requests = len(wires) - 2
+    table.add(
+        "600 B DATA out",
+        "us",
+        timed(lambda: ours_data(wires, 20_000), 20_000),
+        naive=timed(lambda: h2_data(wires, 2_000), 2_000),
+    )
+    table.add("  by send + take_output", "us", timed(lambda: ours_send(wires, 5_000), 5_000))
+    table.add(
+        "further request + answer",
+        "us",
+        timed(lambda: ours_requests(wires), requests),
+        naive=timed(lambda: h2_requests(wires), requests),
+    )
+    table.add(
+        "setup, first request, 200",
+        "us",
+        timed(lambda: repeat(lambda: ours_connected(wires), 60), 60),
+        naive=timed(lambda: repeat(lambda: h2_connected(wires), 60), 60),
+    )
+    table.add(
+        "WINDOW_UPDATE pair in",
+        "us",
+        timed(lambda: windows(ours_narrow(wires), count), count),
+        naive=timed(lambda: windows(h2_narrow(wires), count), count),
+    )
+    table.add("210 KB answer, both ends", "us", timed(lambda: download(210_000), 1))
+    table.add(
+        "Python heap per connection, one stream",
+        "B",
+        [heap(lambda: ours_connected(wires))],
+        naive=[heap(lambda: h2_connected(wires))],
+    )
+    return table

@@ -1,33 +1,35 @@
-"""Microbenchmark of the tunnel codecs: `python -m bench.noise_micro`. CPU time, median of 9 batches."""
+"""The tunnel codecs alone: `python -m bench noise`. CPU time of 9 batches."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app.wire import hostinfo, mapstream, noise, records, tailcfg
+from bench.report import Table
+from bench.system import Lab
 
 BATCHES = 9
 KEY = bytes(range(32))
 SIZES = (100, 1024, records.MAX_PLAINTEXT)
 
 
-def cpu_us(call: Callable[[], object], count: int) -> float:
-    """CPU microseconds per call."""
+def cpu_us(call: Callable[[], object], count: int) -> list[float]:
+    """CPU microseconds per call, of each batch."""
     taken = []
     for _ in range(BATCHES):
         start = time.process_time_ns()
         for _ in range(count):
             call()
         taken.append((time.process_time_ns() - start) / count / 1000)
-    return statistics.median(taken)
+    return taken
 
 
-def handshake_rows() -> list[tuple[str, float]]:
+def handshake_rows() -> list[tuple[str, list[float]]]:
     server, machine, ephemeral = (X25519PrivateKey.generate() for _ in range(3))
     public = server.public_key().public_bytes_raw()
     message = noise.Initiator(130, machine, public, ephemeral).message
@@ -46,24 +48,25 @@ def handshake_rows() -> list[tuple[str, float]]:
     ]
 
 
-def record_rows() -> list[tuple[str, float]]:
-    rows = []
-    for size in SIZES:
-        plain, sealer = bytes(size), records.Sealer(KEY)
-        rows.append((f"seal {size} B", cpu_us(lambda sealer=sealer, plain=plain: sealer.seal(plain), 5000)))
-    for size in SIZES:
-        count = 5000
-        sealer, opener = records.Sealer(KEY), records.Opener(KEY)
-        wire = iter([sealer.seal(bytes(size)) for _ in range(count * BATCHES)])
-        rows.append(
-            (f"open {size} B", cpu_us(lambda opener=opener, wire=wire: opener.feed(next(wire)), count))
-        )
-    sealer, plain = records.Sealer(KEY), bytes(300_000)
-    rows.append(("seal 300,000 B in 74 records", cpu_us(lambda: sealer.seal(plain), 200)))
+def record_rows() -> list[tuple[str, list[float]]]:
+    rows = [
+        (f"seal {size} B", cpu_us(partial(records.Sealer(KEY).seal, bytes(size)), 5000)) for size in SIZES
+    ]
+    rows += [(f"open {size} B", cpu_us(opened(size, 5000), 5000)) for size in SIZES]
+    rows.append(
+        ("seal 300,000 B in 74 records", cpu_us(partial(records.Sealer(KEY).seal, bytes(300_000)), 200))
+    )
     return rows
 
 
-def tailcfg_rows() -> list[tuple[str, float]]:
+def opened(size: int, count: int) -> Callable[[], object]:
+    """Opens the next of as many records as all batches need."""
+    sealer, opener = records.Sealer(KEY), records.Opener(KEY)
+    wire = iter([sealer.seal(bytes(size)) for _ in range(count * BATCHES)])
+    return lambda: opener.feed(next(wire))
+
+
+def tailcfg_rows() -> list[tuple[str, list[float]]]:
     info = {
         "IPNVersion": "1.90.9-t0123456789",
         "BackendLogID": "0" * 64,
@@ -96,12 +99,8 @@ def tailcfg_rows() -> list[tuple[str, float]]:
     ]
 
 
-def main() -> None:
-    rows = [*handshake_rows(), *record_rows(), *tailcfg_rows()]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value:>9.2f} us")
-
-
-if __name__ == "__main__":
-    main()
+def run(lab: Lab) -> Table:
+    table = Table("noise", "codecs of the tunnel, CPU per call")
+    for name, taken in [*handshake_rows(), *record_rows(), *tailcfg_rows()]:
+        table.add(name, "us", taken)
+    return table

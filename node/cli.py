@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -13,9 +14,10 @@ import click
 
 from app import __version__, log, settings_values
 from app.errors import HsError
-from app.runtime import Daemon, run_daemon
+from app.runtime import Daemon, raise_open_files, run_daemon
 from app.settings import Settings, load
 from node import shell
+from node.derp import child
 from node.serve import Serving
 
 FORMATS = click.Choice(["table", "json", "yaml"])
@@ -31,6 +33,14 @@ def load_settings(config: str | None, *, warn: bool = False) -> Settings:
         click.echo(f"warning: {warning}", err=True)
     log.configure(loaded.settings.log.level, loaded.settings.log.format, loaded.settings.cluster_id)
     return loaded.settings
+
+
+def program_name() -> str:
+    """How a person in this directory calls this command."""
+    path = Path(sys.argv[0]).absolute()
+    if shutil.which(path.name) == str(path) or not os.access(path, os.X_OK):
+        return "hs-node"
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -50,18 +60,21 @@ def serve(config: str | None, standby: bool) -> None:
     """Serve a cluster until told to stop."""
     settings = load_settings(config, warn=True)
 
+    raise_open_files()
+
     async def main(daemon: Daemon) -> None:
-        await Serving(daemon, settings, standby, lambda text: click.echo(text)).run()
+        await Serving(daemon, settings, standby, click.echo, program_name()).run()
 
     sys.exit(run_daemon(main))
 
 
 @cli.command()
-def derp() -> None:
-    """Run the relay process; `serve` starts it by itself, its configuration comes on stdin."""
-    from node.derp.process import main
-
-    sys.exit(main())
+@click.option(
+    "--config", "relay_config", metavar="PATH", help="JSON file; default: one line of JSON on stdin."
+)
+def derp(relay_config: str | None) -> None:
+    """Run the relay alone; `serve` starts its own."""
+    sys.exit(child.main(["--config", relay_config] if relay_config else []))
 
 
 @cli.group()

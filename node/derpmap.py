@@ -12,10 +12,9 @@ from pathlib import Path
 
 import httpx
 import orjson
-import structlog
 import yaml
 
-from app import derpmap
+from app import derpmap, log
 from app.derpmap import DerpMap, DerpMapPart
 from app.errors import ConfigError, HsError, Unavailable
 from app.model import DerpRegion
@@ -29,7 +28,7 @@ MAX_MAP_BYTES = 4 * 1024 * 1024
 #: Reads the own regions of all clusters from the database; has its own deadline.
 OwnRegions = Callable[[], Awaitable[Sequence[DerpRegion]]]
 
-log = structlog.get_logger(__name__)
+_log = log.get("derpmap")
 
 
 class DerpMapSource:
@@ -95,7 +94,7 @@ class DerpMapSource:
 
     def _report(self, problems: dict[str, HsError]) -> None:
         for source, error in problems.items():
-            log.warning("derp_map_source_failed", source=source, error=error.message)
+            _log.warning("derp_map_source_failed", source=source, error=error.message)
         self._problems = tuple(error.message for error in problems.values())
 
     # sources

@@ -69,15 +69,20 @@ class TenantFanout:
         self._due = 0.0
         self._round: asyncio.Task[None] | None = None
         self._not_before = 0.0
+        self._rested = 0.0
+        self._urgent = False
         self._loaded = False
 
     # -- what others call -----------------------------------------------------------------------
 
-    def mark(self, delay_s: float = 0.0) -> None:
-        """Something changed in the netmap; it will be committed after `delay_s` at the latest."""
+    def mark(self, delay_s: float = 0.0, *, urgent: bool = False) -> None:
+        """Something changed in the netmap; it will be committed `delay_s` from now, or a tick after the
+        last round. `urgent`: without waiting for the tick."""
+        self._urgent = self._urgent or urgent
         if self._round is not None:
             return
-        self._schedule(max(self._loop.time() + delay_s, self._not_before))
+        earliest = self._rested if self._urgent else self._not_before
+        self._schedule(max(self._loop.time() + delay_s, earliest))
 
     def join(self, session: MapSession) -> None:
         """A session needs a full map: it is new, or it has fallen behind."""
@@ -130,6 +135,7 @@ class TenantFanout:
     async def _run(self) -> None:
         started = self._loop.time()
         stats = RoundStats()
+        self._urgent = False
         joiners, self._joiners = self._joiners, []
         viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
         flush = self.netmap.commit()
@@ -146,7 +152,9 @@ class TenantFanout:
         stats.encodings = flush.encodings
         stats.seconds = self._loop.time() - started
         self._loaded = stats.seconds > GATHER_LOADED_S / 2
-        self._not_before = self._loop.time() + min(max(TICK_MIN_S, 4 * stats.seconds), TICK_MAX_S)
+        ended = self._loop.time()
+        self._rested = ended + min(4 * stats.seconds, TICK_MAX_S)
+        self._not_before = max(self._rested, ended + TICK_MIN_S)
         self._on_round(self, stats)
 
     def _announce(self, flush: Flush, viewers: list[MapSession], stats: RoundStats) -> None:

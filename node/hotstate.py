@@ -44,15 +44,12 @@ class HotState:
     """The line between the hub and the database."""
 
     def __init__(
-        self,
-        store: Store,
-        current: Callable[[DeviceId], Device | None],
-        may_write: Callable[[], bool] = lambda: True,
+        self, store: Store, current: Callable[[DeviceId], Device | None], may_write: Callable[[], bool]
     ) -> None:
-        """`may_write` is false while the lease is frozen: nothing is written then, and nobody waits."""
+        """`may_write`: whether this instance holds its lease now, and is not frozen."""
         self._store = store
-        self._current = current
         self._may_write = may_write
+        self._current = current
         self._hot: set[DeviceId] = set()
         self._unsaved: set[DeviceId] = set()
 
@@ -87,8 +84,6 @@ class HotState:
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
-        if not self._may_write():
-            raise Unavailable("the lease is frozen")
         written = 0
         for device_id in list(self._unsaved):
             device = self._current(device_id)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
 
 from app import log
@@ -53,10 +54,11 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
+        self._notes: list[set[DeviceId]] = []
         self._draining = False
-        self._changed_while_read: dict[DeviceId, TenantId] | None = None
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -88,11 +90,6 @@ class Hub:
     def sessions(self) -> list[MapSession]:
         return [s for fanout in self._tenants.values() for s in fanout.sessions.values()]
 
-    def devices(self) -> list[Device]:
-        return [
-            device for device_id in list(self._tenant_of) if (device := self.device(device_id)) is not None
-        ]
-
     def counts(self) -> tuple[int, int, int]:
         """(tenants, devices, open sessions)."""
         return len(self._tenants), len(self._tenant_of), sum(len(f.sessions) for f in self._tenants.values())
@@ -102,23 +99,29 @@ class Hub:
 
     # -- what the database says -----------------------------------------------------------------
 
-    def begin_read(self) -> None:
-        """Rows are about to be read; what changes here from now on may be newer than they are."""
-        self._changed_while_read = {}
+    @contextmanager
+    def noting(self) -> Iterator[set[DeviceId]]:
+        """Collects the devices that are put or removed meanwhile.
 
-    def end_read(self) -> dict[DeviceId, TenantId]:
-        """Devices put or removed since `begin_read`: rows read meanwhile must not replace them."""
-        changed, self._changed_while_read = self._changed_while_read or {}, None
-        return changed
+        A picture read from the database may be older than what this process wrote while it was read;
+        for the devices noted the memory is right.
+        """
+        note: set[DeviceId] = set()
+        self._notes.append(note)
+        try:
+            yield note
+        finally:
+            # By identity: two notes may be equal.
+            self._notes = [kept for kept in self._notes if kept is not note]
 
-    def load(self, snapshot: ClusterSnapshot, newer: Mapping[DeviceId, TenantId] | None = None) -> None:
-        """Replace the durable picture; presence, open sessions and `newer` devices stay.
+    def load(self, snapshot: ClusterSnapshot, newer: Set[DeviceId] = frozenset()) -> None:
+        """Replace the durable picture, but for devices that are `newer` in memory.
 
+        Presence and open sessions stay.
         Devices that were online when an earlier owner stopped count as online for one grace, so
         that a restart is no flicker for their peers.
         """
-        newer = newer or {}
-        tenants = {tenant.id for tenant in snapshot.tenants} | set(newer.values())
+        tenants = {tenant.id for tenant in snapshot.tenants}
         for tenant_id in [t for t in self._tenants if t not in tenants]:
             self.remove_tenant(tenant_id)
         for tenant in snapshot.tenants:
@@ -128,7 +131,7 @@ class Hub:
             self.remove_user(self._users[user_id])
         for user in snapshot.users:
             self.put_user(user)
-        devices = {device.id for device in snapshot.devices} | set(newer)
+        devices = {device.id for device in snapshot.devices} | newer
         for device_id in [d for d in self._tenant_of if d not in devices]:
             self.remove_device(device_id)
         for device in snapshot.devices:
@@ -187,11 +190,11 @@ class Hub:
 
         `lazily`: nobody waits for it, its own poll is about to come.
         """
+        for note in self._notes:
+            note.add(device.id)
         fanout = self._tenants.get(device.tenant_id)
         if fanout is None:
             return
-        if self._changed_while_read is not None:
-            self._changed_while_read[device.id] = device.tenant_id
         known = fanout.netmap.device(device.id)
         if known is not None:
             device = replace(
@@ -205,6 +208,8 @@ class Hub:
                 self._by_node_key.pop(known.node_key, None)
         self._tenant_of[device.id] = device.tenant_id
         self._by_node_key[device.node_key] = device.id
+        if device.ephemeral:
+            self._ephemeral.add(device.id)
         if device.expiry is not None and (known is None or known.expiry != device.expiry):
             heapq.heappush(self._expiries, (device.expiry, device.id))
         fanout.netmap.put(device, expired=self.is_expired(device))
@@ -215,11 +220,11 @@ class Hub:
 
     def remove_device(self, device_id: DeviceId) -> None:
         """The device is deleted: its peers forget it, and it is told that it is out."""
+        for note in self._notes:
+            note.add(device_id)
         tenant_id = self._tenant_of.get(device_id)
         if tenant_id is None:
             return
-        if self._changed_while_read is not None:
-            self._changed_while_read[device_id] = tenant_id
         fanout = self._tenants[tenant_id]
         device = fanout.netmap.device(device_id)
         session = fanout.sessions.get(device_id)
@@ -233,6 +238,7 @@ class Hub:
 
     def _forget(self, device_id: DeviceId, device: Device | None) -> None:
         self._tenant_of.pop(device_id, None)
+        self._ephemeral.discard(device_id)
         if device is not None and self._by_node_key.get(device.node_key) == device_id:
             del self._by_node_key[device.node_key]
         departure = self._departures.pop(device_id, None)
@@ -274,14 +280,15 @@ class Hub:
             endpoints=device.endpoints if endpoints is None else endpoints,
             home_derp=home_derp or device.home_derp,
         )
-        self._put_if_changed(device, changed)
+        # Until peers know a newcomer's relay their first handshakes are lost, and each costs 5 s.
+        self._put_if_changed(device, changed, urgent=not device.home_derp)
 
-    def _put_if_changed(self, old: Device, new: Device) -> None:
+    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False) -> None:
         if old == new:
             return
         fanout = self._tenants[new.tenant_id]
         fanout.netmap.put(new, expired=self.is_expired(new))
-        fanout.mark()
+        fanout.mark(urgent=urgent)
         self._on_hot(new)
 
     def connect(self, session: MapSession) -> None:
@@ -301,6 +308,11 @@ class Hub:
         if not device.online:
             self._put_if_changed(device, replace(device, online=True, last_seen=None))
         fanout.join(session)
+
+    def expect_poll(self, device_id: DeviceId) -> None:
+        """The device has just registered: a sign of life, its poll is about to come."""
+        if self.session(device_id) is None:
+            self._expect_departure(device_id)
 
     # -- SessionKeeper --------------------------------------------------------------------------
 
@@ -352,14 +364,15 @@ class Hub:
         return expired
 
     def inactive_ephemeral(self, inactive_s: float) -> list[Device]:
-        """Ephemeral devices that have had no session for so long (or never since they registered)."""
+        """Ephemeral devices that have been offline for so long (or never polled since they registered)."""
         now = self._clock()
         return [
             device
-            for device in self.devices()
-            if device.ephemeral
-            and self.session(device.id) is None
-            and device.id not in self._departures
+            for device_id in self._ephemeral
+            if (device := self.device(device_id)) is not None
+            # Not "has no session": while the process hands its clients back, nobody has one.
+            and not device.online
+            and device_id not in self._departures
             and (device.last_seen or device.created) + inactive_s <= now
         ]
 

@@ -78,6 +78,7 @@ class Owner:
     api: MachineApi
     refresher: Refresher
     listener: Listener
+    may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _published: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
@@ -163,6 +164,7 @@ class Owner:
             api=api,
             refresher=refresher,
             listener=listener,
+            may_write=may_write,
         )
 
     def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
@@ -195,9 +197,9 @@ class Owner:
 
     # -- relay ----------------------------------------------------------------------------------
 
-    async def start_relay(self) -> None:
+    async def start_relay(self, verify_url: str) -> None:
         """Start the relay process and put its region where every cluster finds it."""
-        self.relay = Supervisor(relay_config(self.settings))
+        self.relay = Supervisor(relay_config(self.settings, verify_url))
         await self.relay.start()
         await self._publish_region()
 
@@ -235,6 +237,8 @@ class Owner:
             _log.info("keys_expired", devices=expired)
 
     async def _delete_ephemeral(self) -> None:
+        if not self.may_write():
+            return
         for device in self.hub.inactive_ephemeral(self.settings.node.ephemeral.inactivity_timeout):
             await self.scoped.delete_device(device.tenant_id, device.id, actor="ephemeral clean-up")
             self.hub.remove_device(device.id)
@@ -280,7 +284,7 @@ class Owner:
             await self.relay.stop()
 
 
-def relay_config(settings: Settings) -> DerpConfig:
+def relay_config(settings: Settings, verify_url: str) -> DerpConfig:
     """The own relay as the settings want it."""
     server = settings.derp.server
     host, _, port = server.listen_addr.rpartition(":")
@@ -299,20 +303,10 @@ def relay_config(settings: Settings) -> DerpConfig:
         stun_port=int(stun_port),
         ipv4=server.ipv4,
         ipv6=server.ipv6 or ("" if _is_v6(name) else "none"),
-        verify_url=_verify_url(settings) if server.verify_clients else "",
+        log_level=settings.log.level,
+        log_format=settings.log.format,
+        verify_url=verify_url if server.verify_clients else "",
     )
-
-
-def _verify_url(settings: Settings) -> str:
-    """Where the relay process asks this one; always over this machine."""
-    host, _, port = settings.listen_addr.rpartition(":")
-    host = host.strip("[]")
-    if host in ("", "0.0.0.0"):
-        host = "127.0.0.1"
-    elif host == "::":
-        host = "::1"
-    scheme = "https" if settings.tls_cert_path else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/verify"
 
 
 def _is_v6(host: str) -> bool:

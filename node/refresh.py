@@ -2,19 +2,20 @@
 
 Every row is read exactly once by transaction snapshot (DATABASE.md 4.2). Rows of this instance are
 skipped: their effect is in memory already. What a row names is read again, so order is no matter.
-A device that this process changes while rows are being read keeps what it has and is read once more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from app import log
 from app.db.listen import Resync, Wake
-from app.errors import Unavailable
+from app.errors import BadRequest, Unavailable
 from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
+from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
 
 _log = log.get("refresh")
@@ -56,17 +57,15 @@ class Refresher:
         self._on_rows = on_rows
         self._position = ""
         self._missed_load = True
-        self._once_more: dict[DeviceId, TenantId] = {}
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
-        self._hub.begin_read()
-        try:
+        with self._hub.noting() as newer:
             snapshot = await self._source.load()
-        finally:
-            newer = self._hub.end_read()
-        self._hub.load(snapshot, newer)
-        self._once_more = newer
+        self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
+        # The picture may still know of somebody else's change to these that came after ours.
+        written = [device for i in newer if (device := self._hub.device(i)) is not None]
+        await self._reload_devices({(device.tenant_id, device.id) for device in written})
         self._position = snapshot.position
         self._missed_load = False
 
@@ -77,14 +76,14 @@ class Refresher:
             return 0
         position, changes = await self._source.changes(self._position)
         foreign = [change for change in changes if change.origin != self._instance]
-        if foreign or self._once_more:
+        if foreign:
             await self._apply(foreign)
             self._on_rows(len(foreign))
         self._position = position
         return len(foreign)
 
     async def _apply(self, changes: list[Change]) -> None:
-        devices = {(tenant_id, device_id) for device_id, tenant_id in self._once_more.items()}
+        devices: set[tuple[TenantId, DeviceId]] = set()
         users: set[tuple[TenantId, UserId]] = set()
         for change in changes:
             kind, _, value = change.scope_key.partition(":")
@@ -116,22 +115,19 @@ class Refresher:
                 self._hub.remove_user(known)
 
     async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
-        if not ids:
-            return
-        self._hub.begin_read()
-        try:
-            found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
-        finally:
-            newer = self._hub.end_read()
-        self._once_more = {i: tenant_id for tenant_id, i in ids if i in newer}
-        for _, device_id in ids:
-            if device_id in newer:
-                continue
-            device = found.get(device_id)
-            if device is not None:
-                self._hub.put_device(device)
-            else:
-                self._hub.remove_device(device_id)
+        """Read devices again, once more those that this process wrote while they were read."""
+        while ids:
+            with self._hub.noting() as newer:
+                found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+            for _, device_id in ids:
+                device = found.get(device_id)
+                if device_id in newer:
+                    continue
+                if device is not None:
+                    self._hub.put_device(_readable(device))
+                else:
+                    self._hub.remove_device(device_id)
+            ids = {key for key in ids if key[1] in newer}
 
     async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
         """Follow for ever, reading after every event and at least every POLL_EVERY_S."""
@@ -153,3 +149,14 @@ class Refresher:
         finally:
             if pending is not None:
                 pending.cancel()
+
+
+def _readable(device: Device) -> Device:
+    """The device with what peers can decode of its Hostinfo: whoever has SQL may have stored anything,
+    and a client that cannot read one member of one peer loses its whole map."""
+    try:
+        info = peer_hostinfo(device.hostinfo)
+    except BadRequest as error:
+        _log.warning("hostinfo_ignored", device=device.id, reason=error.message)
+        info = b"{}"
+    return device if info == device.hostinfo else replace(device, hostinfo=info)

@@ -60,11 +60,13 @@ class Registrar:
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
-    #: False while the lease is frozen: clients are told so at once.
-    may_write: Callable[[], bool] = lambda: True
+    may_write: Callable[[], bool]
 
     async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key."""
+        if not self.may_write():
+            self.count("frozen")
+            return refusal(FROZEN)
         try:
             return await self._decide(machine_key, request)
         except (Unavailable, LeaseLost) as error:
@@ -79,8 +81,6 @@ class Registrar:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
-        if not self.may_write():
-            raise Unavailable("the lease is frozen")
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
@@ -101,10 +101,11 @@ class Registrar:
             device=result.device.id if result.device else None,
             hostname=request.hostinfo.hostname,
         )
-        if result.device is not None and result.tenant is not None:
-            return self._success(result.device, result.tenant, result.user)
+        # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+        if result.device is not None and result.tenant is not None:
+            return self._success(result.device, result.tenant, result.user)
         if result.status == "needs_login":
             return refusal(NO_KEY)
         return refusal(result.message)
@@ -115,6 +116,9 @@ class Registrar:
         if user is not None:
             self.hub.put_user(user)
         self.hub.put_device(device, lazily=True)
+        if device.ephemeral:
+            # Or the clean-up could take it away before its first poll (headscale #3423).
+            self.hub.expect_poll(device.id)
         if user is None:
             return tailcfg.register_response(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
         return tailcfg.register_response(

@@ -22,7 +22,7 @@ from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
-from app.pg import EmbeddedPostgres
+from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
@@ -30,7 +30,7 @@ from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
-from node.web import Facts, client_app, debug_routes, metrics_app
+from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
 
 _log = log.get("serve")
 
@@ -38,6 +38,8 @@ _log = log.get("serve")
 BACKLOG = 4096
 HEALTH_DEADLINE_S = 1.0
 WEB_KEEPALIVE_S = 30.0
+#: Pages under way get so long when the process stops.
+WEB_STOP_S = 2.0
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Serving:
     settings: Settings
     waits: bool
     tell: Callable[[str], None]
+    program: str = "hs-node"
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
@@ -60,6 +63,7 @@ class Serving:
         """Until told to stop. Raises HsError with the sentence for the operator."""
         settings = self.settings
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
             try:
@@ -151,6 +155,7 @@ class Serving:
             instance=instance,
             epoch=epoch,
             pool_size=settings.database.postgres.max_open_conns,
+            pool_idle_s=settings.database.postgres.conn_max_idle_time_secs,
         )
         stack.push_async_callback(scoped.close)
         derp_map = DerpMapSource(settings.derp.urls, settings.derp.paths, scoped.list_regions)
@@ -168,7 +173,8 @@ class Serving:
         tasks: list[asyncio.Task[None]] = []
         try:
             if settings.derp.server.enabled:
-                await owner.start_relay()
+                verify_url = await stack.enter_async_context(self._verify_listener(metrics))
+                await owner.start_relay(verify_url)
             await derp_map.refresh()
             owner.hub.set_derp_map(derp_map.current)
             await owner.refresher.load()
@@ -219,7 +225,9 @@ class Serving:
             noise_public=public_bytes(noise_key),
             legacy_public=public_bytes(X25519PrivateKey.generate()),
         )
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S, shutdown_timeout=WEB_STOP_S
+        )
         await runner.setup()
         http = runner.server
         assert http is not None
@@ -235,7 +243,7 @@ class Serving:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"listen_addr: cannot listen on {self.settings.listen_addr}: {error.strerror}"
+                f"listen_addr: cannot listen on {self.settings.listen_addr}: {reason_of(error)}"
             ) from error
         try:
             yield
@@ -248,7 +256,7 @@ class Serving:
         facts = self._facts(metrics)
         app = metrics_app(facts)
         debug_routes(app, lambda: self.owner)
-        runner = web.AppRunner(app, access_log=None)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
         await runner.setup()
         host, port = split_listen(self.settings.metrics_listen_addr)
         try:
@@ -256,10 +264,22 @@ class Serving:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {error.strerror}"
+                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {reason_of(error)}"
             ) from error
         try:
             yield
+        finally:
+            await runner.cleanup()
+
+    @asynccontextmanager
+    async def _verify_listener(self, metrics: Metrics) -> AsyncIterator[str]:
+        """Where the relay process asks whether a device may use it; works whatever TLS clients need."""
+        runner = web.AppRunner(verify_app(self._facts(metrics)), access_log=None, shutdown_timeout=WEB_STOP_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}/verify"
         finally:
             await runner.cleanup()
 
@@ -268,7 +288,7 @@ class Serving:
             try:
                 async with asyncio.timeout(HEALTH_DEADLINE_S):
                     if self.owner is not None:
-                        await self.owner.scoped.generation()
+                        await self.owner.scoped.current_position()
                     elif self.lease is not None:
                         await self.lease.holder()
             except (HsError, TimeoutError):
@@ -299,8 +319,8 @@ class Serving:
             f"""hs-node {__version__} serves cluster {settings.cluster_id!r} at {settings.server_url}
 
 To let a device in:
-  hs-node users create alice
-  hs-node preauthkeys create --user alice
+  {self.program} users create alice
+  {self.program} preauthkeys create --user alice
   tailscale up --login-server {settings.server_url} --auth-key <the key>"""
         )
 
@@ -317,6 +337,11 @@ async def database_dsn(settings: Settings) -> AsyncIterator[str]:
         yield dsn
     finally:
         await embedded.stop()
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words, without what the event loop puts around them."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def split_listen(address: str) -> tuple[str | None, int]:

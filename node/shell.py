@@ -6,7 +6,6 @@ import getpass
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -24,6 +23,7 @@ from app.errors import NotFound
 from app.model import AuthKey, Device, DeviceId, Tenant, User, UserId
 from app.names import full_name
 from app.settings import Settings
+from app.wire import tailcfg
 from node.serve import database_dsn
 
 Row = dict[str, Any]
@@ -172,7 +172,7 @@ def setup_sql() -> str:
 
 
 def when(epoch: float | None) -> str | None:
-    return None if epoch is None else datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds")
+    return None if epoch is None else tailcfg.utc(epoch).isoformat(timespec="seconds")
 
 
 def user_row(user: User) -> Row:

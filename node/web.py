@@ -6,6 +6,7 @@ import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import msgspec
 import orjson
@@ -13,7 +14,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
-from app.errors import BadRequest, HsError, NotFound, Unavailable
+from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
 from app.keys import machine_key_text, parse_node_key
 from app.model import DeviceId
 from node.owner import Owner
@@ -51,6 +52,9 @@ class Facts:
     metrics_text: Callable[[], bytes]
 
 
+_STATUS = {NotFound: 404, Refused: 403}
+
+
 @web.middleware
 async def _edge(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,7 +63,7 @@ async def _edge(
     try:
         response = await handler(request)
     except HsError as error:
-        status = 404 if isinstance(error, NotFound) else 503 if error.retryable else 400
+        status = _STATUS.get(type(error), 503 if error.retryable else 400)
         problem = {"title": error.code, "status": status, "detail": error.message}
         response = web.Response(
             body=orjson.dumps(problem), status=status, content_type="application/problem+json"
@@ -83,6 +87,43 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
             raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
         return web.Response(body=keys, content_type="application/json")
 
+    async def index(request: web.Request) -> web.Response:
+        return web.Response(
+            text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
+        )
+
+    async def robots(request: web.Request) -> web.Response:
+        return web.Response(text="User-agent: *\nDisallow: /\n")
+
+    app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
+    app.router.add_get("/", index)
+    app.router.add_get("/key", key)
+    app.router.add_get("/robots.txt", robots)
+    _add_verify(app, facts)
+    _add_state(app, facts)
+    return app
+
+
+def verify_app(facts: Facts) -> web.Application:
+    """What the own relay process asks, on an address of this machine only."""
+    app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
+    _add_verify(app, facts)
+    return app
+
+
+def metrics_app(facts: Facts) -> web.Application:
+    """What is answered on `metrics_listen_addr`."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=facts.metrics_text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(middlewares=[_edge])
+    app.router.add_get("/metrics", metrics)
+    _add_state(app, facts)
+    return app
+
+
+def _add_verify(app: web.Application, facts: Facts) -> None:
     async def verify(request: web.Request) -> web.Response:
         """Whether a relay may serve a node key (tailcfg.DERPAdmitClientRequest)."""
         body = b""
@@ -101,33 +142,7 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
         allow = await facts.node_key_known(parse_node_key(asked.node_public))
         return web.json_response({"Allow": allow})
 
-    async def index(request: web.Request) -> web.Response:
-        return web.Response(
-            text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
-        )
-
-    async def robots(request: web.Request) -> web.Response:
-        return web.Response(text="User-agent: *\nDisallow: /\n")
-
-    app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
-    app.router.add_get("/", index)
-    app.router.add_get("/key", key)
-    app.router.add_get("/robots.txt", robots)
     app.router.add_post("/verify", verify)
-    _add_state(app, facts)
-    return app
-
-
-def metrics_app(facts: Facts) -> web.Application:
-    """What is answered on `metrics_listen_addr`."""
-
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=facts.metrics_text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application(middlewares=[_edge])
-    app.router.add_get("/metrics", metrics)
-    _add_state(app, facts)
-    return app
 
 
 def _add_state(app: web.Application, facts: Facts) -> None:
@@ -155,11 +170,20 @@ def _add_state(app: web.Application, facts: Facts) -> None:
     app.router.add_get("/version", version)
 
 
+def is_loopback(address: str | None) -> bool:
+    try:
+        return address is not None and ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
     """Questions for operators, on the metrics address only."""
 
     async def ask(request: web.Request) -> web.Response:
         """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
+        if not is_loopback(request.remote):
+            raise Refused("clients are asked from this machine only")
         serving = owner()
         if serving is None:
             raise Unavailable("this instance does not own its cluster")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
 import orjson
 
 from app.db import rows
-from app.db.base import ScopedBase
+from app.db.base import PoolConnection, ScopedBase
 from app.db.devices import missing_device
 from app.errors import BadRequest, NotFound, Refused
 from app.model import AuthKey, DerpRegion, DeviceId, Tenant, TenantId, User, UserId
@@ -20,8 +19,6 @@ from app.tokens import RANDOM_BYTES, make_auth_token
 MAX_NAME = 255
 MAX_TAGS = 64
 MAX_REGION_ID = 65535
-
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Admin(ScopedBase):
@@ -148,20 +145,23 @@ class Admin(ScopedBase):
     async def put_own_region(self, wanted_id: int, region: dict[str, Any]) -> DerpRegion:
         """The relay region of this cluster, under the wanted id or the next one free in the deployment.
 
-        The id is written into RegionID of the region and of its nodes, and into names that begin with the
-        wanted one: they are unique in a DERP map. Raises BadRequest, Refused.
+        The id is written into RegionID of the region and of its nodes, whose names it begins, for a
+        DERP map has every name once. Raises BadRequest, Refused.
         """
         if not 1 <= wanted_id <= MAX_REGION_ID:
             raise BadRequest(f"a DERP region id is a number from 1 to {MAX_REGION_ID}", code="bad_region_id")
         async with self._connection() as conn, conn.transaction():
             await conn.execute(QUERIES["lock_regions"])
-            taken = {row[0] for row in await conn.fetch(QUERIES["list_regions"]) if row[1] != self.cluster_id}
+            taken = {row[0] for row in await conn.fetch(QUERIES["taken_regions"], self.cluster_id)}
             region_id = next(
                 (free for free in range(wanted_id, MAX_REGION_ID + 1) if free not in taken), None
             )
             if region_id is None:
                 raise Refused(f"no DERP region id from {wanted_id} on is free", code="no_free_region_id")
-            nodes = [_in_region(node, wanted_id, region_id) for node in region.get("Nodes") or ()]
+            nodes = [
+                {**node, "RegionID": region_id, "Name": f"{region_id}{chr(ord('a') + number)}"}
+                for number, node in enumerate(region.get("Nodes") or ())
+            ]
             stored = orjson.dumps({**region, "RegionID": region_id, "Nodes": nodes})
             await conn.execute(QUERIES["put_region"], self.cluster_id, region_id, stored.decode())
             return DerpRegion(region_id, self.cluster_id, stored)
@@ -172,11 +172,11 @@ class Admin(ScopedBase):
         return [DerpRegion(region_id, cluster_id, text.encode()) for region_id, cluster_id, text in found]
 
     async def _check_quota(
-        self, conn: Connection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
+        self, conn: PoolConnection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
     ) -> None:
-        row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
-        assert row is not None
-        has_users, max_users, has_keys, max_keys = row
+        has_users, max_users, has_keys, max_keys = await self._lock_counters(conn, tenant_id)
+        assert has_users is not None
+        assert has_keys is not None
         if users and max_users is not None and has_users + users > max_users:
             raise Refused(f"this tenant may have at most {max_users} users", code="quota_users")
         if keys and max_keys is not None and has_keys + keys > max_keys:
@@ -184,7 +184,7 @@ class Admin(ScopedBase):
 
     async def _audit(
         self,
-        conn: Connection,
+        conn: PoolConnection,
         tenant_id: TenantId,
         actor: str,
         action: str,
@@ -194,13 +194,6 @@ class Admin(ScopedBase):
     ) -> None:
         texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
         await conn.execute(QUERIES["write_audit"], self.cluster_id, tenant_id, actor, action, what, *texts)
-
-
-def _in_region(node: dict[str, Any], wanted_id: int, region_id: int) -> dict[str, Any]:
-    name = str(node.get("Name", ""))
-    if name.startswith(str(wanted_id)):
-        name = f"{region_id}{name.removeprefix(str(wanted_id))}"
-    return {**node, "Name": name, "RegionID": region_id}
 
 
 def is_tag(text: str) -> bool:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
 from app.db.connect import COMMAND_TIMEOUT_S
 from app.db.errors import translated
-from app.errors import Unavailable, WrongCluster
+from app.errors import BadRequest, Conflict, Unavailable, WrongCluster
 from app.model import TenantId
 from app.sql import QUERIES
+
+PoolConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 T = TypeVar("T")
 
 #: How long a caller waits for a free connection of the pool.
 ACQUIRE_TIMEOUT_S = 10.0
 ATTEMPTS = 4
+MAX_HOSTINFO_BYTES = 64 * 1024
+#: Values the database chooses itself: taken by somebody else meanwhile, another choice will do.
+CHOSEN_HERE = frozenset({"nodes_given_name", "nodes_ipv4", "nodes_ipv6"})
 RETRY_S = 0.02
 
 
@@ -32,21 +37,25 @@ class ScopedBase:
         self.cluster_id = cluster_id
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _connection(self) -> AsyncIterator[PoolConnection]:
         with translated():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
 
     @asynccontextmanager
-    async def _tenant_tx(
-        self, tenant_id: TenantId
-    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+    async def _tenant_tx(self, tenant_id: TenantId) -> AsyncIterator[PoolConnection]:
         """A transaction on one tenant, which cannot move meanwhile. Raises WrongCluster."""
         async with self._connection() as conn, conn.transaction():
             status = await conn.fetchval(QUERIES["lock_tenant"], self.cluster_id, tenant_id)
             if status is None or status == "elsewhere":
                 raise WrongCluster(f"tenant {tenant_id} does not live in cluster {self.cluster_id}")
             yield conn
+
+    async def _lock_counters(self, conn: PoolConnection, tenant_id: TenantId) -> Sequence[int | None]:
+        """Serialises what counts or is chosen per tenant: users, their limit, keys, their limit."""
+        row = await conn.fetchrow(QUERIES["lock_counters"], self.cluster_id, tenant_id)
+        assert row is not None
+        return tuple(row)
 
     async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         async with self._connection() as conn:
@@ -66,6 +75,16 @@ class ScopedBase:
             return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
 
 
+def hostinfo_text(hostinfo: bytes) -> str:
+    """Hostinfo as the text a json column takes. Raises BadRequest."""
+    if len(hostinfo) > MAX_HOSTINFO_BYTES:
+        raise BadRequest(f"Hostinfo is larger than {MAX_HOSTINFO_BYTES} bytes", code="hostinfo_too_large")
+    try:
+        return hostinfo.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("Hostinfo is not UTF-8", code="bad_hostinfo") from error
+
+
 def rows_touched(tag: str) -> int:
     """The count in a command tag such as `UPDATE 3`."""
     return int(tag.rsplit(" ", 1)[-1])
@@ -76,8 +95,8 @@ async def again_when_busy(attempt: Callable[[], Awaitable[T]]) -> T:
     for number in range(1, ATTEMPTS):
         try:
             return await attempt()
-        except Unavailable as error:
-            if error.code != "busy":
+        except (Unavailable, Conflict) as error:
+            if error.code != "busy" and error.facts.get("constraint") not in CHOSEN_HERE:
                 raise
         await asyncio.sleep(RETRY_S * number * (0.5 + random.random()))  # noqa: S311
     return await attempt()

@@ -23,6 +23,8 @@ IDLE_IN_TRANSACTION_S = 2
 POOL_MIN = 1
 POOL_MAX = 10
 POOL_LIMIT = 64
+#: Idle connections of a pool end after this; 0 = never.
+POOL_IDLE_S = 3600.0
 
 
 def server_settings(
@@ -63,11 +65,14 @@ async def connect(
         return conn
 
 
-async def create_pool(dsn: str, size: int, settings: dict[str, str]) -> asyncpg.Pool[asyncpg.Record]:
+async def create_pool(
+    dsn: str, size: int, settings: dict[str, str], idle_s: float = POOL_IDLE_S
+) -> asyncpg.Pool[asyncpg.Record]:
     """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError."""
     options: dict[str, Any] = {
         "min_size": POOL_MIN,
         "max_size": size,
+        "max_inactive_connection_lifetime": idle_s,
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": COMMAND_TIMEOUT_S,
         "server_settings": settings,

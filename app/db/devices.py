@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.db.base import ScopedBase, again_when_busy, rows_touched
-from app.errors import BadRequest, NotFound
+from app.db.base import ScopedBase, again_when_busy, hostinfo_text, rows_touched
+from app.errors import NotFound
 from app.keys import DiscoKey, MachineKey, NodeKey
 from app.model import DeviceId, HotState, TenantId, Tombstone
-from app.names import MAX_HOSTNAME, check_label
+from app.names import check_hostname, check_label
 from app.sql import QUERIES
 
 FLUSH_BATCH = 1000
@@ -34,30 +34,27 @@ class Devices(ScopedBase):
     ) -> bool:
         """Writes what is given and differs; True when something did.
 
-        A label is used, with a suffix if it is taken, only when the hostname changes. Raises BadRequest,
-        LeaseLost, Unavailable.
+        A label is used, with a suffix if it is taken, only when the hostname changes; give it only then.
+        Raises BadRequest, LeaseLost, Unavailable, and WrongCluster when a label is given.
         """
         if label is not None:
             check_label(label)
-        if hostname is not None and (len(hostname) > MAX_HOSTNAME or "\0" in hostname):
-            raise BadRequest(
-                f"a hostname has at most {MAX_HOSTNAME} characters and no NUL", code="bad_hostname"
-            )
-        info = None if hostinfo is None else hostinfo.decode()
+        if hostname is not None:
+            check_hostname(hostname)
+        info = None if hostinfo is None else hostinfo_text(hostinfo)
+        values = (self.cluster_id, tenant_id, device_id, disco_key, capver, hostname, info, label)
         touched = await again_when_busy(
-            lambda: self._execute(
-                QUERIES["update_device"],
-                self.cluster_id,
-                tenant_id,
-                device_id,
-                disco_key,
-                capver,
-                hostname,
-                info,
-                label,
-            )
+            lambda: self._update(tenant_id, values, choose_label=label is not None)
         )
         return touched > 0
+
+    async def _update(self, tenant_id: TenantId, values: tuple[object, ...], *, choose_label: bool) -> int:
+        statement = QUERIES["update_device"]
+        if not choose_label:
+            return await self._execute(statement, *values)
+        async with self._tenant_tx(tenant_id) as conn:
+            await self._lock_counters(conn, tenant_id)
+            return rows_touched(await conn.execute(statement, *values))
 
     async def logout(
         self, tenant_id: TenantId, device_id: DeviceId, node_key: NodeKey, *, now: float | None = None

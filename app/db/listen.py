@@ -7,13 +7,13 @@ generation differs from the one it loaded under.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
+from app import log
 from app.db.connect import connect
 from app.db.errors import translated
 from app.sql import QUERIES
@@ -27,7 +27,7 @@ BACKOFF_MAX_S = 2.0
 #: Different wake-ups kept for a slow reader; beyond, one per channel without payload.
 QUEUE_LIMIT = 64
 
-_log = logging.getLogger(__name__)
+_log = log.get("listen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Listener:
             try:
                 await self._listen()
             except Exception as error:  # noqa: BLE001 - a killed connection makes asyncpg raise almost anything
-                _log.warning("listener_lost error=%s cluster_id=%s", error, self._cluster_id)
+                _log.warning("listener_lost", error=str(error), cluster=self._cluster_id)
             if self.connected:
                 pause = BACKOFF_MIN_S
             self.connected = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 
 from app.db import rows
-from app.db.base import ScopedBase
+from app.db.base import PoolConnection, ScopedBase
 from app.errors import BadRequest
 from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
@@ -19,20 +22,25 @@ class Reads(ScopedBase):
 
     async def load(self) -> ClusterSnapshot:
         """The whole cluster in one REPEATABLE READ picture, and the reader position that belongs to it."""
+        with _collector_paused():
+            return await self._load()
+
+    async def _load(self) -> ClusterSnapshot:
         async with self._connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             await conn.execute(QUERIES["be_patient"])
             head = await conn.fetchrow(QUERIES["snapshot_position"])
             assert head is not None
-            tenants = await conn.fetch(QUERIES["load_tenants"], self.cluster_id, None)
+            tenants = await self._tenants(conn, None)
             users = await conn.fetch(QUERIES["load_users"], self.cluster_id)
             devices: list[Device] = []
             cursor = await conn.cursor(QUERIES["load_devices"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
             # In batches, so that the event loop breathes between them.
             while batch := await cursor.fetch(LOAD_BATCH, timeout=LOAD_TIMEOUT_S):
                 devices.extend(map(rows.device, batch))
+        devices.sort(key=attrgetter("tenant_id", "id"))
         return ClusterSnapshot(
             cluster_id=self.cluster_id,
-            tenants=tuple(map(rows.tenant, tenants)),
+            tenants=tuple(tenants),
             users=tuple(map(rows.user, users)),
             devices=tuple(devices),
             position=head["position"],
@@ -41,7 +49,12 @@ class Reads(ScopedBase):
 
     async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]:
         """The named tenants, as far as they live here."""
-        found = await self._fetch(QUERIES["load_tenants"], self.cluster_id, list(tenant_ids))
+        async with self._connection() as conn:
+            return await self._tenants(conn, tenant_ids)
+
+    async def _tenants(self, conn: PoolConnection, tenant_ids: Sequence[TenantId] | None) -> list[Tenant]:
+        wanted = None if tenant_ids is None else list(tenant_ids)
+        found = await conn.fetch(QUERIES["load_tenants"], self.cluster_id, wanted)
         return [rows.tenant(row) for row in found]
 
     async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
@@ -77,10 +90,17 @@ class Reads(ScopedBase):
         position: str = await self._fetchval(QUERIES["current_position"])
         return position
 
-    async def generation(self) -> str:
-        """System identifier and time line: another value means another history of commits."""
-        generation: str = await self._fetchval(QUERIES["generation"])
-        return generation
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """The cyclic collector would walk 100,000 new objects again and again: half of a load's time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def split_position(position: str) -> tuple[str, list[str]]:

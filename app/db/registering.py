@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from app.db import rows
-from app.db.base import ScopedBase, again_when_busy
+from app.db.base import ScopedBase, again_when_busy, hostinfo_text
 from app.errors import BadRequest, Conflict, WrongCluster
 from app.model import Registration, RegistrationResult
-from app.names import MAX_HOSTNAME, check_label
+from app.names import check_hostname, check_label
 from app.sql import QUERIES
 from app.tokens import AuthToken, parse_auth_token
 
-MAX_HOSTINFO_BYTES = 64 * 1024
 MAX_REQUEST_TAGS = 64
 _ASK = "ask your administrator for a new one"
 
@@ -98,7 +98,7 @@ class Registering(ScopedBase):
             wish.old_node_key,
             wish.hostname,
             wish.label,
-            wish.hostinfo.decode(),
+            hostinfo_text(wish.hostinfo),
             wish.capver,
             wish.ephemeral,
             list(wish.request_tags),
@@ -124,9 +124,8 @@ class Registering(ScopedBase):
 
 def _check(wish: Registration) -> None:
     check_label(wish.label)
-    if len(wish.hostname) > MAX_HOSTNAME or "\0" in wish.hostname:
-        raise BadRequest(f"a hostname has at most {MAX_HOSTNAME} characters and no NUL", code="bad_hostname")
-    if len(wish.hostinfo) > MAX_HOSTINFO_BYTES:
-        raise BadRequest(f"Hostinfo is larger than {MAX_HOSTINFO_BYTES} bytes", code="hostinfo_too_large")
+    check_hostname(wish.hostname)
     if len(wish.request_tags) > MAX_REQUEST_TAGS:
         raise BadRequest(f"more than {MAX_REQUEST_TAGS} tags are asked for", code="too_many_tags")
+    if wish.expiry_wish is not None and not math.isfinite(wish.expiry_wish):
+        raise BadRequest("the expiry asked for is not a time", code="bad_expiry")

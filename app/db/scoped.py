@@ -6,7 +6,7 @@ import asyncio
 from typing import Literal, Self
 
 from app.db.admin import Admin
-from app.db.connect import CONNECT_TIMEOUT_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
+from app.db.connect import CONNECT_TIMEOUT_S, POOL_IDLE_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
 from app.db.devices import Devices
 from app.db.errors import translated
 from app.db.reads import Reads
@@ -35,13 +35,14 @@ class Scoped(Reads, Devices, Registering, Admin):
         instance: str = "",
         epoch: int | None = None,
         pool_size: int = POOL_MAX,
+        pool_idle_s: float = POOL_IDLE_S,
     ) -> Self:
         """A pool in the role and scope. Raises BadRequest, ConfigError, Unavailable."""
         check_cluster_id(cluster_id)
         if not 1 <= pool_size <= POOL_LIMIT:
             raise ConfigError(f"a database pool has 1 to {POOL_LIMIT} connections, not {pool_size}")
         settings = server_settings(role, cluster_id=cluster_id, instance=instance, epoch=epoch)
-        scoped = cls(await create_pool(dsn, pool_size, settings), cluster_id)
+        scoped = cls(await create_pool(dsn, pool_size, settings, pool_idle_s), cluster_id)
         try:
             await scoped.check_scope()
         except BaseException:

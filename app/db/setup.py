@@ -35,11 +35,10 @@ class Database:
                 command_timeout=COMMAND_TIMEOUT_S,
                 target_session_attrs=SessionAttribute.read_write,
             )
-        try:
-            with translated():
+            try:
                 await _prepare(conn)
-        finally:
-            await conn.close(timeout=CONNECT_TIMEOUT_S)
+            finally:
+                await conn.close(timeout=CONNECT_TIMEOUT_S)
         return cls(dsn)
 
     async def ensure_cluster(self, cluster_id: str, region: str | None = None) -> bool:
@@ -91,11 +90,11 @@ class Database:
     @asynccontextmanager
     async def _session(self, cluster_id: str = "") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         conn = await connect(self.dsn, "hs_admin", cluster_id=cluster_id)
-        try:
-            with translated():
+        with translated():
+            try:
                 yield conn
-        finally:
-            await conn.close(timeout=CONNECT_TIMEOUT_S)
+            finally:
+                await conn.close(timeout=CONNECT_TIMEOUT_S)
 
 
 async def _read_secret(conn: asyncpg.Connection[asyncpg.Record], name: str) -> bytes | None:

@@ -82,6 +82,11 @@ DELETE FROM instances WHERE cluster_id = $1 AND instance_id = $2
 -- (no parameters)
 SELECT region_id, cluster_id, region::text FROM derp_regions ORDER BY region_id
 
+-- taken_regions --
+-- Region ids that other clusters have.
+-- $1 cluster_id
+SELECT region_id FROM derp_regions WHERE cluster_id <> $1
+
 -- lock_regions --
 -- One process chooses a region id at a time.
 -- (no parameters)

@@ -34,7 +34,7 @@ SELECT u.id, u.tenant_id, u.name, u.display_name, u.email, u.profile_pic_url,
  WHERE u.cluster_id = $1
 
 -- load_devices --
--- All devices of a cluster with their hot state.
+-- All devices of a cluster with their hot state, in no order: sorting would spill to disk.
 -- $1 cluster_id
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
@@ -44,7 +44,6 @@ SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, hos
   FROM nodes n
   JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
  WHERE n.cluster_id = $1 AND s.cluster_id = $1
- ORDER BY n.tenant_id, n.id
 
 -- load_tenant_devices --
 -- The devices of one tenant with their hot state.

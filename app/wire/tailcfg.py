@@ -41,6 +41,8 @@ from app.wire.hostinfo import (
 )
 
 __all__ = [
+    "FIRST_SECOND",
+    "LAST_SECOND",
     "MAX_ENDPOINTS",
     "MAX_HOSTINFO_BYTES",
     "WHOLE",
@@ -60,12 +62,16 @@ __all__ = [
     "rfc3339",
     "static_fields",
     "user_profile",
+    "utc",
 ]
 
 #: Endpoints kept per device; real clients report up to about 20.
 MAX_ENDPOINTS: Final = 64
 #: Longest text looked at as an endpoint; an IPv6 address with port has up to 53 characters.
 MAX_ENDPOINT_TEXT: Final = 64
+#: The times that RFC 3339 can write; a row with any other would break every map it stands in.
+FIRST_SECOND: Final = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+LAST_SECOND: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 #: The capability version has 16 bits in the Noise initiation.
 MAX_CAPVER: Final = 65535
 
@@ -254,12 +260,17 @@ def parse_time(text: str, name: str) -> float | None:
         moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone(offset))
     except ValueError as error:
         raise BadRequest(f"{name}: no such time") from error
-    return moment.timestamp() + float(fraction or 0)
+    return min(moment.timestamp() + float(fraction or 0), LAST_SECOND)
+
+
+def utc(epoch: float) -> datetime:
+    """Seconds since 1970 as a time, cut to the years 1 to 9999 that texts can hold."""
+    return datetime.fromtimestamp(min(max(epoch, FIRST_SECOND), LAST_SECOND), UTC)
 
 
 def rfc3339(epoch: float) -> str:
     """Seconds since 1970 as UTC text with `Z`, fraction only when there is one."""
-    return datetime.fromtimestamp(epoch, UTC).isoformat().replace("+00:00", "Z")
+    return utc(epoch).isoformat().replace("+00:00", "Z")
 
 
 # ----------------------------------------------------------------------------------------- answers

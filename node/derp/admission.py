@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import httpx
 import orjson
-import structlog
 
+from app import log
 from app.errors import Unavailable
 from app.keys import node_key_text, short
 
@@ -28,7 +28,7 @@ MAX_REMEMBERED_KEYS = 100_000
 MAX_ANSWER_BYTES = 4 * 1024
 MAX_CONCURRENT = 16
 
-log = structlog.get_logger(__name__)
+_log = log.get("relay")
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Admission:
                 is_allowed = await self._ask(node_key, source_ip)
         except (httpx.HTTPError, TimeoutError, Unavailable) as error:
             self.stats.unreachable += 1
-            log.warning("relay_verify_unreachable", key=short(node_key), error=repr(error))
+            _log.warning("relay_verify_unreachable", key=short(node_key), error=repr(error))
             return asked_at is not None
         if is_allowed:
             self._admitted[node_key] = self._clock()

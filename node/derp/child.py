@@ -2,8 +2,9 @@
 
 Input: one line of JSON (DerpConfig) on stdin, which then stays open; end of input means stop. With
 `--config FILE` the configuration comes from a file and stdin is left alone. Output on stdout: one
-JSON line {"event": "ready", ...}, then {"event": "stats", ...} every STATS_PERIOD_S. Log: JSON
-lines on stderr.
+JSON line {"event": "ready", ...}, then {"event": "stats", ...} every STATS_PERIOD_S;
+or {"event": "failed", "message": ...} and the end. Log: lines on
+stderr, as the parent has them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import dataclasses
 import datetime
 import os
-import resource
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ from typing import Any
 
 import msgspec
 import orjson
-import structlog
 import uvloop
 
+from app import log
 from app.errors import ConfigError, HsError, Unavailable
+from app.runtime import raise_open_files
 from node.derp.admission import Admission, admit_everybody
 from node.derp.certificate import load_or_create_certificate, load_or_create_relay_key, server_context
 from node.derp.config import DerpConfig, Ready, certificate_names, parse_config
@@ -35,10 +36,8 @@ from node.derp.stun import StunServer
 STATS_PERIOD_S = 10.0
 #: Largest configuration line.
 MAX_CONFIG_BYTES = 64 * 1024
-#: Open files wanted: one per connection; less is taken when the hard limit is lower.
-WANTED_OPEN_FILES = 65_536
 
-log = structlog.get_logger(__name__)
+_log = log.get("relay")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,11 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         config = _read_config(arguments.config)
-        _set_up_logging(config.cluster_id)
-        _raise_open_files()
+        log.configure(config.log_level, config.log_format, config.cluster_id)
+        raise_open_files()
         uvloop.run(_run(config, watch_input=arguments.config is None))
     except HsError as error:
-        print(f"hs-node derp: {error.message}", file=sys.stderr)
+        if arguments.config is None:
+            _report("failed", {"message": error.message})
+        else:
+            print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -97,11 +99,14 @@ async def _run(config: DerpConfig, *, watch_input: bool) -> None:
     try:
         try:
             port = await relay.start(config.listen_host, config.listen_port, server_context(certificate))
+        except OSError as error:
+            raise _cannot_listen("listen_addr", config.listen_host, config.listen_port, error) from error
+        try:
             stun_port = -1 if config.stun_port < 0 else stun.start(config.stun_host, config.stun_port)
         except OSError as error:
-            raise Unavailable(f"the relay cannot listen: {error}") from error
+            raise _cannot_listen("stun_listen_addr", config.stun_host, config.stun_port, error) from error
         ready = Ready(os.getpid(), port, stun_port, certificate.pin, relay.public_key.hex())
-        log.info("relay_ready", derp_port=port, stun_port=stun_port, hostname=config.hostname)
+        _log.info("relay_ready", derp_port=port, stun_port=stun_port, hostname=config.hostname)
         _report("ready", msgspec.to_builtins(ready))
         await _report_until(stop, relay, admission)
     finally:
@@ -109,7 +114,12 @@ async def _run(config: DerpConfig, *, watch_input: bool) -> None:
         await relay.stop()
         if admission is not None:
             await admission.aclose()
-    log.info("relay_stopped")
+    _log.info("relay_stopped")
+
+
+def _cannot_listen(key: str, host: str, port: int, error: OSError) -> Unavailable:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return Unavailable(f"derp.server.{key}: the relay cannot listen on {host}:{port}: {reason}")
 
 
 def _watch_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -136,32 +146,6 @@ def _report(event: str, fields: dict[str, Any]) -> None:
     try:
         os.write(sys.stdout.fileno(), orjson.dumps({"event": event, **fields}) + b"\n")
     except BlockingIOError:
-        log.warning("relay_report_not_read", report=event)
+        _log.warning("relay_report_not_read", report=event)
     except BrokenPipeError:
-        log.info("relay_report_pipe_closed", report=event)
-
-
-def _raise_open_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(WANTED_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _set_up_logging(cluster_id: str) -> None:
-    def add_cluster(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["cluster_id"] = cluster_id
-        return event
-
-    structlog.configure(
-        processors=[
-            add_cluster,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+        _log.info("relay_report_pipe_closed", report=event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,6 +37,8 @@ class DerpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verify_url: str = ""
     rate_bytes_per_s: int = 0
     bootstrap_dns: dict[str, list[str]] = {}
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
 
 class Ready(msgspec.Struct, frozen=True):

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 import orjson
-import structlog
 
+from app import log
 from app.errors import ConfigError, Unavailable
 from node.derp.child import main
 from node.derp.config import DerpConfig, Ready, check_config, region_json
@@ -36,7 +36,7 @@ MAX_LINE_BYTES = 64 * 1024
 
 ReadyCallback = Callable[[Ready], None]
 
-log = structlog.get_logger(__name__)
+_log = log.get("relay")
 
 
 class Supervisor:
@@ -100,7 +100,7 @@ class Supervisor:
         while True:
             started = loop.time()
             code = await self._read_until_end()
-            log.warning("relay_process_ended", exit_code=code, lived_s=round(loop.time() - started, 1))
+            _log.warning("relay_process_ended", exit_code=code, lived_s=round(loop.time() - started, 1))
             if loop.time() - started >= BACKOFF_RESET_S:
                 pause_s = BACKOFF_FIRST_S
             while self.ready is None:
@@ -110,7 +110,7 @@ class Supervisor:
                 try:
                     await self._start_child()
                 except (ConfigError, Unavailable) as error:
-                    log.error("relay_process_not_started", error=error.message)
+                    _log.error("relay_process_not_started", error=error.message)
                     self._next_config = self.config
 
     async def _start_child(self) -> Ready:
@@ -152,6 +152,8 @@ class Supervisor:
             code = await process.wait()
             raise Unavailable(f"the relay process ended at its start with exit code {code}; its log says why")
         report = _parse_report(line)
+        if report.get("event") == "failed":
+            raise Unavailable(str(report.get("message")))
         if report.pop("event", None) != "ready":
             raise Unavailable("the relay process said something else than `ready` first")
         try:
@@ -170,7 +172,7 @@ class Supervisor:
                 if report.pop("event", None) == "stats":
                     self.stats = report
         except (Unavailable, ValueError) as error:
-            log.error("relay_report_unreadable", error=str(error))
+            _log.error("relay_report_unreadable", error=str(error))
         # Its output is closed: it ends, or it must.
         code = await self._end_child()
         return -1 if code is None else code
@@ -187,7 +189,7 @@ class Supervisor:
             async with asyncio.timeout(STOP_DEADLINE_S):
                 return await process.wait()
         except TimeoutError:
-            log.warning("relay_process_killed", pid=process.pid)
+            _log.warning("relay_process_killed", pid=process.pid)
         finally:
             if process.returncode is None:
                 process.kill()

@@ -13,9 +13,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import structlog
 from nacl.public import PrivateKey
 
+from app import log
 from app.keys import KEY_SIZE, short
 from app.wire import derp
 from app.wire.stun import unmapped
@@ -47,7 +47,7 @@ DUPLICATE_TEXT = "another connection uses the same node key; is this machine's s
 #: (node key, source address) -> may it use the relay. Must have its own deadline.
 Verify = Callable[[bytes, str], Awaitable[bool]]
 
-log = structlog.get_logger(__name__)
+_log = log.get("relay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Relay:
                 accepted, peer = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of open files, mostly: those that close make room.
-                log.error("relay_accept_failed", error=str(error))
+                _log.error("relay_accept_failed", error=str(error))
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             Session(self, str(unmapped(peer[0]))).open(accepted)
@@ -148,7 +148,7 @@ class Relay:
                     self._all_gone.clear()
                     await self._all_gone.wait()
         except TimeoutError:
-            log.info("relay_stop_cut", connections=len(self._connections))
+            _log.info("relay_stop_cut", connections=len(self._connections))
             for session in tuple(self._connections):
                 session.abort()
 
@@ -208,7 +208,7 @@ class Relay:
         self.stats.accepted += 1
         if len(station.sessions) > 1:
             self.stats.duplicates += 1
-            log.info("relay_duplicate_key", key=short(session.key), connections=len(station.sessions))
+            _log.info("relay_duplicate_key", key=short(session.key), connections=len(station.sessions))
             for each in station.sessions:
                 each.send_control(derp.encode_health(DUPLICATE_TEXT))
         return True

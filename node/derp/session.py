@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
-import structlog
 from nacl.utils import random as random_bytes
 
+from app import log
 from app.errors import BadRequest, RemoteProtocolError
 from app.keys import short
 from app.wire import derp
@@ -55,7 +54,7 @@ _MESH_FRAMES = frozenset(
     (derp.FrameType.FORWARD_PACKET, derp.FrameType.WATCH_CONNS, derp.FrameType.CLOSE_PEER)
 )
 
-log = structlog.get_logger(__name__)
+_log = log.get("relay")
 
 
 class Phase(Enum):
@@ -166,8 +165,8 @@ class Session(asyncio.Protocol):
                 ssl_handshake_timeout=HANDSHAKE_DEADLINE_S,
                 ssl_shutdown_timeout=CLOSE_DEADLINE_S,
             )
-        except (OSError, ssl.SSLError) as error:
-            log.debug("relay_tls_failed", address=self.address, error=str(error))
+        except OSError as error:
+            _log.debug("relay_tls_failed", address=self.address, error=str(error))
         if self._tls is None and self.phase is Phase.TLS:
             self._relay.stats.handshakes_failed += 1
             self._gone()
@@ -175,7 +174,7 @@ class Session(asyncio.Protocol):
     def _handshake_expired(self) -> None:
         self._deadline = None
         self._relay.stats.handshakes_failed += 1
-        log.debug("relay_handshake_expired", address=self.address, phase=self.phase.name.lower())
+        _log.debug("relay_handshake_expired", address=self.address, phase=self.phase.name.lower())
         self.abort()
 
     def _read_head(self) -> None:
@@ -247,19 +246,19 @@ class Session(asyncio.Protocol):
     async def _admit(self) -> None:
         try:
             is_allowed = await self._relay.verify(self.key, self.address)
-        except Exception:  # the outermost frame of a task; the client is refused
-            log.exception("relay_verify_failed", key=short(self.key))
+        except Exception:  # noqa: BLE001 - the outermost frame of a task; the client is refused
+            _log.exception("relay_verify_failed", key=short(self.key))
             is_allowed = False
         if self.phase is not Phase.ADMISSION:
             return
         if not is_allowed:
             self._relay.stats.refused_admission += 1
-            log.info("relay_refused", key=short(self.key), address=self.address)
+            _log.info("relay_refused", key=short(self.key), address=self.address)
             self.abort()
             return
         self._leave_half_open()
         if not self._relay.register(self):
-            log.warning("relay_full", key=short(self.key), clients=self._relay.stats.clients)
+            _log.warning("relay_full", key=short(self.key), clients=self._relay.stats.clients)
             self.abort()
             return
         options, nonce = self._relay.options, random_bytes(derp.NONCE_SIZE)
@@ -339,7 +338,7 @@ class Session(asyncio.Protocol):
         taken = self._acknowledged_bytes()
         if taken == before:
             self._relay.stats.slow_readers_cut += 1
-            log.info("relay_slow_reader_cut", key=short(self.key), queued=len(self._outbox))
+            _log.info("relay_slow_reader_cut", key=short(self.key), queued=len(self._outbox))
             self.abort()
             return
         self._stall = self._loop.call_later(WRITE_STALL_S, self._watch_stall, taken)
@@ -388,7 +387,7 @@ class Session(asyncio.Protocol):
 
     def _fail(self, reason: str) -> None:
         self._relay.stats.protocol_errors += 1
-        log.info("relay_protocol_error", key=short(self.key), address=self.address, reason=reason)
+        _log.info("relay_protocol_error", key=short(self.key), address=self.address, reason=reason)
         self.abort()
 
     def abort(self) -> None:

@@ -9,8 +9,7 @@ import asyncio
 import socket
 import struct
 
-import structlog
-
+from app import log
 from app.errors import RemoteProtocolError
 from app.wire import stun
 from node.derp.stats import RelayStats
@@ -25,7 +24,7 @@ _PKTINFO_V4 = struct.Struct("@I4s4s")
 _PKTINFO_V6 = struct.Struct("@16sI")
 _ANCILLARY_BYTES = socket.CMSG_SPACE(max(_PKTINFO_V4.size, _PKTINFO_V6.size))
 
-log = structlog.get_logger(__name__)
+_log = log.get("stun")
 
 
 class StunServer:
@@ -74,7 +73,7 @@ class StunServer:
             return False
         except OSError as error:
             # An ICMP error of an earlier answer; the socket goes on.
-            log.debug("stun_receive_failed", error=str(error))
+            _log.debug("stun_receive_failed", error=str(error))
             return True
         try:
             transaction_id = stun.parse_request(datagram)
@@ -87,7 +86,7 @@ class StunServer:
             sock.sendmsg([answer], _reply_from(ancillary), 0, peer)
         except OSError as error:
             # A full send buffer or no route: the client asks again.
-            log.debug("stun_send_failed", error=str(error))
+            _log.debug("stun_send_failed", error=str(error))
         return True
 
 

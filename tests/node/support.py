@@ -21,11 +21,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import httpx
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.client.connection import ControlConnection
 from app.client.device import SimulatedDevice
+from app.client.netmap import ClientNetmap
 from app.db.scoped import Scoped
-from app.model import AuthKey, Device, Tenant, TenantId, User
+from app.db.setup import Database
+from app.keys import machine_key_text, node_key_text
+from app.model import AuthKey, Device, DeviceId, Tenant, User
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 30.0
@@ -37,6 +42,8 @@ POLL_S = 0.01
 SHOWN_LOG_BYTES = 20_000
 #: Settings of the caller's own environment that must not reach the tested process.
 OWN_VARIABLES = ("CLUSTER_ID", "PG_DSN", "DERP_MAP_URL")
+#: A lost device is offline soon, for tests that wait for it.
+QUICK = {"HS_TIMING__OFFLINE_GRACE": "300ms"}
 
 #: Processes whose logs belong into the report of a failing test.
 LIVE: list[ServeProcess] = []
@@ -257,6 +264,16 @@ class ServeProcess:
                 found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return found
 
+    async def request(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Any request through a tunnel of a machine that nobody knows."""
+        connection = await ControlConnection.open(
+            self.url, machine_private=X25519PrivateKey.generate(), capver=130
+        )
+        try:
+            return await connection.request(path, body)
+        finally:
+            await connection.close()
+
     async def shell(self, *arguments: str, cluster: str | None = None, stdin: str = "") -> ShellResult:
         """An `hs-node` command with this process's settings."""
         env = self.env if cluster is None else {**self.env, "CLUSTER_ID": cluster}
@@ -332,15 +349,24 @@ class Administration:
 
 @asynccontextmanager
 async def admin(
-    dsn: str, cluster: str = "default", tenant: str | TenantId | None = None
+    dsn: str, cluster: str = "default", tenant: str | None = None
 ) -> AsyncIterator[Administration]:
     """Administration of a cluster that serves or has served; `tenant` by name, default its home."""
     scoped = await Scoped.open(dsn, cluster_id=cluster, role="hs_admin", pool_size=2)
     try:
-        place = await scoped.tenant(tenant if tenant is None else str(tenant))
+        place = await scoped.tenant(tenant)
         yield Administration(scoped, place)
     finally:
         await scoped.close()
+
+
+@asynccontextmanager
+async def new_tenant(serve: ServeProcess) -> AsyncIterator[Administration]:
+    """Administration of a tenant that nobody else uses."""
+    name = f"tenant-{secrets.token_hex(4)}"
+    await Database(serve.dsn).create_tenant(serve.cluster, name)
+    async with admin(serve.dsn, serve.cluster, name) as administration:
+        yield administration
 
 
 def device(url: str, key: str | None, **options: Any) -> SimulatedDevice:
@@ -358,3 +384,22 @@ async def join(simulated: SimulatedDevice, *, poll: bool = True) -> dict[str, An
         await simulated.poll()
         await simulated.wait_for(lambda netmap: netmap.messages > 0, DEADLINE_S)
     return answer
+
+
+async def has_peers(simulated: SimulatedDevice, *others: SimulatedDevice) -> ClientNetmap:
+    """Wait until these, and only these, are the peers, by their present node keys."""
+    wanted = {node_key_text(other.node_key) for other in others}
+    return await simulated.wait_for(
+        lambda netmap: {row["Key"] for row in netmap.peers.values()} == wanted, DEADLINE_S
+    )
+
+
+def peer(simulated: SimulatedDevice, other: SimulatedDevice) -> dict[str, Any] | None:
+    """How one device sees another now, by its machine."""
+    machine = machine_key_text(other.machine_key)
+    return next((row for row in simulated.netmap.peers.values() if row["Machine"] == machine), None)
+
+
+def own_id(simulated: SimulatedDevice) -> DeviceId:
+    assert simulated.netmap.self_node is not None
+    return DeviceId(simulated.netmap.self_node["ID"])

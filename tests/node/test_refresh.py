@@ -158,6 +158,20 @@ async def test_a_registration_during_a_read_is_not_undone(parts: Parts, how: str
     assert parts.names() == {1: "newest", 2: "d2", 7: "d7"}
 
 
+async def test_what_others_wrote_after_us_counts_although_the_picture_was_left_out(parts: Parts) -> None:
+    """Our write is applied here while a picture is read that has a later write of somebody else."""
+    ours = replace(device(1), hostname="ours")
+    parts.database.commit(ours, origin="me")
+    parts.database.commit(replace(device(1), hostname="theirs, later"))
+    parts.database.hold("load")
+    reading = asyncio.create_task(parts.refresher.load())
+    await until(lambda: parts.database.reads[-1:] == ["load"], "the picture is taken")
+    parts.hub.put_device(ours)
+    parts.database.hold()
+    await reading
+    assert parts.names()[1] == "theirs, later"
+
+
 async def test_an_older_row_does_not_replace_what_was_written_here_meanwhile(parts: Parts) -> None:
     parts.database.commit(replace(device(1), hostname="by an operator"))
     original = parts.database.load_devices

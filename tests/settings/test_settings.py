@@ -85,13 +85,13 @@ def test_empty_original_variables_mean_unset(tmp_path: Path) -> None:
 
 def test_lists_from_the_environment(tmp_path: Path) -> None:
     environ = {
-        "HS_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1",
+        "HS_DERP__URLS": "https://a.example/map, https://b.example/map",
         "HS_DNS__NAMESERVERS__GLOBAL": '["1.1.1.1", "9.9.9.9"]',
         "HS_DERP__SERVER__ENABLED": "false",
         "HS_METRICS_LISTEN_ADDR": "",
     }
     settings = from_text(tmp_path, "", environ).settings
-    assert settings.trusted_proxies == ("10.0.0.0/8", "192.0.2.1/32")
+    assert settings.derp.urls == ("https://a.example/map", "https://b.example/map")
     assert settings.dns.nameservers.global_ == ("1.1.1.1", "9.9.9.9")
     assert settings.dns.override_local_dns is True
     assert settings.derp.server.enabled is False
@@ -206,6 +206,7 @@ def test_every_key_of_headscale_is_known(tmp_path: Path) -> None:
         ("tuning: {batch_change_delay: 800ms}", "tuning: has no effect"),
         ("grpc_listen_addr: 0.0.0.0:50443", "grpc_listen_addr: has no effect: there is no gRPC"),
         ("prefixes: {allocation: random}", "prefixes.allocation: addresses are given in sequence"),
+        ("trusted_proxies: [10.0.0.1]", "trusted_proxies: forwarding headers of reverse proxies are not"),
         ("node: {routes: {ha: {probe_interval: 10s}}}", "node.routes: health probes"),
         ("cli: {address: hs.example.com}", "cli: remote shells"),
         ("noise: {private_key_path: /n.key}", "noise: the deployment's Noise key lies sealed"),

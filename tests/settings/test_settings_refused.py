@@ -58,6 +58,8 @@ BAD = [
     ("pg_dsn: 'postgres://u:a@b@h/d'", "pg_dsn: ******** (FILE): contains more than one @"),
     ("pg_dsn: 'postgres://u:a b@h/d'", "pg_dsn: ******** (FILE): contains a space"),
     ("database: {type: mysql}", "database.type: 'mysql' (FILE): Input should be 'postgres', 'sqlite'"),
+    ("prefixes: {v4: 100.64.0.0/16}", "prefixes.v4: '100.64.0.0/16' (FILE): each tenant has the whole range"),
+    ("prefixes: {v6: fd00::/48}", "prefixes.v6: 'fd00::/48' (FILE): each tenant has the whole range"),
     ("database: {postgres: {user: x}}", "database.postgres.host: '' (not set): is needed"),
     ("database: {postgres: {host: h, port: 0}}", "database.postgres.port: 0 (FILE): Input should be greater"),
     (
@@ -68,12 +70,6 @@ BAD = [
         "database: {postgres: {host: h, max_open_conns: 1}}",
         "database.postgres.max_open_conns: 1 (FILE): Input should be greater than or equal to 2",
     ),
-    ("prefixes: {v4: 10.0.0.0/8}", "prefixes.v4: '10.0.0.0/8' (FILE): must lie within 100.64.0.0/10"),
-    ("prefixes: {v4: 100.64.0.1/10}", "prefixes.v4: '100.64.0.1/10' (FILE): is not an IPv4 prefix"),
-    ("prefixes: {v4: 100.64.0.0/31}", "prefixes.v4: '100.64.0.0/31' (FILE): is too small: /29 at most"),
-    ("prefixes: {v6: fd00::/48}", "prefixes.v6: 'fd00::/48' (FILE): must lie within fd7a:115c:a1e0::/48"),
-    ("prefixes: {v6: fd7a:115c:a1e0::/121}", "prefixes.v6: 'fd7a:115c:a1e0::/121' (FILE): is too small"),
-    ("prefixes: {v6: ''}", "prefixes.v6: '' (FILE): is not an IPv6 prefix"),
     ("derp: {urls: [ftp://x]}", "derp.urls: 'ftp://x' (FILE): must start with http:// or https://"),
     (
         "derp: {update_frequency: 1s}",
@@ -114,9 +110,6 @@ BAD = [
     ),
     ("dns: {search_domains: ['-x']}", "dns.search_domains: '-x' (FILE): is not a domain name"),
     ("dns: broken", "dns: 'broken' (FILE): Input should be a valid dictionary"),
-    ("trusted_proxies: [0.0.0.0/0]", "trusted_proxies: '0.0.0.0/0' (FILE): would trust everybody's"),
-    ("trusted_proxies: ['::/0']", "trusted_proxies: '::/0' (FILE): would trust everybody's"),
-    ("trusted_proxies: [proxy]", "trusted_proxies: 'proxy' (FILE): is not an address or prefix"),
     ("tls_cert_path: a.pem", "tls_key_path: '' (not set): must be set too"),
     ("tls_key_path: a.pem", "tls_cert_path: '' (not set): must be set too"),
     (

@@ -1,0 +1,130 @@
+"""What a join costs: connection, Noise, HTTP/2, registration, first map, and telling those who are there."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from app.errors import RemoteProtocolError
+from bench.load import Member, Sink, connected, each, peers_of, quiet, registered
+from bench.report import NAIVE_NOTE, Table
+from bench.system import Lab, Target, cpu_s, in_load_process
+
+BURST = 50
+#: Budgets of DESIGN section 10: a registration, a map of 1,000 peers, a delta; a connection of PERFORMANCE 10.
+REGISTRATION_MS = 1.2
+CONNECT_MS = 0.65
+MAP_MS_PER_PEER = 1.0 / 1_000
+DELTA_MS = 0.015
+
+
+async def _joins(target: Target, sizes: list[int], singles: int, bursts: int) -> list[dict[str, Any]]:
+    """For each size: joins beside so many registered devices, first unconnected, then connected."""
+    found: list[dict[str, Any]] = []
+    there: list[Member] = []
+    sink = Sink()
+    for size in sizes:
+        there_new = await registered(target, size - len(there), f"s{size}n")
+        await quiet(sink)
+        newcomers = [Member(target, f"a{size}n{number}") for number in range(singles + 1)]
+        alone = await _one_by_one(target, newcomers, size, new=True)
+        back = await _one_by_one(target, newcomers, size, new=False)
+        await connected(there_new, sink)
+        there += there_new
+        await quiet(sink)
+        newcomers = [Member(target, f"w{size}n{number}") for number in range(singles + 1)]
+        watched = await _one_by_one(target, newcomers, size, new=True)
+        crowds = [await _burst(target, f"b{size}c{burst}n", sink) for burst in range(bursts)]
+        found.append({"size": size, "alone": alone, "back": back, "watched": watched, "bursts": crowds})
+    for member in there:
+        member.drop()
+    return found
+
+
+async def _one_by_one(
+    target: Target, members: Sequence[Member], least_peers: int, *, new: bool
+) -> list[dict[str, float]]:
+    """What each of these costs that joins, or that comes back with the keys it has. The first warms up."""
+    found = []
+    for member in members:
+        before, started = cpu_s(target.pid), time.monotonic()
+        if new:
+            await member.register()
+        message = await member.poll()
+        elapsed = time.monotonic() - started
+        # The map comes after the announcement; what is left is a few more lines of the same round.
+        await asyncio.sleep(0.005)
+        found.append({"cpu_ms": (cpu_s(target.pid) - before) * 1000, "ms": elapsed * 1000})
+        member.drop()
+        if peers_of(message) < least_peers:
+            raise RemoteProtocolError(f"a map of {peers_of(message)} peers instead of {least_peers}")
+    return found[1:]
+
+
+async def _burst(target: Target, prefix: str, sink: Sink) -> float:
+    """CPU milliseconds per join when many join at the same time."""
+    members = [Member(target, f"{prefix}{number}") for number in range(BURST)]
+
+    async def join(member: Member) -> None:
+        await member.register()
+        await member.poll()
+
+    before = cpu_s(target.pid)
+    await each(members, join, BURST)
+    await asyncio.sleep(0.05)
+    spent = cpu_s(target.pid) - before
+    for member in members:
+        member.drop()
+    await quiet(sink)
+    return spent * 1000 / BURST
+
+
+def run(lab: Lab) -> Table:
+    table = Table("join", "a new device joins: connect, register, first map, announcement; CPU of the node")
+    sizes = [100, 500] if lab.quick else [100, 500, 1_000]
+    singles, bursts = (10, 1) if lab.quick else (30, 5)
+    with lab.server("join") as server:
+        ours = in_load_process(_joins, server.target, sizes, singles, bursts, deadline_s=240)
+    with lab.server("join_naive", module="bench.naive_server") as server:
+        theirs = in_load_process(_joins, server.target, sizes, singles // 3, bursts // 2, deadline_s=240)
+    for step, naive in zip(ours, theirs, strict=True):
+        size = step["size"]
+        own = REGISTRATION_MS + MAP_MS_PER_PEER * size
+        told = own + DELTA_MS * size
+        for key, what, budget in (
+            ("back", "a known device comes back", CONNECT_MS + MAP_MS_PER_PEER * size),
+            ("alone", "none connected", own),
+            ("watched", "all connected, one join at a time", told),
+        ):
+            table.add(
+                f"{size:,} peers, {what}",
+                "ms",
+                [one["cpu_ms"] for one in step[key]],
+                budget=budget,
+                naive=[one["cpu_ms"] for one in naive[key]],
+            )
+        table.add(
+            f"{size:,} peers, all connected, {BURST} joins at once, each",
+            "ms",
+            step["bursts"],
+            budget=told,
+            naive=naive["bursts"] or None,
+        )
+        table.add(
+            f"{size:,} peers, all connected, dialling to first map",
+            "ms wall",
+            [one["ms"] for one in step["watched"]],
+            naive=[one["ms"] for one in naive["watched"]],
+        )
+    table.notes.append(
+        "Budget: registration 1.2 ms (coming back: connection 0.65 ms) + map 1 ms per 1,000 peers + 15 us per "
+        "connected viewer that is told."
+    )
+    table.notes.append(
+        "A join writes twice to the database: the registration, and the disco key that the first poll brings. "
+        "Newcomers gather for 20 ms before they are announced, which is most of the wall time."
+    )
+    table.notes.append(NAIVE_NOTE)
+    return table

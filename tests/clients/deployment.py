@@ -1,0 +1,102 @@
+"""Control servers of several clusters on one database, and the devices of a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.clients.caddy import CaddyNode
+from tests.clients.namespace import Namespace
+from tests.clients.server import Server
+
+#: The one user of every cluster, so that names are equal everywhere.
+USER = "ada"
+
+
+class Deployment:
+    """One database and one secret key file; servers start when first asked for."""
+
+    def __init__(self, namespace: Namespace, home: Path, dsn: str) -> None:
+        self._namespace = namespace
+        self._home = home
+        self._dsn = dsn
+        self._servers: dict[str, Server] = {}
+        self._keys: dict[str, str] = {}
+
+    def server(self, cluster_id: str) -> Server:
+        """The running server of a cluster with the user `USER`."""
+        if cluster_id not in self._servers:
+            server = Server(
+                self._namespace,
+                self._home / cluster_id,
+                cluster_id=cluster_id,
+                dsn=self._dsn,
+                secret_key_file=self._home / "secret.key",
+            ).start()
+            self._servers[cluster_id] = server
+            server.create_user(USER)
+            self._keys[cluster_id] = server.auth_key(USER, "--reusable")
+        return self._servers[cluster_id]
+
+    def close(self) -> None:
+        for server in self._servers.values():
+            server.destroy()
+
+    def reusable_key(self, server: Server) -> str:
+        return self._keys[server.cluster_id]
+
+
+class Devices:
+    """The devices one test has brought up; their processes end with it."""
+
+    def __init__(self, namespace: Namespace, home: Path, deployment: Deployment) -> None:
+        self._namespace = namespace
+        self._home = home
+        self._deployment = deployment
+        self._nodes: list[CaddyNode] = []
+
+    def start(
+        self, server: Server, hostname: str, *, auth_key: str | None = None, derp_only: bool = False
+    ) -> CaddyNode:
+        """A new device, started; does not wait."""
+        node = CaddyNode(
+            self._namespace,
+            self._home / server.cluster_id / hostname,
+            hostname=hostname,
+            control_url=server.url,
+            auth_key=auth_key or self._deployment.reusable_key(server),
+            page=f"{hostname} of {server.cluster_id}",
+            derp_only=derp_only,
+        )
+        self._nodes.append(node)
+        return node.start()
+
+    def register(self, server: Server, *hostnames: str, derp_only: bool = False) -> list[CaddyNode]:
+        """New devices one after the other, so with rising addresses; they may still look for their relay."""
+        nodes = []
+        for hostname in hostnames:
+            node = self.start(server, hostname, derp_only=derp_only)
+            node.wait_registered()
+            nodes.append(node)
+        return nodes
+
+    def meet(self, server: Server, *nodes: CaddyNode) -> dict[str, dict[str, Any]]:
+        """Wait until each can reach each other; the server's list of devices by name."""
+        listed = server.devices()
+        for one in nodes:
+            for other in nodes:
+                if one is not other:
+                    server.wait_known(listed[one.hostname]["id"], listed[other.hostname]["fqdn"])
+        return listed
+
+    def join(self, server: Server, *hostnames: str) -> list[CaddyNode]:
+        """New devices, all Running and connected to their relay."""
+        nodes = self.register(server, *hostnames)
+        for node in nodes:
+            node.wait_running()
+            node.wait_reachable()
+        return nodes
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.destroy()
