@@ -21,6 +21,7 @@ CANCEL_DEADLINE_S = 5.0
 #: Open files wanted: one per connection.
 WANTED_OPEN_FILES = 65_536
 EXIT_CRASHED = 1
+MAIN = "main"
 EXIT_NOT_DRAINED = 5
 
 log = get("runtime")
@@ -51,7 +52,10 @@ class Daemon:
             await coroutine
         except Exception as error:
             self.stopping.set()
-            log.error("task_crashed", task=name, error=str(error), exc_info=not isinstance(error, HsError))
+            if name != MAIN or not isinstance(error, HsError):  # what main refuses, `report` says in a line
+                log.error(
+                    "task_crashed", task=name, error=str(error), exc_info=not isinstance(error, HsError)
+                )
             raise
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -62,7 +66,7 @@ class Daemon:
 
     async def _body(self, main: Callable[[Daemon], Awaitable[object]]) -> None:
         async with self._group:
-            await self._watched("main", main(self))
+            await self._watched(MAIN, main(self))
             for task in self._tasks:
                 task.cancel()
 

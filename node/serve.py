@@ -239,7 +239,7 @@ class Serving:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"listen_addr: cannot listen on {self.settings.listen_addr}: {error.strerror}"
+                f"listen_addr: cannot listen on {self.settings.listen_addr}: {reason_of(error)}"
             ) from error
         try:
             yield
@@ -260,7 +260,7 @@ class Serving:
         except OSError as error:
             await runner.cleanup()
             raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {error.strerror}"
+                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {reason_of(error)}"
             ) from error
         try:
             yield
@@ -333,6 +333,11 @@ async def database_dsn(settings: Settings) -> AsyncIterator[str]:
         yield dsn
     finally:
         await embedded.stop()
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words, without what the event loop puts around them."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def split_listen(address: str) -> tuple[str | None, int]:

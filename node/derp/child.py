@@ -2,7 +2,8 @@
 
 Input: one line of JSON (DerpConfig) on stdin, which then stays open; end of input means stop. With
 `--config FILE` the configuration comes from a file and stdin is left alone. Output on stdout: one
-JSON line {"event": "ready", ...}, then {"event": "stats", ...} every STATS_PERIOD_S. Log: lines on
+JSON line {"event": "ready", ...}, then {"event": "stats", ...} every STATS_PERIOD_S;
+or {"event": "failed", "message": ...} and the end. Log: lines on
 stderr, as the parent has them.
 """
 
@@ -50,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise_open_files()
         uvloop.run(_run(config, watch_input=arguments.config is None))
     except HsError as error:
-        print(f"hs-node derp: {error.message}", file=sys.stderr)
+        if arguments.config is None:
+            _report("failed", {"message": error.message})
+        else:
+            print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -95,9 +99,12 @@ async def _run(config: DerpConfig, *, watch_input: bool) -> None:
     try:
         try:
             port = await relay.start(config.listen_host, config.listen_port, server_context(certificate))
+        except OSError as error:
+            raise _cannot_listen("listen_addr", config.listen_host, config.listen_port, error) from error
+        try:
             stun_port = -1 if config.stun_port < 0 else stun.start(config.stun_host, config.stun_port)
         except OSError as error:
-            raise Unavailable(f"the relay cannot listen: {error}") from error
+            raise _cannot_listen("stun_listen_addr", config.stun_host, config.stun_port, error) from error
         ready = Ready(os.getpid(), port, stun_port, certificate.pin, relay.public_key.hex())
         _log.info("relay_ready", derp_port=port, stun_port=stun_port, hostname=config.hostname)
         _report("ready", msgspec.to_builtins(ready))
@@ -108,6 +115,11 @@ async def _run(config: DerpConfig, *, watch_input: bool) -> None:
         if admission is not None:
             await admission.aclose()
     _log.info("relay_stopped")
+
+
+def _cannot_listen(key: str, host: str, port: int, error: OSError) -> Unavailable:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return Unavailable(f"derp.server.{key}: the relay cannot listen on {host}:{port}: {reason}")
 
 
 def _watch_input(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -152,6 +152,8 @@ class Supervisor:
             code = await process.wait()
             raise Unavailable(f"the relay process ended at its start with exit code {code}; its log says why")
         report = _parse_report(line)
+        if report.get("event") == "failed":
+            raise Unavailable(str(report.get("message")))
         if report.pop("event", None) != "ready":
             raise Unavailable("the relay process said something else than `ready` first")
         try:
