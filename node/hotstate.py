@@ -84,6 +84,8 @@ class HotState:
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
+        if not self._may_write():
+            raise Unavailable("the lease is frozen")
         written = 0
         for device_id in list(self._unsaved):
             device = self._current(device_id)

@@ -78,6 +78,8 @@ class Registrar:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
+        if not self.may_write():
+            raise Unavailable("the lease is frozen")
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")

@@ -17,7 +17,8 @@ LOOKUPS = {
     "nodes_by_node_key": "cluster_id = $1 AND node_key = $2::bytea",
     "nodes_by_machine_key": "cluster_id = $1 AND tenant_id = 1 AND machine_key = $2::bytea"
     " AND COALESCE(user_id, 0) = 1",
-    "nodes_given_name": "cluster_id = $1 AND tenant_id = 1 AND given_name = encode($2::bytea, 'hex') AND id <> 1",
+    "nodes_given_name": "cluster_id = $1 AND tenant_id = 1 AND given_name = encode($2::bytea, 'hex')"
+    " AND id <> 1",
     "nodes_ipv4": "cluster_id = $1 AND tenant_id = 1 AND ipv4 = '100.64.0.0'::inet + length($2::bytea)",
 }
 
@@ -47,7 +48,7 @@ async def test_look_ups_use_their_own_index_once_statistics_are_there(
 
 
 async def test_a_registration_is_one_round_trip(prepared: Database, owner: Scoped, home: Home) -> None:
-    """The last thing the server was asked is the registration itself: neither BEGIN before, nor a reset after."""
+    """The last thing the server was asked is the registration itself: no reset came after."""
     await join(owner, home.reusable)
     conn = await asyncpg.connect(prepared.dsn)
     try:

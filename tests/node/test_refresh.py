@@ -101,7 +101,7 @@ class Parts:
         self.derp += 1
 
     def names(self) -> dict[int, str]:
-        return {d.id: d.hostname for i in range(1, 10) if (d := self.hub.device(DeviceId(i))) is not None}
+        return {i: d.hostname for i in range(1, 20) if (d := self.hub.device(DeviceId(i))) is not None}
 
     def own_commit(self, row: Device) -> None:
         """What a registration here does: the database first, then memory."""
