@@ -191,6 +191,24 @@ async def test_an_older_row_does_not_replace_what_was_written_here_meanwhile(par
     assert parts.database.rows[DeviceId(1)].hostname == "rotated"
 
 
+async def test_a_device_that_is_written_all_the_time_does_not_hold_up_the_others(parts: Parts) -> None:
+    parts.database.commit(replace(device(1), hostname="by an operator"), replace(device(2), hostname="new"))
+    original = parts.database.load_devices
+
+    async def busy(devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
+        found = await original(devices)
+        parts.own_commit(replace(device(1), hostname="busy"))
+        return found
+
+    parts.database.load_devices = busy  # type: ignore[method-assign]
+    await parts.refresher.catch_up()
+    assert parts.names() == {1: "busy", 2: "new"}
+    parts.database.load_devices = original  # type: ignore[method-assign]
+    parts.database.rows[DeviceId(1)] = replace(device(1), hostname="at last")
+    await parts.refresher.catch_up()
+    assert parts.names() == {1: "at last", 2: "new"}
+
+
 async def test_a_deletion_here_is_not_undone_by_an_older_picture(parts: Parts) -> None:
     parts.database.hold("load")
     reading = asyncio.create_task(parts.refresher.load())
