@@ -6,6 +6,7 @@ connect    start-up parameters of every connection: role, scope, deadlines
 errors     SQLSTATE and driver errors to app.errors
 base       pool and transactions of one cluster; reads devices registering admin: its parts
 scoped     Scoped: all of them, the data-access object of one cluster
+requests   RequestDesk: operator requests; and the owner's part of them
 lease      Lease: who owns a cluster
 listen     Listener: wake-ups that heal themselves
 """

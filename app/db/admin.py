@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app.db import rows
-from app.db.base import PoolConnection, ScopedBase
+from app.db.base import PoolConnection, ScopedBase, write_audit
 from app.db.devices import missing_device
 from app.errors import BadRequest, NotFound, Refused
 from app.model import AuthKey, DerpRegion, DeviceId, Tenant, TenantId, User, UserId
@@ -192,8 +192,7 @@ class Admin(ScopedBase):
         before: dict[str, Any] | None,
         after: dict[str, Any] | None,
     ) -> None:
-        texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
-        await conn.execute(QUERIES["write_audit"], self.cluster_id, tenant_id, actor, action, what, *texts)
+        await write_audit(conn, self.cluster_id, tenant_id, actor, action, what, before, after)
 
 
 def is_tag(text: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+import orjson
 
 from app.db.connect import COMMAND_TIMEOUT_S
 from app.db.errors import translated
@@ -73,6 +74,21 @@ class ScopedBase:
         """Rows touched."""
         async with self._connection() as conn:
             return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
+
+
+async def write_audit(
+    conn: PoolConnection,
+    cluster_id: str,
+    tenant_id: TenantId | None,
+    actor: str,
+    action: str,
+    what: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> None:
+    """One line of the audit log, in the transaction of the change itself."""
+    texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
+    await conn.execute(QUERIES["write_audit"], cluster_id, tenant_id, actor, action, what, *texts)
 
 
 def hostinfo_text(hostinfo: bytes) -> str:

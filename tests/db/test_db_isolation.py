@@ -13,10 +13,11 @@ import pytest
 from db_helpers import as_role, join, rows_of, take_lease, wish
 
 from app.db.connect import server_settings
+from app.db.requests import RequestDesk
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import LeaseLost, NotFound, WrongCluster
-from app.model import Device, DeviceId, HotState, Tenant, User
+from app.model import Device, DeviceId, HotState, RequestId, Tenant, User
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
@@ -24,7 +25,8 @@ from app.tokens import parse_auth_token
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "lease_state", "lease_acquire", "lease_renew", "lease_release",
+    "node_key_known", "route_machine", "get_request", "lease_state", "lease_acquire",
+    "lease_renew", "lease_release",
 }  # fmt: skip
 
 
@@ -37,6 +39,7 @@ class Bravo:
     device: Device
     key_id: int
     key_text: str
+    request_id: RequestId
 
 
 @pytest.fixture
@@ -57,7 +60,12 @@ async def bravo(prepared: Database) -> Bravo:
     await shell.delete_device(tenant_id, doomed.id)
     await shell.close()
     await owner.close()
-    return Bravo(tenant, user, device, key.id, text)
+    desk = await RequestDesk.open(prepared.dsn, pool_size=1)
+    request_id = await desk.submit(
+        "b", tenant_id, "device_delete", {"device_id": device.id}, actor="bravo", what="x", dedup="bravo"
+    )
+    await desk.close()
+    return Bravo(tenant, user, device, key.id, text, request_id)
 
 
 def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
@@ -79,6 +87,8 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
         "version": "",
+        "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
+        "resume": True, "result": "{}", "error": None,
         "region_id": 901, "region": "{}", "max_devices": None, "max_users": None, "max_keys": None,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
@@ -117,7 +127,10 @@ SCOPED_STATEMENTS = sorted(set(QUERIES) - NOT_SCOPED)
 async def test_every_statement_through_both_barriers(prepared: Database, bravo: Bravo) -> None:
     await take_lease(prepared.dsn, "a", "owner-a")
     before = await untouched(prepared)
-    assert all(before[table] for table in ("nodes", "users", "pre_auth_keys", "deleted_devices", "instances"))
+    assert all(
+        before[table]
+        for table in ("nodes", "users", "pre_auth_keys", "deleted_devices", "instances", "requests")
+    )
     # Row security: a session of `a` asks for `b`. Predicate: a session that sees all asks for `a`.
     for role, scope, asked in (("hs_admin", "a", "b"), ("hs_node", "a", "b"), ("hs_owner", "", "a")):
         conn = await as_role(prepared.dsn, role, scope)
@@ -198,7 +211,9 @@ async def test_no_scope_sees_nothing(prepared: Database, bravo: Bravo) -> None:
         await conn.close()
 
 
-async def test_console_reads_all_and_writes_only_the_audit_log(prepared: Database, bravo: Bravo) -> None:
+async def test_console_reads_all_and_writes_only_the_audit_log_and_requests(
+    prepared: Database, bravo: Bravo
+) -> None:
     conn = await as_role(prepared.dsn, "hs_console")
     assert await conn.fetchval("SELECT count(DISTINCT cluster_id) FROM tenants") == 2
     assert await conn.fetchval("SELECT count(*) FROM nodes") == 1
@@ -207,7 +222,8 @@ async def test_console_reads_all_and_writes_only_the_audit_log(prepared: Databas
     )
     for statement in (
         "UPDATE users SET name = 'x'", "DELETE FROM nodes", "INSERT INTO clusters (cluster_id) VALUES ('z')",
-        "UPDATE audit_log SET actor = ''", "DELETE FROM audit_log", "SELECT * FROM deployment",
+        "UPDATE audit_log SET actor = ''", "DELETE FROM audit_log", "UPDATE requests SET state = 'queued'",
+        "DELETE FROM requests", "SELECT trim_requests('b', 0)", "SELECT * FROM deployment",
         "SELECT lease_acquire('cluster:b', 'x', 1, false)", "SELECT create_tenant('b','x','x',false,1,1,1)",
     ):  # fmt: skip
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
