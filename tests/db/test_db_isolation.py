@@ -77,7 +77,8 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
     values: dict[str, Any] = {
         "cluster_id": cluster_id, "tenant_ids": [bravo.tenant.id], "user_ids": [bravo.user.id],
         "device_ids": [bravo.device.id], "tenant_id": bravo.tenant.id, "device_id": bravo.device.id,
-        "user_id": bravo.user.id, "auth_key_id": bravo.key_id, "old_xmax": "1", "old_in_progress": [],
+        "user_id": bravo.user.id, "auth_key_id": bravo.key_id, "auth_key_ids": [bravo.key_id],
+        "old_xmax": "1", "old_in_progress": [],
         "max_age_s": -1.0, "auth": "key", "prefix": token.prefix if "register" in text else "other-prefix",
         "hash": token.hash, "machine_key": bravo.device.machine_key, "node_key": bravo.device.node_key,
         "old_node_key": None, "hostname": "stolen", "label": "stolen", "hostinfo": "{}", "capver": 1,
@@ -257,6 +258,9 @@ async def test_scoped_methods_with_ids_of_another_cluster(owner: Scoped, admin: 
     for call in (
         admin.create_user(t, "x"), admin.create_auth_key(t, bravo.user.id), admin.delete_device(t, d),
         admin.expire_device(t, d, None), admin.revoke_auth_key(t, bravo.key_id), owner.delete_device(t, d),
+        admin.rename_device(t, d, "stolen"), admin.set_device_tags(t, d, ["tag:x"]),
+        admin.move_device_to_user(t, d, bravo.user.id), admin.rename_user(t, bravo.user.id, "stolen"),
+        admin.delete_user(t, bravo.user.id), admin.delete_auth_key(t, bravo.key_id),
     ):  # fmt: skip
         with pytest.raises(WrongCluster):
             await call
@@ -275,6 +279,9 @@ async def test_writes_of_a_deposed_owner(prepared: Database, owner: Scoped, admi
         owner.update_device(tenant.id, device.id, hostname="x"), owner.flush_state([state]),
         owner.logout(tenant.id, device.id, device.node_key), owner.delete_device(tenant.id, device.id),
         owner.put_own_region(900, {}), owner.expire_device(tenant.id, device.id, 2e9),
+        owner.rename_device(tenant.id, device.id, "x"), owner.rename_user(tenant.id, user.id, "x"),
+        owner.set_device_tags(tenant.id, device.id, ["tag:x"]), owner.claim_request(),
+        owner.finish_request(RequestId(1), error="x"),
     ):  # fmt: skip
         with pytest.raises(LeaseLost):
             await call
