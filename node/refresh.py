@@ -58,13 +58,15 @@ class Refresher:
         self._on_rows = on_rows
         self._position = ""
         self._missed_load = True
+        #: Of users an older reading must not follow a newer one.
         self._reading_users = asyncio.Lock()
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
-        with self._hub.noting() as newer:
-            snapshot = await self._source.load()
-        self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
+        async with self._reading_users:
+            with self._hub.noting() as newer:
+                snapshot = await self._source.load()
+            self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
         self._position = snapshot.position
         self._missed_load = False
         # What was written here meanwhile may miss what others had written to the same device before.
@@ -116,7 +118,6 @@ class Refresher:
     async def _reload_users(self, ids: set[tuple[TenantId, UserId]]) -> None:
         if not ids:
             return
-        # One at a time: an older reading must not follow a newer one.
         async with self._reading_users:
             found = {user.id: user for user in await self._source.load_users(sorted(ids))}
             for _, user_id in ids:

@@ -279,7 +279,7 @@ async def test_a_killed_owners_requests_are_finished_by_the_next(pg_server: str)
             await run_sql(
                 dsn,
                 "UPDATE hs.requests SET state = 'running', attempts = 1, claimed_by = 'dead',"
-                " claimed_epoch = (SELECT epoch FROM hs.leases WHERE name = $1) WHERE id = ANY ($2::bigint[])",
+                " claimed_epoch = (SELECT epoch FROM hs.leases WHERE name = $1) WHERE id = ANY ($2)",
                 f"cluster:{place.tenant.cluster_id}",
                 [deleted, created, keyed],
             )
