@@ -17,13 +17,10 @@ from app.errors import HsError
 from app.runtime import Daemon, raise_open_files, run_daemon
 from app.settings import Settings, load
 from node import shell
+from node.cli_auth import auth_group
+from node.cli_options import config_option, output_option, tenant_option
 from node.derp import child
 from node.serve import Serving
-
-FORMATS = click.Choice(["table", "json", "yaml"])
-config_option = click.option("-c", "--config", "config", metavar="PATH", help="Configuration file.")
-tenant_option = click.option("--tenant", metavar="NAME", help="Tenant; default: the cluster's home tenant.")
-output_option = click.option("-o", "--output", type=FORMATS, default="table", show_default=True)
 
 
 def load_settings(config: str | None, *, warn: bool = False) -> Settings:
@@ -196,6 +193,9 @@ def nodes_delete(device_id: int, yes: bool, config: str | None, tenant: str | No
     if not yes:
         click.confirm(f"Delete device {device_id} of cluster {settings.cluster_id}?", abort=True, err=True)
     run(shell.delete_device(settings, tenant, device_id, output))
+
+
+cli.add_command(auth_group(load_settings))
 
 
 @cli.group()

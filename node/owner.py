@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
 from app.compression import compress
-from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.listen import CHANNEL_PREFIX, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.entry.limits import ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet
@@ -31,6 +32,7 @@ from node.derpmap import DerpMapSource
 from node.hotstate import HotState
 from node.hub import Hub
 from node.jobs import Job
+from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
 from node.refresh import Refresher
@@ -78,6 +80,7 @@ class Owner:
     api: MachineApi
     refresher: Refresher
     listener: Listener
+    login_waiters: Waiters
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _published: dict[str, Any] | None = None
@@ -116,9 +119,11 @@ class Owner:
         )
         hot = HotState(scoped, hub.device, may_write)
         queries = ClientQueries(compress)
+        waiters = Waiters(scoped.logins)
         registrar = Registrar(
             scoped,
             hub,
+            LoginFlow(scoped, waiters, settings.server_url, secrets.token_bytes),
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
@@ -145,7 +150,7 @@ class Owner:
         )
         listener = Listener(
             dsn,
-            [CHANNEL_PREFIX + settings.cluster_id],
+            [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
             cluster_id=settings.cluster_id,
             instance=instance,
         )
@@ -163,8 +168,15 @@ class Owner:
             api=api,
             refresher=refresher,
             listener=listener,
+            login_waiters=waiters,
             may_write=may_write,
         )
+
+    async def events(self) -> AsyncIterator[Wake | Resync]:
+        """What the listener hears, without what only concerns waiting logins."""
+        async for event in self.listener:
+            if not self.login_waiters.heard(event):
+                yield event
 
     def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
         return Entry(
@@ -251,6 +263,7 @@ class Owner:
     async def _trim(self) -> None:
         await self.scoped.trim_changes(CHANGES_KEPT_S)
         await self.scoped.trim_tombstones()
+        await self.scoped.trim_logins()
 
     async def _refresh_derp_map(self) -> None:
         if await self.derp_map.refresh():

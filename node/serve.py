@@ -20,8 +20,9 @@ from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
-from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken
+from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
+from app.model import Login
 from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
@@ -177,7 +178,8 @@ class Serving:
             await owner.heartbeat()
             for name, work in (
                 ("listen", owner.listener.run()),
-                ("refresh", owner.refresher.run(aiter(owner.listener))),
+                ("refresh", owner.refresher.run(owner.events())),
+                ("logins", owner.login_waiters.run()),
                 ("hot state", owner.hot.run()),
                 ("stale watch", self._end_when_stale()),
             ):
@@ -298,11 +300,22 @@ class Serving:
                 return True
             return await self.owner.scoped.node_key_known(NodeKey(key))
 
+        async def login(login_id: str) -> Login | None:
+            if self.owner is None:
+                raise Unavailable("this instance does not own its cluster")
+            found = await self.owner.scoped.logins([login_id])
+            return found[0] if found else None
+
         def metrics_text() -> bytes:
             return metrics.text() if self.owner is None else self.owner.metrics_text()
 
         return Facts(
-            self.settings.cluster_id, lambda: self.state, database_answers, node_key_known, metrics_text
+            self.settings.cluster_id,
+            lambda: self.state,
+            database_answers,
+            node_key_known,
+            login,
+            metrics_text,
         )
 
     def _greet(self, owner: Owner) -> None:
@@ -317,7 +330,8 @@ class Serving:
 To let a device in:
   {self.program} users create alice
   {self.program} preauthkeys create --user alice
-  tailscale up --login-server {settings.server_url} --auth-key <the key>"""
+  tailscale up --login-server {settings.server_url} --auth-key <the key>
+or without a key: it shows a page with the command that lets it in"""
         )
 
 

@@ -68,17 +68,15 @@ async def list_users(settings: Settings, tenant: str | None, output: str) -> Non
     show([user_row(user) for user in users], output)
 
 
-async def _owner(scoped: Scoped, tenant: Tenant, given: str | None) -> UserId | None:
-    """A user by name or, as headscale's commands have it, by id."""
-    if given is None:
-        return None
+async def owner_of(scoped: Scoped, tenant: Tenant, given: str) -> User:
+    """A user by name or, as headscale's commands have it, by id. Raises NotFound."""
     users = await scoped.list_users(tenant.id)
     for user in users:
         if user.name == given:
-            return user.id
+            return user
     for user in users:
         if str(user.id) == given:
-            return user.id
+            return user
     raise NotFound(f"there is no user {given!r} in tenant {tenant.name!r}")
 
 
@@ -94,9 +92,10 @@ async def create_auth_key(
 ) -> None:
     async with administration(settings) as scoped:
         place = await scoped.tenant(tenant)
+        owner = None if user is None else await owner_of(scoped, place, user)
         key, text = await scoped.create_auth_key(
             place.id,
-            await _owner(scoped, place, user),
+            None if owner is None else owner.id,
             reusable=reusable,
             ephemeral=ephemeral,
             tags=tags,

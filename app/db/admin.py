@@ -185,7 +185,7 @@ class Admin(ScopedBase):
     async def _audit(
         self,
         conn: PoolConnection,
-        tenant_id: TenantId,
+        tenant_id: TenantId | None,
         actor: str,
         action: str,
         what: str,

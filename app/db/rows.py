@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from app.model import AuthKey, Change, Device, Tenant, User
+from app.model import AuthKey, Change, Device, Login, Tenant, User
 
 DEVICE_COLUMNS = 22
 USER_COLUMNS = 7
@@ -29,6 +29,10 @@ def tenant(row: Iterable[Any]) -> Tenant:
 
 def change(row: Iterable[Any]) -> Change:
     return Change(*row)
+
+
+def login(row: Iterable[Any]) -> Login:
+    return Login(*row)
 
 
 def auth_key(row: Iterable[Any]) -> AuthKey:
