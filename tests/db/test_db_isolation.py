@@ -16,7 +16,8 @@ from app.db.connect import server_settings
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import LeaseLost, NotFound, WrongCluster
-from app.model import Device, DeviceId, HotState, Tenant, User
+from app.keys import MachineKey, NodeKey
+from app.model import Device, DeviceId, HotState, LoginAsk, Tenant, User
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
@@ -24,7 +25,8 @@ from app.tokens import parse_auth_token
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "lease_state", "lease_acquire", "lease_renew", "lease_release",
+    "node_key_known", "route_machine", "read_logins", "open_login", "trim_logins",
+    "lease_state", "lease_acquire", "lease_renew", "lease_release",
 }  # fmt: skip
 
 
@@ -37,6 +39,7 @@ class Bravo:
     device: Device
     key_id: int
     key_text: str
+    login_id: str
 
 
 @pytest.fixture
@@ -52,12 +55,14 @@ async def bravo(prepared: Database) -> Bravo:
     doomed = (await join(owner, text, hostname="bravo-doomed", label="bravo-doomed")).device
     assert device is not None
     assert doomed is not None
+    ask = LoginAsk(MachineKey(bytes(32)), NodeKey(bytes(32)), "bravo", "", "", 1, False, "", "")
+    login_id = await owner.open_login(ask, "0" * 24)
     await owner.put_instance("bravo-instance")
     await owner.put_own_region(900, {"RegionCode": "bravo-region"})
     await shell.delete_device(tenant_id, doomed.id)
     await shell.close()
     await owner.close()
-    return Bravo(tenant, user, device, key.id, text)
+    return Bravo(tenant, user, device, key.id, text, login_id)
 
 
 def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
@@ -78,7 +83,7 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "online_flags": [True], "last_seens": [1.9e9], "before": 4e9, "display_name": "", "email": "",
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
-        "version": "",
+        "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "region_id": 901, "region": "{}", "max_devices": None, "max_users": None, "max_keys": None,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
@@ -240,7 +245,8 @@ async def test_scoped_methods_with_ids_of_another_cluster(owner: Scoped, admin: 
         await admin.tenant("bravo")
     for call in (
         admin.create_user(t, "x"), admin.create_auth_key(t, bravo.user.id), admin.delete_device(t, d),
-        admin.expire_device(t, d, None), admin.revoke_auth_key(t, bravo.key_id), owner.delete_device(t, d),
+        admin.expire_device(t, d, None), admin.approve_login(bravo.login_id, t, bravo.user.id),
+        admin.revoke_auth_key(t, bravo.key_id), owner.delete_device(t, d),
     ):  # fmt: skip
         with pytest.raises(WrongCluster):
             await call
