@@ -92,20 +92,27 @@ class Waiters:
         return True
 
     async def run(self) -> None:
-        """Looks at what is waited for until cancelled."""
-        while True:
-            await asyncio.sleep(POLL_EVERY_S)
-            ids = list(self._waiting)
-            if not ids:
-                continue
-            try:
-                still = {login.id for login in await self._look(ids) if login.state == "pending"}
-            except Unavailable as error:
-                _log.warning("logins_not_read", waiting=len(ids), reason=error.message)
-                continue
-            for login_id in ids:
-                if login_id not in still:
-                    self._wake(login_id)
+        """Looks at what is waited for until cancelled; then nobody waits here any more."""
+        try:
+            while True:
+                await asyncio.sleep(POLL_EVERY_S)
+                await self._look_once(list(self._waiting))
+        finally:
+            for line in self._waiting.values():
+                for woken in line:
+                    _wake(woken, False)
+
+    async def _look_once(self, ids: list[str]) -> None:
+        if not ids:
+            return
+        try:
+            still = {login.id for login in await self._look(ids) if login.state == "pending"}
+        except Unavailable as error:
+            _log.warning("logins_not_read", waiting=len(ids), reason=error.message)
+            return
+        for login_id in ids:
+            if login_id not in still:
+                self._wake(login_id)
 
     def _wake(self, login_id: str) -> None:
         for woken in self._waiting.get(login_id, ()):

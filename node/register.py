@@ -70,9 +70,6 @@ class Registrar:
 
         One that follows a login up takes as long as a person needs to decide (PROTOCOL.md 3.4).
         """
-        if not self.may_write():
-            self.count("frozen")
-            return refusal(FROZEN)
         try:
             return await self._decide(machine_key, request, address)
         except (Unavailable, LeaseLost) as error:
@@ -87,6 +84,7 @@ class Registrar:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
+        self._check_lease()
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
@@ -103,6 +101,7 @@ class Registrar:
                 return tailcfg.register_response(0, "", "", auth_url=stands, machine_authorized=False)
             if stands.state == "denied":
                 return refusal(DENIED)
+            self._check_lease()
             result = await self._register(replace(wish, login_id=stands.id))
         # Before all: an expired registration names its device too.
         if result.status == "expired":
@@ -110,6 +109,10 @@ class Registrar:
         if result.device is not None and result.tenant is not None:
             return self._success(result.device, result.tenant, result.user)
         return refusal(result.message)
+
+    def _check_lease(self) -> None:
+        if not self.may_write():
+            raise Unavailable("the lease is frozen")
 
     async def _register(self, wish: Registration) -> RegistrationResult:
         result = await self.registry.register(wish, default_expiry_s=self.key_lifetime_s)

@@ -26,6 +26,7 @@ from app.model import Login
 from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
+from app.settings_values import mask_dsn
 from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.metrics import Metrics
@@ -66,7 +67,10 @@ class Serving:
         make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
-            database = await Database.prepare(dsn)
+            try:
+                database = await Database.prepare(dsn)
+            except Unavailable as error:
+                raise Unavailable(f"pg_dsn: {mask_dsn(dsn)}: {error.message}") from error
             if await database.ensure_cluster(settings.cluster_id):
                 self.tell(f"created cluster {settings.cluster_id!r} with its home tenant")
             noise_key = X25519PrivateKey.from_private_bytes(
@@ -261,8 +265,9 @@ class Serving:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             await runner.cleanup()
+            address = self.settings.metrics_listen_addr
             raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {reason_of(error)}"
+                f"metrics_listen_addr: cannot listen on {address}: {reason_of(error)}"
             ) from error
         try:
             yield
@@ -282,16 +287,25 @@ class Serving:
             await runner.cleanup()
 
     def _facts(self, metrics: Metrics) -> Facts:
-        async def database_answers() -> bool:
+        asking: asyncio.Task[bool] | None = None
+
+        async def ask_database() -> bool:
             try:
-                async with asyncio.timeout(HEALTH_DEADLINE_S):
-                    if self.owner is not None:
-                        await self.owner.scoped.current_position()
-                    elif self.lease is not None:
-                        await self.lease.holder()
-            except (HsError, TimeoutError):
+                if self.owner is not None:
+                    await self.owner.scoped.current_position()
+                elif self.lease is not None:
+                    await self.lease.holder()
+            except HsError:
                 return False
             return True
+
+        async def database_answers() -> bool:
+            """One question at a time: a driver may be unable to give up one that hangs."""
+            nonlocal asking
+            if asking is None or asking.done():
+                asking = asyncio.create_task(ask_database(), name="health")
+            done, _ = await asyncio.wait({asking}, timeout=HEALTH_DEADLINE_S)
+            return bool(done) and asking.result()
 
         async def node_key_known(key: bytes) -> bool:
             if self.owner is None:

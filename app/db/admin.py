@@ -11,7 +11,7 @@ import orjson
 from app.db import rows
 from app.db.base import PoolConnection, ScopedBase
 from app.db.devices import missing_device
-from app.errors import BadRequest, NotFound, Refused
+from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import AuthKey, DerpRegion, DeviceId, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
 from app.tokens import RANDOM_BYTES, make_auth_token
@@ -44,15 +44,28 @@ class Admin(ScopedBase):
         """A new user. Raises BadRequest, Conflict for a taken name, Refused for a full tenant."""
         if not 1 <= len(name) <= MAX_NAME or not name.isprintable() or name != name.strip():
             raise BadRequest(f"a user name has 1 to {MAX_NAME} printable characters", code="bad_user_name")
-        async with self._tenant_tx(tenant_id) as conn:
-            await self._check_quota(conn, tenant_id, users=1)
-            row = await conn.fetchrow(
-                QUERIES["insert_user"], self.cluster_id, tenant_id, name, display_name, email, profile_pic_url
-            )
-            assert row is not None
-            user = rows.user(row)
-            await self._audit(conn, tenant_id, actor, "user_create", f"user:{user.id}", None, {"name": name})
-            return user
+        try:
+            async with self._tenant_tx(tenant_id) as conn:
+                await self._check_quota(conn, tenant_id, users=1)
+                row = await conn.fetchrow(
+                    QUERIES["insert_user"],
+                    self.cluster_id,
+                    tenant_id,
+                    name,
+                    display_name,
+                    email,
+                    profile_pic_url,
+                )
+                assert row is not None
+                user = rows.user(row)
+                await self._audit(
+                    conn, tenant_id, actor, "user_create", f"user:{user.id}", None, {"name": name}
+                )
+                return user
+        except Conflict as error:
+            if error.facts.get("constraint") != "users_name":
+                raise
+            raise Conflict(f"there is already a user {name!r} in this tenant", code="user_exists") from error
 
     async def list_users(self, tenant_id: TenantId, name: str | None = None) -> list[User]:
         """Users of a tenant, all or the one of this name, by id."""

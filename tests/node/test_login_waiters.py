@@ -80,6 +80,17 @@ async def test_a_look_finds_what_no_notification_told(
         task.cancel()
 
 
+async def test_nobody_waits_where_nobody_looks_any_more() -> None:
+    waiters = Waiters(Desk().look)
+    task = asyncio.create_task(waiters.run())
+    with waiters.place("a") as woken:
+        await asyncio.sleep(0)
+        task.cancel()
+        assert woken is not None
+        async with asyncio.timeout(DEADLINE_S):
+            assert await woken is False
+
+
 async def test_one_login_too_many_makes_room() -> None:
     waiters = Waiters(Desk().look)
     with ExitStack() as stack:
