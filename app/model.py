@@ -34,6 +34,36 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """One cluster as an operator sees it; `owner` is None while nobody holds its lease.
+
+    `lease_age_s`: seconds since the owner renewed its lease, None when it was given back.
+    """
+
+    cluster_id: str
+    state: str
+    region: str
+    created: float
+    tenants: int
+    users: int
+    devices: int
+    connected: int
+    owner: str | None
+    epoch: int
+    lease_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What was found in a database, without changing it; `todo` says what is missing, empty when nothing."""
+
+    version: str
+    login: str
+    schema: int
+    todo: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """An owner of devices inside a tenant."""
 

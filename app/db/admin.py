@@ -120,6 +120,17 @@ class Admin(ScopedBase):
             )
             return rows.auth_key(row)
 
+    async def delete_auth_key(self, tenant_id: TenantId, key_id: int, *, actor: str = "") -> None:
+        """Deletes an auth key; devices that joined with it stay and forget it. Raises NotFound."""
+        async with self._tenant_tx(tenant_id) as conn:
+            await self._lock_counters(conn, tenant_id)
+            await conn.execute(QUERIES["forget_auth_key"], self.cluster_id, tenant_id, key_id)
+            prefix = await conn.fetchval(QUERIES["delete_auth_key"], self.cluster_id, tenant_id, key_id)
+            if prefix is None:
+                raise NotFound(f"there is no auth key {key_id} here")
+            before = {"prefix": prefix}
+            await self._audit(conn, tenant_id, actor, "auth_key_delete", f"auth_key:{key_id}", before, None)
+
     async def expire_device(
         self, tenant_id: TenantId, device_id: DeviceId, at: float | None, *, actor: str = ""
     ) -> bool:

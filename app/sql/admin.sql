@@ -59,6 +59,17 @@ UPDATE pre_auth_keys SET revoked = true
 RETURNING id, tenant_id, prefix, user_id, reusable, ephemeral, tags, used, uses, revoked,
           extract(epoch FROM expiration)::float8, extract(epoch FROM created_at)::float8
 
+-- forget_auth_key --
+-- Devices stay when the key they joined with goes.
+-- $1 cluster_id, $2 tenant_id, $3 auth_key_id
+UPDATE nodes SET auth_key_id = NULL WHERE cluster_id = $1 AND tenant_id = $2 AND auth_key_id = $3
+
+-- delete_auth_key --
+-- Deletes a pre-auth key that no device refers to any more, and answers its prefix for the audit.
+-- $1 cluster_id, $2 tenant_id, $3 auth_key_id
+DELETE FROM pre_auth_keys WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+RETURNING prefix
+
 -- write_audit --
 -- One line of the audit log, in the transaction of the change itself.
 -- $1 cluster_id, $2 tenant_id, $3 actor, $4 action, $5 object, $6 before, $7 after
