@@ -125,7 +125,7 @@ def nodes_move_user(
     tenant: str | None,
     output: str,
 ) -> None:
-    """Give a device to a user; it leaves its tags."""
+    """Give a user's device to another user."""
     which = chosen("device", device, identifier)
     run(shell_devices.move_device(load_settings(config), tenant, which, user, output))
 
