@@ -32,12 +32,12 @@ from rich.table import Table
 from rich.text import Text
 
 from app.client.device import SimulatedDevice
+from app.database import database_dsn
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import HsError, Unavailable
 from app.model import AuthKey, ClusterFacts, Device, Tenant, User
 from app.settings import Settings, load
-from node.serve import database_dsn
 from node.shell import Row, administration, cell, find_user, show, when
 from node.shell_clusters import cluster_row
 

@@ -12,7 +12,6 @@ from click.shell_completion import get_completion_class
 
 from app import __version__
 from app.errors import HsError
-from app.runtime import Daemon, raise_open_files, run_daemon
 from node import shell
 from node.cli_clusters import clusters
 from node.cli_devices import nodes
@@ -20,8 +19,6 @@ from node.cli_keys import preauthkeys
 from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settings, output_option
 from node.cli_system import config_check, configuration, db
 from node.cli_users import users
-from node.derp import child
-from node.serve import Serving
 
 COMPLETION_VARIABLE = "_HS_NODE_COMPLETE"
 
@@ -48,6 +45,10 @@ def cli(config: str | None, output: str | None, yes: bool) -> None:
 @click.option("--standby/--no-standby", default=True, help="Wait while another instance owns the cluster.")
 def serve(config: str | None, standby: bool) -> None:
     """Serve a cluster until told to stop."""
+    # The other commands need none of this, and would take twice as long.
+    from app.runtime import Daemon, raise_open_files, run_daemon
+    from node.serve import Serving
+
     settings = load_settings(config, warn=True)
 
     raise_open_files()
@@ -64,6 +65,8 @@ def serve(config: str | None, standby: bool) -> None:
 )
 def derp(relay_config: str | None) -> None:
     """Run the relay alone; `serve` starts its own."""
+    from node.derp import child
+
     sys.exit(child.main(["--config", relay_config] if relay_config else []))
 
 

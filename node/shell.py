@@ -16,18 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from app import log
+from app.database import database_dsn
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import NotFound
 from app.model import Tenant, User
 from app.settings import Settings
 from app.wire import tailcfg
-from node.serve import database_dsn
 
 Row = dict[str, Any]
 #: Tables that go into a file or pipe are not folded.
 PIPE_COLUMNS = 1000
-#: Valid in JSON, but terminals may obey them: C1 controls, and marks that turn the direction of text.
+#: No line of YAML is folded.
+YAML_COLUMNS = 10_000
+#: Valid in JSON and YAML, but terminals may obey them: C1 controls, and marks that turn text around.
 _UNSHOWN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -93,7 +95,12 @@ def show(data: Row | Sequence[Row], output: str, *, upright: bool = False) -> No
         for row in many:
             click.echo(_safe(orjson.dumps(row)))
     elif output == "yaml":
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=YAML_COLUMNS).rstrip()
+        click.echo(
+            text
+            if _UNSHOWN.search(text) is None
+            else yaml.safe_dump(data, sort_keys=False, width=YAML_COLUMNS).rstrip()
+        )
     elif upright:
         _show_table([{"field": name, "value": value} for row in many for name, value in row.items()])
     else:

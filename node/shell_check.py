@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from app.database import database_dsn
 from app.db import migrate
 from app.db.setup import Database
 from app.deployment import NOISE_KEY_NAME, load_or_create_noise_key
@@ -17,7 +18,7 @@ from app.errors import ConfigError, HsError
 from app.model import DatabaseFacts
 from app.pg import EmbeddedPostgres
 from app.settings import Loaded, Settings
-from node.serve import database_dsn, reason_of, split_listen, tls_context
+from node.listen import reason_of, split_listen, tls_context
 from node.shell import Row, show
 
 DEFAULT = "default"

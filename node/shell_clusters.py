@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from app.database import database_dsn
 from app.db.setup import Database
 from app.errors import NotFound
 from app.model import ClusterFacts
 from app.settings import Settings
-from node.serve import database_dsn
 from node.shell import Row, show, when
 
 
