@@ -96,6 +96,7 @@ class Owner:
         derp_map: DerpMapSource,
         may_write: Callable[[], bool],
     ) -> Owner:
+        """`may_write`: whether the lease is held for certain at this moment."""
         dns = DnsPlan(
             settings.dns.base_domain,
             magic_dns=settings.dns.magic_dns,

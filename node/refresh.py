@@ -2,6 +2,7 @@
 
 Every row is read exactly once by transaction snapshot (DATABASE.md 4.2). Rows of this instance are
 skipped: their effect is in memory already. What a row names is read again, so order is no matter.
+A device that this process changes while rows are being read keeps what it has and is read once more.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ class Refresher:
         self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
         self._position = snapshot.position
         self._missed_load = False
+        # What was written here meanwhile may miss what others had written to the same device before.
+        await self._reload_devices(
+            {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
+        )
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
