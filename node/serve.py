@@ -182,7 +182,8 @@ class Serving:
             await owner.heartbeat()
             for name, work in (
                 ("listen", owner.listener.run()),
-                ("refresh", owner.refresher.run(aiter(owner.listener))),
+                ("refresh", owner.refresher.run(owner.events())),
+                ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
                 ("stale watch", self._end_when_stale()),
             ):
