@@ -38,7 +38,7 @@ from app.db.setup import Database
 from app.errors import HsError, Unavailable
 from app.model import AuthKey, ClusterFacts, Device, Tenant, User
 from app.settings import Settings, load
-from node.shell import Row, administration, cell, find_user, show, when
+from node.shell import Row, administration, cell, owner_of, show, when
 from node.shell_clusters import cluster_row
 
 CLUSTERS = ("east", "west")
@@ -291,7 +291,7 @@ async def people(scoped: Scoped, tenant: Tenant, fleet: Fleet, server: Server) -
             await scoped.create_user(tenant.id, owner, actor="demo")
         _, text = await scoped.create_auth_key(
             tenant.id,
-            None if tagged else (await find_user(scoped, tenant, owner)).id,
+            None if tagged else (await owner_of(scoped, tenant, owner)).id,
             reusable=True,
             ephemeral=ephemeral,
             tags=[owner] if tagged else [],

@@ -54,7 +54,7 @@ def actor() -> str:
     return f"shell:{getpass.getuser()}"
 
 
-async def find_user(scoped: Scoped, tenant: Tenant, given: str) -> User:
+async def owner_of(scoped: Scoped, tenant: Tenant, given: str) -> User:
     """A user by name or, as headscale's commands have it, by id. Raises NotFound."""
     users = await scoped.list_users(tenant.id)
     for user in users:

@@ -12,7 +12,7 @@ from app.keys import disco_key_text, machine_key_text, node_key_text
 from app.model import Device, DeviceId, Tenant, User, UserId
 from app.names import full_name
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, find_user, show, when
+from node.shell import Row, actor, administration, confirm, owner_of, show, when
 
 #: What is done to one device: the data, its tenant, and the device.
 Deed = Callable[[Scoped, Tenant, Device], Awaitable[object]]
@@ -21,7 +21,7 @@ Deed = Callable[[Scoped, Tenant, Device], Awaitable[object]]
 async def list_devices(settings: Settings, tenant: str | None, user: str | None, output: str) -> None:
     async with administration(settings) as scoped:
         place = await scoped.tenant(tenant)
-        owner = None if user is None else await find_user(scoped, place, user)
+        owner = None if user is None else await owner_of(scoped, place, user)
         devices = await scoped.list_devices(place.id)
         users = await _users(scoped, place)
     show(
@@ -70,7 +70,7 @@ async def tag_device(
 
 async def move_device(settings: Settings, tenant: str | None, which: str, user: str, output: str) -> None:
     async def deed(scoped: Scoped, place: Tenant, device: Device) -> None:
-        owner = await find_user(scoped, place, user)
+        owner = await owner_of(scoped, place, user)
         await scoped.move_device_to_user(place.id, device.id, owner.id, actor=actor())
 
     await _change(settings, tenant, which, output, deed)

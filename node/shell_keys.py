@@ -10,7 +10,7 @@ import click
 from app.errors import NotFound
 from app.model import AuthKey
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, find_user, show, when
+from node.shell import Row, actor, administration, confirm, owner_of, show, when
 
 
 async def create_auth_key(
@@ -27,7 +27,7 @@ async def create_auth_key(
         place = await scoped.tenant(tenant)
         key, text = await scoped.create_auth_key(
             place.id,
-            None if user is None else (await find_user(scoped, place, user)).id,
+            None if user is None else (await owner_of(scoped, place, user)).id,
             reusable=reusable,
             ephemeral=ephemeral,
             tags=tags,

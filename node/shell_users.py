@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.model import User
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, counted, find_user, show, when
+from node.shell import Row, actor, administration, confirm, counted, owner_of, show, when
 
 
 async def create_user(
@@ -51,7 +51,7 @@ async def list_users(
 async def rename_user(settings: Settings, tenant: str | None, who: str, new_name: str, output: str) -> None:
     async with administration(settings) as scoped:
         place = await scoped.tenant(tenant)
-        user = await find_user(scoped, place, who)
+        user = await owner_of(scoped, place, who)
         await scoped.rename_user(place.id, user.id, new_name, actor=actor())
         user = await scoped.user(place.id, new_name)
     show(user_row(user), output)
@@ -60,7 +60,7 @@ async def rename_user(settings: Settings, tenant: str | None, who: str, new_name
 async def destroy_user(settings: Settings, tenant: str | None, who: str, yes: bool, output: str) -> None:
     async with administration(settings) as scoped:
         place = await scoped.tenant(tenant)
-        user = await find_user(scoped, place, who)
+        user = await owner_of(scoped, place, who)
         keys = [key for key in await scoped.list_auth_keys(place.id) if key.user_id == user.id]
         confirm(
             f"Delete user {user.name!r} (id {user.id}) of tenant {place.name!r}"
