@@ -68,6 +68,9 @@ KEY_LIFE_S = 24 * 3600.0
 EVENT_S = 0.7
 HEADLESS_EVENT_S = 0.05
 HEADLESS_EVENTS = 60
+#: Shares of the events; the rest are moves. Fewer leave than could come back, so that most are here.
+COMES_BACK = 0.35
+LEAVES = 0.3
 #: At least so many are away when the headless demo prints its tables.
 AWAY_AT_LEAST = 4
 REFRESH_S = 0.5
@@ -188,7 +191,7 @@ class Fleet:
 
     chance: random.Random
     devices: dict[str, list[SimulatedDevice]] = field(default_factory=dict)
-    away: set[SimulatedDevice] = field(default_factory=set)
+    away: list[SimulatedDevice] = field(default_factory=list)
     left: int = 0
     came_back: int = 0
     moved: int = 0
@@ -244,20 +247,21 @@ class Fleet:
 
     async def event(self) -> None:
         """One device leaves, comes back, or is found elsewhere."""
-        device = self.chance.choice(self.all())
-        if device in self.away:
+        here = [device for device in self.all() if device not in self.away]
+        what = self.chance.random()
+        if self.away and (not here or what < COMES_BACK):
+            device = self.away.pop(self.chance.randrange(len(self.away)))
             await device.poll()
-            self.away.discard(device)
             self.came_back += 1
-        elif self.chance.random() < 0.5:
-            await self._leave(device)
+        elif what < COMES_BACK + LEAVES:
+            await self._leave(self.chance.choice(here))
         else:
-            await device.update(endpoints=(self._endpoint(), self._endpoint()))
+            await self.chance.choice(here).update(endpoints=(self._endpoint(), self._endpoint()))
             self.moved += 1
 
     async def _leave(self, device: SimulatedDevice) -> None:
         await device.close()
-        self.away.add(device)
+        self.away.append(device)
         self.left += 1
 
     async def live(self, pause_s: float) -> None:
@@ -476,19 +480,21 @@ async def watch(
 ) -> None:
     """The fleet goes on while somebody looks; ends with the console, or by Ctrl-C."""
     program = Path(sys.executable).with_name("hs-console")
-    events = asyncio.create_task(fleet.live(EVENT_S), name="events")
+    view = console(program, server.env) if program.exists() else tables(database, places, fleet)
+    progress.quiet = True
+    tasks = {
+        asyncio.create_task(fleet.live(EVENT_S), name="events"),
+        asyncio.create_task(view, name="view"),
+    }
     try:
-        if program.exists():
-            progress.quiet = True
-            await console(program, server.env)
-            progress.quiet = False
-        else:
-            await tables(database, places, fleet)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        events.cancel()
-        await asyncio.wait({events})
-    if not events.cancelled() and (error := events.exception()) is not None:
-        raise error
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        progress.quiet = False
+    for task in done:
+        task.result()
 
 
 async def console(program: Path, env: dict[str, str]) -> None:
