@@ -74,6 +74,9 @@ LEAVES = 0.3
 #: At least so many are away when the headless demo prints its tables.
 AWAY_AT_LEAST = 4
 REFRESH_S = 0.5
+#: What fits into 80 columns of the live view; a device's name begins with its cluster.
+LIVE_CLUSTER = ("cluster", "state", "epoch", "users", "devices", "connected", "lease_age_s")
+LIVE_DEVICE = ("device", "owner", "address", "state", "endpoints")
 EXIT_INTERRUPTED = 130
 SHOWN_LOG_LINES = 20
 
@@ -384,14 +387,18 @@ async def settled(database: Database, places: dict[str, tuple[Scoped, Tenant]], 
 
 def live_view(picture: Picture, fleet: Fleet, height: int) -> Group:
     """Clusters, what happened, and as many devices as fit; those away first."""
-    clusters = rich_table([cluster_row(cluster) for cluster in picture.clusters])
+    clusters = rich_table([pick(cluster_row(cluster), LIVE_CLUSTER) for cluster in picture.clusters])
     room = max(1, height - len(picture.clusters) - 8)
     rows = [
-        picture.device(cluster, device)
+        pick(picture.device(cluster, device), LIVE_DEVICE)
         for cluster, device in sorted(picture.devices, key=lambda item: item[1].online)
     ]
     words = f"{fleet.left} left, {fleet.came_back} came back, {fleet.moved} moved; Ctrl-C ends the demo"
     return Group(clusters, Text(""), rich_table(rows[:room]), Text(""), Text(words))
+
+
+def pick(row: Row, names: tuple[str, ...]) -> Row:
+    return {name: row[name] for name in names}
 
 
 def rich_table(rows: list[Row]) -> Table:
@@ -500,7 +507,8 @@ async def watch(
 async def console(program: Path, env: dict[str, str]) -> None:
     process = await asyncio.create_subprocess_exec(program, env=env)
     try:
-        await process.wait()
+        if await process.wait() != 0:
+            raise Unavailable(f"{program.name} ended with {process.returncode}")
     finally:
         if process.returncode is None:
             process.terminate()
@@ -533,7 +541,7 @@ def main() -> int:
     parser.add_argument("--headless", action="store_true", help="print the fleet, stop everything, exit")
     headless = parser.parse_args().headless
     progress = Progress()
-    if not headless and not (sys.stdout.isatty() and sys.stdin.isatty()):
+    if not headless and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
         progress.say("this is no terminal: running as with HEADLESS=1")
         headless = True
     try:
