@@ -99,7 +99,7 @@ def chosen(what: str, *given: str | int | None) -> str:
     """The one thing a command is about, given as argument or as headscale's option."""
     found = [str(value) for value in given if value is not None]
     if len(found) != 1:
-        raise click.UsageError(f"name one {what}")
+        raise click.UsageError(f"name one {what}, as argument or with -i")
     return found[0]
 
 

@@ -109,7 +109,8 @@ async def find_device(scoped: Scoped, tenant: Tenant, given: str) -> Device:
     for device in await scoped.list_devices(tenant.id):
         if device.given_name == given:
             return device
-    raise NotFound(f"there is no device {given!r} in tenant {tenant.name!r}")
+    shown = given if given.isdigit() else repr(given)
+    raise NotFound(f"there is no device {shown} in tenant {tenant.name!r}")
 
 
 async def _users(scoped: Scoped, tenant: Tenant) -> dict[UserId, User]:
