@@ -159,7 +159,14 @@ class LoginFlow:
                 if woken is None or not await woken:
                     return self.url(login_id)
         ask = _ask(machine_key, request, address)
-        login_id = await self.desk.open_login(ask, self.random(LOGIN_ID_BYTES).hex())
+        return await self.ask(machine_key, request, address)
+
+    async def ask(
+        self, machine_key: MachineKey, request: tailcfg.RegisterRequest, address: str
+    ) -> Login | str:
+        """As `stand`, for a request without a login of use."""
+        asked = _ask(machine_key, request, address)
+        login_id = await self.desk.open_login(asked, self.random(LOGIN_ID_BYTES).hex())
         login = await self._find(login_id, machine_key, request)
         if login is not None and login.state != "pending":
             return login
@@ -169,10 +176,10 @@ class LoginFlow:
     async def _find(
         self, login_id: str, machine_key: MachineKey, request: tailcfg.RegisterRequest
     ) -> Login | None:
-        """The login while it is of use to these keys."""
+        """The login of these keys, unless it is over. Its approval may be used up by another request."""
         for login in await self.desk.logins([login_id]):
             is_theirs = login.machine_key == machine_key and login.node_key == request.node_key
-            if is_theirs and login.state != "expired" and login.device_id is None:
+            if is_theirs and login.state != "expired":
                 return login
         return None
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
 from app.compression import compress
-from app.db.listen import CHANNEL_PREFIX, Listener, Resync, Wake
+from app.db.listen import CHANNEL_PREFIX, REQUEST_PAYLOAD, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.entry.limits import ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet
@@ -37,6 +37,7 @@ from node.machine import MachineApi
 from node.metrics import Metrics
 from node.refresh import Refresher
 from node.register import Registrar
+from node.requests import RequestRunner
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -82,6 +83,7 @@ class Owner:
     queries: ClientQueries
     api: MachineApi
     refresher: Refresher
+    requests: RequestRunner
     listener: Listener
     login_waiters: Waiters
     may_write: Callable[[], bool]
@@ -153,6 +155,7 @@ class Owner:
         refresher = Refresher(
             scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
         )
+        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
         listener = Listener(
             dsn,
             [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
@@ -172,16 +175,21 @@ class Owner:
             queries=queries,
             api=api,
             refresher=refresher,
+            requests=requests,
             listener=listener,
             login_waiters=waiters,
             may_write=may_write,
         )
 
     async def events(self) -> AsyncIterator[Wake | Resync]:
-        """What the listener hears, without what only concerns waiting logins."""
+        """What the listener hears, for the refresher; waiting logins and the runner of requests beside it."""
         async for event in self.listener:
-            if not self.login_waiters.heard(event):
-                yield event
+            if self.login_waiters.heard(event):
+                continue
+            # A wake-up without payload stands for any.
+            if isinstance(event, Resync) or event.payload in ("", REQUEST_PAYLOAD):
+                self.requests.wake()
+            yield event
 
     def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
         return Entry(
@@ -276,6 +284,7 @@ class Owner:
         await self.scoped.trim_changes(CHANGES_KEPT_S)
         await self.scoped.trim_tombstones()
         await self.scoped.trim_logins()
+        await self.scoped.trim_requests()
 
     async def _refresh_derp_map(self) -> None:
         if await self.derp_map.refresh():

@@ -98,11 +98,15 @@ class Registrar:
         if result.status == "needs_login":
             stands = await self.logins.stand(machine_key, request, address)
             if isinstance(stands, str):
-                return tailcfg.register_response(0, "", "", auth_url=stands, machine_authorized=False)
+                return _show(stands)
             if stands.state == "denied":
                 return refusal(DENIED)
             self._check_lease()
             result = await self._register(replace(wish, login_id=stands.id))
+            if result.status == "needs_login":  # the device that used this approval up is gone
+                again = await self.logins.ask(machine_key, request, address)
+                if isinstance(again, str):
+                    return _show(again)
         # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
@@ -170,6 +174,11 @@ def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> 
         request_tags=info.request_tags,
         expiry_wish=request.expiry,
     )
+
+
+def _show(url: str) -> bytes:
+    """A RegisterResponse with the page where somebody decides."""
+    return tailcfg.register_response(0, "", "", auth_url=url, machine_authorized=False)
 
 
 def refusal(sentence: str) -> bytes:

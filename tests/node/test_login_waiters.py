@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
 from app.db.listen import Resync, Wake
 from app.errors import Unavailable
-from app.model import Login
+from app.keys import NodeKey, node_key_text
+from app.model import DeviceId, Login, LoginAsk
+from app.wire.tailcfg import parse_register
 from node import login as login_module
 from node.login import (
     LOGIN_CHANNEL,
     MAX_WAITERS,
     MAX_WAITERS_PER_LOGIN,
+    LoginFlow,
     Waiters,
     login_id_of,
     network_of,
@@ -115,6 +120,23 @@ async def test_no_more_wait_than_there_is_room() -> None:
         assert len(waiters) == MAX_WAITERS
     with waiters.place("again") as place:
         assert place is not None
+
+
+async def test_who_wakes_late_is_in_too() -> None:
+    """Several requests wait: the first one's device uses the approval up, the others are that device."""
+    used = replace(login("approved"), device_id=DeviceId(7))
+
+    class Used(Desk):
+        async def logins(self, ids: Sequence[str] | None = None) -> list[Login]:
+            return [used]
+
+        async def open_login(self, ask: LoginAsk, fresh_id: str) -> str:
+            raise AssertionError("a new login was opened")
+
+    flow = LoginFlow(Used(), Waiters(Desk().look), "https://hs.example.com", bytes)
+    body = {"NodeKey": node_key_text(used.node_key[:-1] + b"\1"), "Followup": flow.url(ID)}
+    used = replace(used, node_key=NodeKey(used.node_key[:-1] + b"\1"))
+    assert await flow.stand(used.machine_key, parse_register(json.dumps(body).encode()), "") == used
 
 
 @pytest.mark.parametrize(

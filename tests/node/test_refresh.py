@@ -271,3 +271,28 @@ async def test_many_changed_devices_are_one_load(parts: Parts, monkeypatch: pyte
     await parts.refresher.catch_up()
     assert parts.database.reads == ["changes", "load"]
     assert set(parts.names()) == {1, 2, 3, 4, 5}
+
+
+async def test_a_user_written_here_during_a_load_is_read_after_it(parts: Parts) -> None:
+    parts.database.reads.clear()
+    parts.database.hold("load")
+    loading = asyncio.create_task(parts.refresher.load())
+    await until(lambda: parts.database.reads == ["load"], "the picture is taken")
+    reading = asyncio.create_task(parts.refresher.reload_user(TENANT.id, USER.id))
+    await asyncio.sleep(0)
+    assert parts.database.reads == ["load"]
+    parts.database.go_on.set()
+    await asyncio.gather(loading, reading)
+    assert parts.database.reads[:2] == ["load", "users"]
+
+
+async def test_a_device_that_waits_for_the_next_read_is_not_forgotten_for_another(parts: Parts) -> None:
+    """A request's own reading of one device leaves alone what the last reading could not settle."""
+    waiting = (TENANT.id, DeviceId(1))
+    parts.refresher._again = {waiting}
+    await parts.refresher.reload_device(TENANT.id, DeviceId(2))
+    assert parts.refresher._again == {waiting}
+    parts.database.commit(replace(device(1), hostname="renamed"), origin="me")
+    await parts.refresher.catch_up()
+    assert parts.names()[1] == "renamed"
+    assert parts.refresher._again == set()

@@ -294,7 +294,6 @@ BEGIN
                     CASE auth WHEN 'key' THEN 'auth_key' ELSE auth END, gives_tags, k.id,
                     gives_ephemeral OR wants_ephemeral, until, cap, info::json)
             RETURNING id INTO d.id;
-            INSERT INTO node_state (tenant_id, cluster_id, node_id) VALUES (key_tenant, c, d.id);
             UPDATE tenant_counters SET next_off = o + 1 WHERE cluster_id = c AND tenant_id = key_tenant;
         END IF;
         IF auth = 'key' THEN
