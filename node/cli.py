@@ -13,6 +13,7 @@ from click.shell_completion import get_completion_class
 from app import __version__
 from app.errors import HsError
 from node import shell
+from node.cli_auth import auth
 from node.cli_clusters import clusters
 from node.cli_devices import nodes
 from node.cli_keys import preauthkeys
@@ -89,7 +90,7 @@ def completion(kind: str) -> None:
     click.echo(found(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
 
 
-for group in (users, preauthkeys, nodes, clusters, configuration, db):
+for group in (users, preauthkeys, nodes, auth, clusters, configuration, db):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
 cli.also(

@@ -158,7 +158,6 @@ class LoginFlow:
                     return login
                 if woken is None or not await woken:
                     return self.url(login_id)
-        ask = _ask(machine_key, request, address)
         return await self.ask(machine_key, request, address)
 
     async def ask(

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 
 from app.db import rows
-from app.db.admin import Admin
-from app.db.base import PoolConnection, again_when_busy
+from app.db.base import PoolConnection, ScopedBase, again_when_busy
 from app.errors import Conflict, NotFound
 from app.model import Login, LoginAsk, TenantId, UserId
 from app.names import check_hostname
@@ -30,7 +29,7 @@ def is_login_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-class Logins(Admin):
+class Logins(ScopedBase):
     """The login part of Scoped. `now` replaces the database's clock."""
 
     async def open_login(self, ask: LoginAsk, fresh_id: str, *, now: float | None = None) -> str:
