@@ -1,12 +1,16 @@
-# Everything is set up in .venv by the first target that needs it.
+# Everything is set up in .venv by the first target that needs it: what runs, then what tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+READY := $(VENV)/.ready
+STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: serve test lint types check bench soak chaos clean
+.PHONY: demo serve test lint types check bench soak chaos clean
 
-serve: $(STAMP)  ## run one control server on the embedded database
+demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
+	@$(BIN)/python deploy/demo.py $(if $(filter-out 0,$(HEADLESS)),--headless)
+
+serve: $(READY)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve
 
 test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clients included
@@ -30,11 +34,17 @@ soak: $(STAMP)
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -m chaos
 
-$(STAMP): pyproject.toml
+$(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "setting up $(VENV) with what the product needs"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable .
+	@touch $(READY)
+
+$(STAMP): $(READY)
+	@echo "adding what the tests need"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[test]'
 	@touch $(STAMP)
 
 clean:

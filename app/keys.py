@@ -59,6 +59,12 @@ def disco_key_text(key: bytes) -> str:
     return "discokey:" + key.hex()
 
 
+def fingerprint(key: bytes) -> str:
+    """First sixteen base-16 digits in groups of four, for people to compare."""
+    digits = key.hex()
+    return " ".join(digits[at : at + 4] for at in range(0, 16, 4))
+
+
 def short(key: bytes) -> str:
     """First five base-16 digits in brackets, for logs."""
     return f"[{key.hex()[:5]}]"

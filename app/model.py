@@ -35,6 +35,36 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterFacts:
+    """One cluster as an operator sees it; `owner` is None while nobody holds its lease.
+
+    `lease_age_s`: seconds since the owner renewed its lease, None when it was given back.
+    """
+
+    cluster_id: str
+    state: str
+    region: str
+    created: float
+    tenants: int
+    users: int
+    devices: int
+    connected: int
+    owner: str | None
+    epoch: int
+    lease_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What was found in a database, without changing it; `todo` says what is missing, empty when nothing."""
+
+    version: str
+    login: str
+    schema: int
+    todo: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class User:
     """An owner of devices inside a tenant."""
 
@@ -133,7 +163,7 @@ class ClusterSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What a device asks for at `/machine/register` with an auth key."""
+    """What a device asks for at `/machine/register`."""
 
     machine_key: MachineKey
     node_key: NodeKey
@@ -146,6 +176,8 @@ class Registration:
     ephemeral: bool
     request_tags: tuple[str, ...] = ()
     expiry_wish: float | None = None
+    #: An approved login instead of an auth key.
+    login_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +193,47 @@ class RegistrationResult:
     tenant: Tenant | None = None
     code: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginAsk:
+    """A device without an auth key asks to be let in. `network` is what the bound per address counts."""
+
+    machine_key: MachineKey
+    node_key: NodeKey
+    hostname: str
+    os: str
+    version: str
+    capver: int
+    ephemeral: bool
+    address: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login without an auth key: of no cluster and no tenant until somebody approves it.
+
+    `seen_in` is the cluster that the device asked. state: pending, approved, denied, expired.
+    `device_id` is the device that used the approval up.
+    """
+
+    id: str
+    seen_in: str
+    machine_key: MachineKey
+    node_key: NodeKey
+    hostname: str
+    os: str
+    version: str
+    capver: int
+    ephemeral: bool
+    address: str
+    state: str
+    tenant_id: TenantId | None
+    user_id: UserId | None
+    device_id: DeviceId | None
+    created: float
+    expires: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,15 @@ PATH_KEYS = frozenset({"state_dir", "secret_key_file", "tls_cert_path", "tls_key
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings, the file they are from, and what the operator should know about them."""
+    """The settings, the file they are from, what the operator should know about them, and origins.
+
+    `origins`: dotted keys that were given, and the file or variable each value is from.
+    """
 
     settings: Settings
     source_file: Path | None
     warnings: list[str]
+    origins: dict[str, str]
 
 
 class _Environment(EnvSettingsSource):
@@ -101,7 +105,7 @@ class _Loading:
         if self.problems or settings is None:
             raise ConfigError("\n".join(self.problems), code="config", problems=self.problems)
         self._advise(settings, merged)
-        return Loaded(settings, path, self.warnings)
+        return Loaded(settings, path, self.warnings, self.origin)
 
     def _complain(self, key: str, value: Any, reason: str) -> None:
         where = self.origin.get(key) or next(

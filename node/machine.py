@@ -82,7 +82,7 @@ class MachineApi:
 
     async def _register(self, tunnel: TunnelProtocol, request: http2.Request) -> None:
         parsed = tailcfg.parse_register(request.body)
-        answer = await self.registrar.register(tunnel.machine_key, parsed)
+        answer = await self.registrar.register(tunnel.machine_key, parsed, tunnel.remote)
         tunnel.answer(request.stream_id, 200, answer, JSON)
 
     # -- map ------------------------------------------------------------------------------------

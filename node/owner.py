@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from node.derpmap import DerpMapSource
 from node.hotstate import HotState
 from node.hub import Hub
 from node.jobs import Job
+from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
 from node.refresh import Refresher
@@ -83,6 +85,7 @@ class Owner:
     refresher: Refresher
     requests: RequestRunner
     listener: Listener
+    login_waiters: Waiters
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _counted: int = 0
@@ -123,9 +126,11 @@ class Owner:
         )
         hot = HotState(scoped, hub.device, may_write)
         queries = ClientQueries(compress)
+        waiters = Waiters(scoped.logins)
         registrar = Registrar(
             scoped,
             hub,
+            LoginFlow(scoped, waiters, settings.server_url, secrets.token_bytes),
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
@@ -153,7 +158,7 @@ class Owner:
         requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
         listener = Listener(
             dsn,
-            [CHANNEL_PREFIX + settings.cluster_id],
+            [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
             cluster_id=settings.cluster_id,
             instance=instance,
         )
@@ -172,12 +177,15 @@ class Owner:
             refresher=refresher,
             requests=requests,
             listener=listener,
+            login_waiters=waiters,
             may_write=may_write,
         )
 
     async def events(self) -> AsyncIterator[Wake | Resync]:
-        """What the listener hears, for the refresher; the runner of requests is woken beside it."""
+        """What the listener hears, for the refresher; waiting logins and the runner of requests beside it."""
         async for event in self.listener:
+            if self.login_waiters.heard(event):
+                continue
             # A wake-up without payload stands for any.
             if isinstance(event, Resync) or event.payload in ("", REQUEST_PAYLOAD):
                 self.requests.wake()
@@ -275,6 +283,7 @@ class Owner:
     async def _trim(self) -> None:
         await self.scoped.trim_changes(CHANGES_KEPT_S)
         await self.scoped.trim_tombstones()
+        await self.scoped.trim_logins()
         await self.scoped.trim_requests()
 
     async def _refresh_derp_map(self) -> None:

@@ -1,5 +1,7 @@
 """Use case: `/machine/register`. One database round trip decides; this file words the answer.
 
+A device without an auth key takes node.login's way first.
+
 Anything a device's user should read travels as `Error` with status 200: the Go client prints that,
 but only logs HTTP errors (PROTOCOL.md 3.2).
 """
@@ -28,16 +30,14 @@ from app.names import label_of
 from app.wire import tailcfg
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
+from node.login import LoginFlow
 
 _log = log.get("register")
 
 #: tailcfg.CurrentCapabilityVersion of Tailscale 1.80, the oldest client served.
 MIN_CAPVER = 113
 TOO_OLD = "this Tailscale client is too old (capability version {}): please update it to 1.80 or newer"
-NO_KEY = (
-    "this control server needs an auth key for a new device: ask your administrator for one "
-    "and run 'tailscale up --login-server=... --auth-key=...'"
-)
+DENIED = "an administrator denied this login"
 FROZEN = "the control server cannot reach its database at the moment; the client retries by itself"
 
 
@@ -57,15 +57,21 @@ class Registrar:
 
     registry: Registry
     hub: Hub
+    logins: LoginFlow
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
     may_write: Callable[[], bool]
 
-    async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
-        """The RegisterResponse for one request of a tunnel with this machine key."""
+    async def register(
+        self, machine_key: MachineKey, request: tailcfg.RegisterRequest, address: str
+    ) -> bytes:
+        """The RegisterResponse for one request of a tunnel with this machine key.
+
+        One that follows a login up takes as long as a person needs to decide (PROTOCOL.md 3.4).
+        """
         try:
-            return await self._decide(machine_key, request)
+            return await self._decide(machine_key, request, address)
         except (Unavailable, LeaseLost) as error:
             _log.warning("register_frozen", machine=short(machine_key), reason=error.message)
             self.count("unavailable")
@@ -74,12 +80,11 @@ class Registrar:
             self.count(error.code)
             return refusal(error.message)
 
-    async def _decide(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
+    async def _decide(self, machine_key: MachineKey, request: tailcfg.RegisterRequest, address: str) -> bytes:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
-        if not self.may_write():
-            raise Unavailable("the lease is frozen")
+        self._check_lease()
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")
@@ -88,26 +93,43 @@ class Registrar:
             )
         if request.expiry is not None and request.expiry <= self.clock():
             return await self._logout(known)
-        result = await self.registry.register(
-            _registration(machine_key, request), default_expiry_s=self.key_lifetime_s
-        )
-        self.count(result.status if result.status != "refused" else result.code)
-        _log.info(
-            "register",
-            status=result.status,
-            code=result.code,
-            machine=short(machine_key),
-            device=result.device.id if result.device else None,
-            hostname=request.hostinfo.hostname,
-        )
+        wish = _registration(machine_key, request)
+        result = await self._register(wish)
+        if result.status == "needs_login":
+            stands = await self.logins.stand(machine_key, request, address)
+            if isinstance(stands, str):
+                return _show(stands)
+            if stands.state == "denied":
+                return refusal(DENIED)
+            self._check_lease()
+            result = await self._register(replace(wish, login_id=stands.id))
+            if result.status == "needs_login":  # the device that used this approval up is gone
+                again = await self.logins.ask(machine_key, request, address)
+                if isinstance(again, str):
+                    return _show(again)
         # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
         if result.device is not None and result.tenant is not None:
             return self._success(result.device, result.tenant, result.user)
-        if result.status == "needs_login":
-            return refusal(NO_KEY)
         return refusal(result.message)
+
+    def _check_lease(self) -> None:
+        if not self.may_write():
+            raise Unavailable("the lease is frozen")
+
+    async def _register(self, wish: Registration) -> RegistrationResult:
+        result = await self.registry.register(wish, default_expiry_s=self.key_lifetime_s)
+        self.count(result.status if result.status != "refused" else result.code)
+        _log.info(
+            "register",
+            status=result.status,
+            code=result.code,
+            machine=short(wish.machine_key),
+            device=result.device.id if result.device else None,
+            hostname=wish.hostname,
+        )
+        return result
 
     def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
         if self.hub.tenant(tenant.id) is None:
@@ -152,6 +174,11 @@ def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> 
         request_tags=info.request_tags,
         expiry_wish=request.expiry,
     )
+
+
+def _show(url: str) -> bytes:
+    """A RegisterResponse with the page where somebody decides."""
+    return tailcfg.register_response(0, "", "", auth_url=url, machine_authorized=False)
 
 
 def refusal(sentence: str) -> bytes:

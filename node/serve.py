@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,18 +15,21 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
+from app.database import database_dsn
 from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
-from app.pg import EmbeddedPostgres, make_state_dir
+from app.model import Login
+from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
 from node.derpmap import DerpMapSource
 from node.jobs import schedule
+from node.listen import reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
 from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
@@ -182,6 +184,7 @@ class Serving:
             for name, work in (
                 ("listen", owner.listener.run()),
                 ("refresh", owner.refresher.run(owner.events())),
+                ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
                 ("stale watch", self._end_when_stale()),
@@ -314,11 +317,22 @@ class Serving:
                 return True
             return await self.owner.scoped.node_key_known(NodeKey(key))
 
+        async def login(login_id: str) -> Login | None:
+            if self.owner is None:
+                raise Unavailable("this instance does not own its cluster")
+            found = await self.owner.scoped.logins([login_id])
+            return found[0] if found else None
+
         def metrics_text() -> bytes:
             return metrics.text() if self.owner is None else self.owner.metrics_text()
 
         return Facts(
-            self.settings.cluster_id, lambda: self.state, database_answers, node_key_known, metrics_text
+            self.settings.cluster_id,
+            lambda: self.state,
+            database_answers,
+            node_key_known,
+            login,
+            metrics_text,
         )
 
     def _greet(self, owner: Owner) -> None:
@@ -333,46 +347,6 @@ class Serving:
 To let a device in:
   {self.program} users create alice
   {self.program} preauthkeys create --user alice
-  tailscale up --login-server {settings.server_url} --auth-key <the key>"""
+  tailscale up --login-server {settings.server_url} --auth-key <the key>
+or without a key: it shows a page with the command that lets it in"""
         )
-
-
-@asynccontextmanager
-async def database_dsn(settings: Settings) -> AsyncIterator[str]:
-    """The configured database, or the embedded one while it is in use."""
-    if settings.pg_dsn is not None:
-        yield settings.pg_dsn
-        return
-    embedded = EmbeddedPostgres(settings.state_dir)
-    dsn = await embedded.start()
-    try:
-        yield dsn
-    finally:
-        await embedded.stop()
-
-
-def reason_of(error: OSError) -> str:
-    """The system's words, without what the event loop puts around them."""
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
-def split_listen(address: str) -> tuple[str | None, int]:
-    """`host:port` for create_server; an empty host means every address."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]") or None, int(port)
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS from certificate files, HTTP/1.1 only: the tunnel's client offers no ALPN."""
-    if settings.tls_cert_path is None or settings.tls_key_path is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"tls_cert_path, tls_key_path: {settings.tls_cert_path}, {settings.tls_key_path}: {error}"
-        ) from error
-    return context

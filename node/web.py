@@ -14,9 +14,12 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
+from app.db.logins import is_login_id
 from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
 from app.keys import machine_key_text, parse_node_key
-from app.model import DeviceId
+from app.model import DeviceId, Login
+from node import login_page
+from node.login import LOGIN_PATH
 from node.owner import Owner
 
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
@@ -49,6 +52,7 @@ class Facts:
     state: Callable[[], str]
     database_answers: Callable[[], Awaitable[bool]]
     node_key_known: Callable[[bytes], Awaitable[bool]]
+    login: Callable[[str], Awaitable[Login | None]]
     metrics_text: Callable[[], bytes]
 
 
@@ -95,8 +99,20 @@ def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> we
     async def robots(request: web.Request) -> web.Response:
         return web.Response(text="User-agent: *\nDisallow: /\n")
 
+    async def login(request: web.Request) -> web.Response:
+        """The page of a login; its id is the right to look at it."""
+        login_id = request.match_info["login_id"]
+        try:
+            found = await facts.login(login_id) if is_login_id(login_id) else None
+        except Unavailable:
+            text, status = login_page.unavailable_page(), 503
+        else:
+            text, status = login_page.login_page(found), 404 if found is None else 200
+        return web.Response(text=text, status=status, content_type="text/html", headers=login_page.HEADERS)
+
     app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/", index)
+    app.router.add_get(LOGIN_PATH + "{login_id}", login)
     app.router.add_get("/key", key)
     app.router.add_get("/robots.txt", robots)
     _add_verify(app, facts)

@@ -104,6 +104,7 @@ class SimulatedDevice:
         self.messages: deque[Message] = deque(maxlen=MAX_RECORDED_MESSAGES)
         self.failures: deque[HsError] = deque(maxlen=MAX_RECORDED_FAILURES)
         self.polls = 0
+        self.login_urls: list[str] = []
         self._old_violations: list[str] = []
         self._zstd = compress == "zstd"
         self._websocket = websocket
@@ -141,6 +142,9 @@ class SimulatedDevice:
         route the device elsewhere. Raises Unavailable when REQUEST_DEADLINE_S passes or the
         status is not 200. Refusals are in the returned `Error`, `AuthURL`, `NodeKeyExpired`.
         """
+        return await self._register(overrides, REQUEST_DEADLINE_S)
+
+    async def _register(self, overrides: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         body: dict[str, Any] = {
             "Version": self.capver,
             "NodeKey": node_key_text(self.node_key),
@@ -151,7 +155,41 @@ class SimulatedDevice:
         }
         if self.auth_key is not None:
             body["Auth"] = {"AuthKey": self.auth_key}
-        return decode_object(await self._call("/machine/register", body | overrides), "/machine/register")
+        path = "/machine/register"
+        return decode_object(await self._call(path, body | overrides, deadline_s), path)
+
+    async def login(self, deadline_s: float, *, fresh_key: bool = False) -> dict[str, Any]:
+        """Log in without a key: take each URL shown into `login_urls`, wait there for the decision.
+
+        `fresh_key` logs in anew with another node key; poll and old key go on until that is let in
+        (controlclient/auto.go authRoutine). Returns the answer without URL, and polls again with
+        the new key if polling before. Raises like `register`, for `deadline_s` in all.
+        """
+        end_s = time.monotonic() + deadline_s
+        private = X25519PrivateKey.generate() if fresh_key else self.node_private
+        keys: dict[str, Any] = {"NodeKey": node_key_text(_public_node(private))}
+        if fresh_key:
+            keys["OldNodeKey"] = node_key_text(self.node_key)
+        answer = await self.register(**keys)
+        for attempt in itertools.count(1):
+            url = answer.get("AuthURL")
+            if not url:
+                break
+            if attempt > 1 and self.login_urls[-1] == url:
+                await asyncio.sleep(_backoff_s(attempt))
+            else:
+                self.login_urls.append(url)
+                await self._notify()
+            try:
+                left_s = max(0.0, end_s - time.monotonic())
+                answer = await self._register({**keys, "Followup": url}, left_s)
+            except Unavailable as error:
+                if time.monotonic() + _backoff_s(attempt) >= end_s:
+                    raise
+                self.failures.append(error)
+        if fresh_key and not (answer.get("Error") or answer.get("NodeKeyExpired")):
+            await self._adopt(private)
+        return answer
 
     async def update(
         self,
@@ -180,17 +218,22 @@ class SimulatedDevice:
 
     async def rotate(self) -> dict[str, Any]:
         """Register a new node key in place of the old one, then poll with it if polling before."""
-        old, was_polling = self.node_key, self.is_polling
+        old = self.node_key
         private = X25519PrivateKey.generate()
         answer = await self.register(
             NodeKey=node_key_text(_public_node(private)), OldNodeKey=node_key_text(old)
         )
         if not (answer.get("Error") or answer.get("AuthURL") or answer.get("NodeKeyExpired")):
-            await self._stop_poll()
-            self.node_private, self.node_key = private, _public_node(private)
-            if was_polling:
-                await self.poll()
+            await self._adopt(private)
         return answer
+
+    async def _adopt(self, private: X25519PrivateKey) -> None:
+        """Go on with another node key."""
+        was_polling = self.is_polling
+        await self._stop_poll()
+        self.node_private, self.node_key = private, _public_node(private)
+        if was_polling:
+            await self.poll()
 
     async def close(self) -> None:
         """End the poll and the connection."""
@@ -341,9 +384,9 @@ class SimulatedDevice:
             request["OmitPeers"] = True
         return request
 
-    async def _call(self, path: str, body: dict[str, Any]) -> bytes:
+    async def _call(self, path: str, body: dict[str, Any], deadline_s: float = REQUEST_DEADLINE_S) -> bytes:
         data = orjson.dumps(body)
-        end_s = time.monotonic() + REQUEST_DEADLINE_S
+        end_s = time.monotonic() + deadline_s
         for attempt in itertools.count(1):
             try:
                 connection = await self._connected()

@@ -1,4 +1,4 @@
-"""Registration with an auth key: one round trip, and the sentences for what is refused."""
+"""Registration with an auth key or an approved login: one round trip, and the sentences for refusals."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ SENTENCES: dict[str, Callable[[float], str]] = {
         "this auth key does not allow tags: leave --advertise-tags out,"
         " or ask your administrator for a tagged auth key"
     ),
+    "tags_need_key": lambda _: (
+        "tags are given by auth keys here: leave --advertise-tags out,"
+        " or ask your administrator for a tagged auth key"
+    ),
     "tenant_suspended": lambda _: "this tailnet is suspended: ask your administrator",
     "tenant_frozen": lambda _: "this tailnet accepts no new devices for the moment: try again later",
     "tenant_deleted": lambda _: "this tailnet does not exist any more: ask your administrator",
@@ -68,7 +72,7 @@ class Registering(ScopedBase):
         """
         _check(wish)
         token = parse_auth_token(wish.auth_key) if wish.auth_key else None
-        auth = "none" if not wish.auth_key else "malformed" if token is None else "key"
+        auth = _auth_of(wish, token)
         try:
             return await again_when_busy(lambda: self._register(wish, auth, token, default_expiry_s, now))
         except Conflict as error:
@@ -91,7 +95,7 @@ class Registering(ScopedBase):
             self.cluster_id,
             auth,
             token.tenant_id if token else None,
-            token.prefix if token else None,
+            token.prefix if token else wish.login_id,
             token.hash if token else None,
             wish.machine_key,
             wish.node_key,
@@ -120,6 +124,13 @@ class Registering(ScopedBase):
             code=code or "",
             message=message,
         )
+
+
+def _auth_of(wish: Registration, token: AuthToken | None) -> str:
+    """What the SQL function register() goes by."""
+    if wish.auth_key:
+        return "malformed" if token is None else "key"
+    return "none" if wish.login_id is None else "login"
 
 
 def _check(wish: Registration) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.model import AuthKey, Change, Device, OperatorRequest, Tenant, User
+from app.model import AuthKey, Change, Device, Login, OperatorRequest, Tenant, User
 
 DEVICE_COLUMNS = 22
 USER_COLUMNS = 7
@@ -31,6 +31,10 @@ def tenant(row: Iterable[Any]) -> Tenant:
 
 def change(row: Iterable[Any]) -> Change:
     return Change(*row)
+
+
+def login(row: Iterable[Any]) -> Login:
+    return Login(*row)
 
 
 def auth_key(row: Iterable[Any]) -> AuthKey:

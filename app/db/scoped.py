@@ -9,6 +9,7 @@ from app.db.admin import Admin
 from app.db.connect import CONNECT_TIMEOUT_S, POOL_IDLE_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
 from app.db.devices import Devices
 from app.db.errors import translated
+from app.db.logins import Logins
 from app.db.reads import Reads
 from app.db.registering import Registering
 from app.db.requests import Requests
@@ -19,7 +20,7 @@ from app.sql import QUERIES
 Role = Literal["hs_node", "hs_admin"]
 
 
-class Scoped(Reads, Devices, Registering, Admin, Requests):
+class Scoped(Reads, Devices, Registering, Logins, Admin, Requests):
     """Everything one cluster's process may do. Row security is the second barrier behind its statements.
 
     Opened with an epoch it acts as the owner under that lease and all its writes are fenced; a new epoch

@@ -12,7 +12,7 @@ from app.db import migrate
 from app.db.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, connect
 from app.db.errors import translated
 from app.errors import ConfigError
-from app.model import TenantId
+from app.model import ClusterFacts, DatabaseFacts, TenantId
 from app.names import check_cluster_id, label_of
 from app.sql import QUERIES, migrations
 
@@ -40,6 +40,28 @@ class Database:
             finally:
                 await conn.close(timeout=CONNECT_TIMEOUT_S)
         return cls(dsn)
+
+    @classmethod
+    async def inspect(cls, dsn: str) -> DatabaseFacts:
+        """What is there; changes nothing. Raises ConfigError for what cannot be used, Unavailable."""
+        with translated():
+            conn = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
+            try:
+                return await _inspect(conn)
+            finally:
+                await conn.close(timeout=CONNECT_TIMEOUT_S)
+
+    async def clusters(self, cluster_id: str | None = None) -> list[ClusterFacts]:
+        """All clusters of the deployment, or the one of this id, by id."""
+        async with self._session(role="hs_console") as conn:
+            found = await conn.fetch(QUERIES["list_clusters"], cluster_id)
+            return [ClusterFacts(*row) for row in found]
+
+    async def instances(self, cluster_id: str) -> list[tuple[str, str, float]]:
+        """Processes of a cluster: name, version, seconds since each was heard."""
+        async with self._session(role="hs_console") as conn:
+            found = await conn.fetch(QUERIES["list_instances"], cluster_id)
+            return [(row[0], row[1], row[2]) for row in found]
 
     async def ensure_cluster(self, cluster_id: str, region: str | None = None) -> bool:
         """Creates a cluster and its home tenant; False when it exists. Raises BadRequest, Conflict."""
@@ -88,8 +110,10 @@ class Database:
             return kept
 
     @asynccontextmanager
-    async def _session(self, cluster_id: str = "") -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        conn = await connect(self.dsn, "hs_admin", cluster_id=cluster_id)
+    async def _session(
+        self, cluster_id: str = "", *, role: str = "hs_admin"
+    ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        conn = await connect(self.dsn, role, cluster_id=cluster_id)
         with translated():
             try:
                 yield conn
@@ -102,12 +126,32 @@ async def _read_secret(conn: asyncpg.Connection[asyncpg.Record], name: str) -> b
     return value
 
 
-async def _prepare(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _check_version(conn: asyncpg.Connection[asyncpg.Record]) -> None:
     version = int(await conn.fetchval("SELECT current_setting('server_version_num')"))
     if version < MIN_SERVER_VERSION:
         raise ConfigError(
             f"PostgreSQL {version // 10000} is too old: 13 or newer is needed", code="database_old"
         )
+
+
+async def _inspect(conn: asyncpg.Connection[asyncpg.Record]) -> DatabaseFacts:
+    await _check_version(conn)
+    version, login, read_only = await conn.fetchrow(
+        "SELECT current_setting('server_version'), session_user::text, pg_is_in_recovery()"
+    ) or ("", "", False)
+    if read_only:
+        raise ConfigError("this PostgreSQL is a read-only standby: name the primary", code="database_standby")
+    if not await _ready(conn):
+        return DatabaseFacts(version, login, 0, ("roles and schema",))
+    await conn.execute("SET ROLE hs_owner")
+    done = await migrate.applied(conn)
+    steps = migrate.pending(done, migrations())
+    todo = tuple(f"schema step {step.version:04d} ({step.name})" for step in steps)
+    return DatabaseFacts(version, login, max(done, default=0), todo)
+
+
+async def _prepare(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+    await _check_version(conn)
     await _ensure_roles(conn)
     await conn.execute("SET ROLE hs_owner")
     # Somebody who may not create in the database, with nothing left to do, is welcome.

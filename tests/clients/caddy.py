@@ -35,8 +35,7 @@ _CONFIG = """\
 	storage file_system {home}/caddy
 	tailscale {{
 		control_url {control_url}
-		auth_key {auth_key}
-		ephemeral {ephemeral}
+{key_line}		ephemeral {ephemeral}
 		state_dir {home}/ts
 		hostname {hostname}
 	}}
@@ -71,7 +70,7 @@ class CaddyNode:
         *,
         hostname: str,
         control_url: str,
-        auth_key: str,
+        auth_key: str | None,
         page: str,
         ephemeral: bool = False,
         derp_only: bool = False,
@@ -91,7 +90,7 @@ class CaddyNode:
                 home=home,
                 kept=KEPT,
                 control_url=control_url,
-                auth_key=auth_key,
+                key_line="" if auth_key is None else f"\t\tauth_key {auth_key}\n",
                 ephemeral="true" if ephemeral else "false",
                 hostname=hostname,
                 page=page,

@@ -56,15 +56,23 @@ class Devices:
         self._nodes: list[CaddyNode] = []
 
     def start(
-        self, server: Server, hostname: str, *, auth_key: str | None = None, derp_only: bool = False
+        self,
+        server: Server,
+        hostname: str,
+        *,
+        auth_key: str | None = None,
+        with_key: bool = True,
+        derp_only: bool = False,
     ) -> CaddyNode:
-        """A new device, started; does not wait."""
+        """A new device, started, with a key of the cluster's user unless told otherwise; does not wait."""
+        if with_key and auth_key is None:
+            auth_key = self._deployment.reusable_key(server)
         node = CaddyNode(
             self._namespace,
             self._home / server.cluster_id / hostname,
             hostname=hostname,
             control_url=server.url,
-            auth_key=auth_key or self._deployment.reusable_key(server),
+            auth_key=auth_key,
             page=f"{hostname} of {server.cluster_id}",
             derp_only=derp_only,
         )

@@ -17,7 +17,8 @@ from app.db.requests import RequestDesk
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import LeaseLost, NotFound, WrongCluster
-from app.model import Device, DeviceId, HotState, RequestId, Tenant, User
+from app.keys import MachineKey, NodeKey
+from app.model import Device, DeviceId, HotState, LoginAsk, RequestId, Tenant, User
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
@@ -25,8 +26,8 @@ from app.tokens import parse_auth_token
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "get_request", "lease_state", "lease_acquire",
-    "lease_renew", "lease_release",
+    "node_key_known", "route_machine", "get_request", "read_logins", "open_login", "trim_logins",
+    "lease_state", "lease_acquire", "lease_renew", "lease_release",
 }  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class Bravo:
     device: Device
     key_id: int
     key_text: str
+    login_id: str
     request_id: RequestId
 
 
@@ -55,6 +57,8 @@ async def bravo(prepared: Database) -> Bravo:
     doomed = (await join(owner, text, hostname="bravo-doomed", label="bravo-doomed")).device
     assert device is not None
     assert doomed is not None
+    ask = LoginAsk(MachineKey(bytes(32)), NodeKey(bytes(32)), "bravo", "", "", 1, False, "", "")
+    login_id = await owner.open_login(ask, "0" * 24)
     await owner.put_instance("bravo-instance")
     await owner.put_own_region(900, {"RegionCode": "bravo-region"})
     await shell.delete_device(tenant_id, doomed.id)
@@ -65,7 +69,7 @@ async def bravo(prepared: Database) -> Bravo:
         "b", tenant_id, "device_delete", {"device_id": device.id}, actor="bravo", what="x", dedup="bravo"
     )
     await desk.close()
-    return Bravo(tenant, user, device, key.id, text, request_id)
+    return Bravo(tenant, user, device, key.id, text, login_id, request_id)
 
 
 def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
@@ -87,7 +91,7 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "online_flags": [True], "last_seens": [1.9e9], "before": 4e9, "display_name": "", "email": "",
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
-        "version": "",
+        "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
         "resume": True, "result": "{}", "error": None,
         "region_id": 901, "region": "{}", "max_devices": None, "max_users": None, "max_keys": None,
@@ -261,6 +265,7 @@ async def test_scoped_methods_with_ids_of_another_cluster(owner: Scoped, admin: 
         admin.rename_device(t, d, "stolen"), admin.set_device_tags(t, d, ["tag:x"]),
         admin.move_device_to_user(t, d, bravo.user.id), admin.rename_user(t, bravo.user.id, "stolen"),
         admin.delete_user(t, bravo.user.id), admin.delete_auth_key(t, bravo.key_id),
+        admin.approve_login(bravo.login_id, t, bravo.user.id),
     ):  # fmt: skip
         with pytest.raises(WrongCluster):
             await call

@@ -143,6 +143,7 @@ async def test_what_a_refused_person_reads(
     elsewhere, _ = make_auth_token(other, bytes(38))
     cases = [
         (None, {}, "needs_login", "needs_login", "log in"),
+        (None, {"request_tags": ("tag:web",)}, "refused", "tags_need_key", "tags are given by auth keys"),
         ("hunter2", {}, "refused", "auth_key_malformed", "complete"),
         (home.reusable + "0", {}, "refused", "auth_key_malformed", "complete"),
         (unknown, {}, "refused", "auth_key_unknown", "not known"),

@@ -117,10 +117,11 @@ REFUSALS = {
         "or ask your administrator for a tagged auth key",
         {"RequestTags": ["tag:web"]},
     ),
-    "no key": Refusal(
+    "tags without a key": Refusal(
         _none,
-        "this control server needs an auth key for a new device: ask your administrator for one "
-        "and run 'tailscale up --login-server=... --auth-key=...'",
+        "tags are given by auth keys here: leave --advertise-tags out, "
+        "or ask your administrator for a tagged auth key",
+        {"RequestTags": ["tag:web"]},
     ),
 }
 

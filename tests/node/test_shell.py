@@ -204,7 +204,7 @@ async def test_delete_asks(
         await join(one, poll=False)
         (row,) = await place.devices()
         result = await shell("nodes", "delete", "-i", str(row.id), stdin=typed)
-    assert f"Delete device {row.id} of cluster default?" in result.err
+    assert f"Delete device {row.given_name!r} (id {row.id}) of tenant {place.tenant.name!r}?" in result.err
     assert result.code == (0 if deleted else 1)
     assert ("aborted" in result.err) is not deleted
     assert await place.devices() == ([] if deleted else [row])
@@ -219,7 +219,7 @@ async def test_delete_with_yes_does_not_ask_and_peers_are_told(
         await join(one)
         await has_peers(viewer, one)
         result = await shell("nodes", "delete", "-i", str(own_id(one)), "--yes", "-o", "json")
-        assert json.loads(result.out) == {"id": own_id(one), "deleted": True}
+        assert json.loads(result.out) == {"id": own_id(one), "name": one.hostname, "deleted": True}
         assert result.err == ""
         await has_peers(viewer)
 
@@ -270,7 +270,7 @@ ERRORS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "deleting an unknown device": (
         ("nodes", "delete", "-i", "999999", "--yes"),
         1,
-        "there is no device 999999 here",
+        "there is no device 999999 in tenant",
     ),
     "a number too large": (("nodes", "delete", "-i", "9" * 30, "--yes"), 1, ""),
 }
@@ -291,7 +291,7 @@ async def test_errors_are_one_line(
 USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "a bad duration": (("preauthkeys", "create", "--expiration", "soon"), "--expiration"),
     "a negative duration": (("preauthkeys", "create", "--expiration", "-5m"), "--expiration"),
-    "no number": (("nodes", "expire", "-i", "x"), "-i"),
+    "no number": (("preauthkeys", "expire", "-i", "x"), "-i"),
     "no id": (("nodes", "delete"), "-i"),
     "an unknown format": (("nodes", "list", "-o", "xml"), "-o"),
     "an unknown command": (("nodes", "frobnicate"), "frobnicate"),

@@ -1,0 +1,36 @@
+"""Addresses to listen on, their certificate, and why one cannot be had."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from app.errors import ConfigError
+from app.settings import Settings
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words, without what the event loop puts around them."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def split_listen(address: str) -> tuple[str | None, int]:
+    """`host:port` for create_server; an empty host means every address."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]") or None, int(port)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """TLS from certificate files, HTTP/1.1 only: the tunnel's client offers no ALPN. Raises ConfigError."""
+    if settings.tls_cert_path is None or settings.tls_key_path is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert_path, settings.tls_key_path)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"tls_cert_path, tls_key_path: {settings.tls_cert_path}, {settings.tls_key_path}: {error}"
+        ) from error
+    return context

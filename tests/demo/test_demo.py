@@ -1,0 +1,103 @@
+"""`make demo HEADLESS=1`, run as the Makefile does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.node.support import ROOT, clean_environment, eventually
+
+DEADLINE_S = 90.0
+DEMO = [sys.executable, str(ROOT / "deploy" / "demo.py"), "--headless"]
+
+
+@pytest.fixture
+def place(enterable_dir: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """DEMO_DIR of one test; whatever runs there at the end is a failure of the demo."""
+    path = enterable_dir / request.node.name
+    yield path
+    for process in leftovers(path):
+        process.kill()
+
+
+def leftovers(place: Path) -> list[psutil.Process]:
+    """Processes that know this directory: the servers, their relays, PostgreSQL."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            facts = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if any(str(place) in fact for fact in facts):
+            found.append(process)
+    return found
+
+
+def environment(place: Path) -> dict[str, str]:
+    return clean_environment({"DEMO_DIR": str(place), "COLUMNS": "400"})
+
+
+def section(out: str, title: str) -> list[list[str]]:
+    """Cells of one table, without its head."""
+    text = re.search(rf"^{title}\n\n(.*?)\n\n", out, re.M | re.S)
+    assert text is not None, out
+    return [re.split(r"  +", line.strip()) for line in text[1].splitlines()[1:]]
+
+
+def test_headless_prints_the_fleet_and_leaves_nothing_twice(place: Path) -> None:
+    for run in (1, 2):
+        done = subprocess.run(
+            DEMO, env=environment(place), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        clusters = {row[0]: row for row in section(done.stdout, "Clusters")}
+        assert set(clusters) == {"east", "west"}
+        for cluster, row in clusters.items():
+            state, owner, tenants, users, devices = row[1], row[2], row[4], row[5], row[6]
+            assert (state, tenants, users, devices) == ("active", "1", "3", "20"), cluster
+            assert owner != "-"
+        users = section(done.stdout, "Users")
+        assert [row[:3] for row in users] == [
+            [cluster, user, devices]
+            for cluster in ("east", "west")
+            for user, devices in (("alice", "6"), ("bob", "5"), ("carol", "4"))
+        ]
+        assert len(section(done.stdout, "Auth keys")) == 8 * run
+        devices = section(done.stdout, "Devices")
+        assert len(devices) == 40
+        assert {row[0] for row in devices} == {"east", "west"}
+        assert len({(row[0], row[3]) for row in devices}) == 40, "addresses are unique inside a cluster"
+        states = [row[4] for row in devices]
+        assert set(states) == {"online", "away"}
+        assert f"{states.count('online')} online, {states.count('away')} away" in done.stdout
+        assert "40 of 40 joined" in done.stderr
+        assert leftovers(place) == []
+
+
+async def test_told_to_stop_it_ends_everything(place: Path) -> None:
+    process = subprocess.Popen(  # noqa: ASYNC220
+        DEMO, env=environment(place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+
+        async def both_serve() -> bool:
+            assert process.poll() is None
+            logs = [place / f"{cluster}.log" for cluster in ("east", "west")]
+            return all(path.exists() and "To let a device in" in path.read_text() for path in logs)
+
+        await eventually(both_serve, "both clusters serve", DEADLINE_S)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert leftovers(place) == []
