@@ -230,7 +230,10 @@ class Fleet:
                 if answer.get("Error"):
                     raise Unavailable(f"{device.hostname} may not join: {answer['Error']}")
                 await device.poll()
-                await device.wait_for(lambda netmap: netmap.messages > 0, JOIN_DEADLINE_S)
+                netmap = await device.wait_for(lambda netmap: netmap.messages > 0, JOIN_DEADLINE_S)
+                relays = sorted((netmap.derp_map or {}).get("Regions", {}))
+                if relays:
+                    await device.update(home_derp=int(relays[len(device.hostname) % len(relays)]))
             done += 1
             joined(done)
 
