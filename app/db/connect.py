@@ -66,9 +66,19 @@ async def connect(
 
 
 async def create_pool(
-    dsn: str, size: int, settings: dict[str, str], idle_s: float = POOL_IDLE_S
+    dsn: str,
+    size: int,
+    settings: dict[str, str],
+    idle_s: float = POOL_IDLE_S,
+    *,
+    read_only: bool = False,
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError."""
+    """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError.
+
+    `read_only`: the database refuses every write; a standby server will do.
+    """
+    if read_only:
+        settings = {**settings, "default_transaction_read_only": "on"}
     options: dict[str, Any] = {
         "min_size": POOL_MIN,
         "max_size": size,
@@ -76,7 +86,7 @@ async def create_pool(
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": COMMAND_TIMEOUT_S,
         "server_settings": settings,
-        "target_session_attrs": SessionAttribute.read_write,
+        "target_session_attrs": SessionAttribute.any if read_only else SessionAttribute.read_write,
     }
     with translated():
         return await asyncpg.create_pool(dsn, **options)
