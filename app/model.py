@@ -7,13 +7,14 @@ Times are seconds since the Unix epoch as float, `None` for "never" or "unknown"
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import Any, NewType
 
 from app.keys import DiscoKey, MachineKey, NodeKey
 
 TenantId = NewType("TenantId", int)
 UserId = NewType("UserId", int)
 DeviceId = NewType("DeviceId", int)
+RequestId = NewType("RequestId", int)
 
 #: Pseudo owner shown for tagged devices, the id the official service uses (tailcfg has none;
 #: headscale hscontrol/types/users.go TaggedDevices).
@@ -190,3 +191,33 @@ class Tombstone:
     tenant_id: TenantId
     device_id: DeviceId
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRequest:
+    """What somebody asked of a cluster's owner, and how far it is.
+
+    `state`: queued, running, done (with a `result`), failed (with an `error`, a sentence). `attempts`
+    counts how often an owner took it up. Kinds and arguments: app.request_kinds.
+    """
+
+    id: RequestId
+    cluster_id: str
+    tenant_id: TenantId | None
+    kind: str
+    args: dict[str, Any]
+    dedup: str | None
+    state: str
+    requested_by: str
+    requested_at: float
+    attempts: int
+    claimed_by: str | None
+    claimed_epoch: int | None
+    progress: dict[str, Any] | None
+    result: dict[str, Any] | None
+    error: str | None
+    finished_at: float | None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in ("done", "failed")

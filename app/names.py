@@ -1,4 +1,4 @@
-"""Cluster ids, device labels and full names. Pure.
+"""Cluster ids, device labels, full names and tags. Pure.
 
 Label rules: tailscale util/dnsname SanitizeHostname as PROTOCOL.md 5.2 gives them: lower case, common
 suffixes cut, everything but letters and digits to dashes, at most 63, never empty.
@@ -7,6 +7,7 @@ suffixes cut, everything but letters and digits to dashes, at most 63, never emp
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from app.errors import BadRequest
 
@@ -14,6 +15,7 @@ MAX_LABEL = 63
 MAX_FQDN = 253
 MAX_HOSTNAME = 255
 MAX_CLUSTER_ID = 48
+MAX_TAGS = 64
 FALLBACK_LABEL = "node"
 
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}", re.ASCII)
@@ -64,6 +66,26 @@ def full_name(label: str, tenant_label: str, base_domain: str) -> str:
             f"the name {name[:40]}... is longer than {MAX_FQDN} characters", code="name_too_long"
         )
     return name
+
+
+def check_tags(tags: Iterable[str]) -> list[str]:
+    """Tags sorted, each once. Raises BadRequest for a malformed one, or more than MAX_TAGS."""
+    wanted = sorted(set(tags))
+    if len(wanted) > MAX_TAGS or not all(is_tag(tag) for tag in wanted):
+        raise BadRequest(f"tags look like tag:web, at most {MAX_TAGS}", code="bad_tag")
+    return wanted
+
+
+def is_tag(text: str) -> bool:
+    """`tag:` + a letter + letters, digits, dashes (tailcfg.CheckTag)."""
+    name = text.removeprefix("tag:")
+    return (
+        text.startswith("tag:")
+        and len(name) <= 63
+        and name.isascii()
+        and name[:1].isalpha()
+        and name.replace("-", "a").isalnum()
+    )
 
 
 def _is_storable(text: str) -> bool:

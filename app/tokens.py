@@ -10,12 +10,15 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
+from app.errors import BadRequest
+
 PREFIX_BYTES = 6
 SECRET_BYTES = 32
 RANDOM_BYTES = PREFIX_BYTES + SECRET_BYTES
 
 _MAX_ID = 2**63 - 1
 _FORM = re.compile(r"hskey-auth-([1-9][0-9]{0,18})-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
+_PREFIX = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,15 @@ def make_auth_token(tenant_id: int, random: bytes) -> tuple[str, AuthToken]:
         raise ValueError(f"an auth key needs {RANDOM_BYTES} random bytes")
     prefix, secret = random[:PREFIX_BYTES].hex(), random[PREFIX_BYTES:].hex()
     return f"hskey-auth-{tenant_id}-{prefix}-{secret}", AuthToken(tenant_id, prefix, _digest(secret))
+
+
+def check_auth_token(prefix: str, digest: bytes) -> None:
+    """Raises BadRequest unless a stored part has the form of ours."""
+    if not _PREFIX.fullmatch(prefix) or len(digest) != hashlib.sha256().digest_size:
+        raise BadRequest(
+            f"an auth key is stored as {2 * PREFIX_BYTES} hex digits and the SHA-256 of its secret",
+            code="bad_auth_key",
+        )
 
 
 def parse_auth_token(text: str) -> AuthToken | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
+import orjson
 
 from app.db.connect import COMMAND_TIMEOUT_S
 from app.db.errors import translated
-from app.errors import BadRequest, Conflict, Unavailable, WrongCluster
+from app.errors import BadRequest, Conflict, HsError, Refused, Unavailable, WrongCluster
 from app.model import TenantId
 from app.sql import QUERIES
 
@@ -57,6 +58,29 @@ class ScopedBase:
         assert row is not None
         return tuple(row)
 
+    async def _check_quota(
+        self, conn: PoolConnection, tenant_id: TenantId, *, users: int = 0, keys: int = 0
+    ) -> None:
+        has_users, max_users, has_keys, max_keys = await self._lock_counters(conn, tenant_id)
+        assert has_users is not None
+        assert has_keys is not None
+        if users and max_users is not None and has_users + users > max_users:
+            raise Refused(f"this tenant may have at most {max_users} users", code="quota_users")
+        if keys and max_keys is not None and has_keys + keys > max_keys:
+            raise Refused(f"this tenant may have at most {max_keys} auth keys", code="quota_keys")
+
+    async def _audit(
+        self,
+        conn: PoolConnection,
+        tenant_id: TenantId,
+        actor: str,
+        action: str,
+        what: str,
+        before: dict[str, Any] | None,
+        after: dict[str, Any] | None,
+    ) -> None:
+        await write_audit(conn, self.cluster_id, tenant_id, actor, action, what, before, after)
+
     async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         async with self._connection() as conn:
             return await conn.fetch(sql, *args, timeout=COMMAND_TIMEOUT_S)
@@ -73,6 +97,33 @@ class ScopedBase:
         """Rows touched."""
         async with self._connection() as conn:
             return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
+
+
+async def write_audit(
+    conn: PoolConnection,
+    cluster_id: str,
+    tenant_id: TenantId | None,
+    actor: str,
+    action: str,
+    what: str,
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+) -> None:
+    """One line of the audit log, in the transaction of the change itself."""
+    texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
+    await conn.execute(QUERIES["write_audit"], cluster_id, tenant_id, actor, action, what, *texts)
+
+
+@contextmanager
+def worded(sentences: dict[str, HsError]) -> Iterator[None]:
+    """A better error for a conflict with one of these constraints."""
+    try:
+        yield
+    except Conflict as error:
+        better = sentences.get(error.facts.get("constraint", ""))
+        if better is None:
+            raise
+        raise better from error
 
 
 def hostinfo_text(hostinfo: bytes) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from app.model import AuthKey, Change, Device, Tenant, User
+import orjson
+
+from app.model import AuthKey, Change, Device, OperatorRequest, Tenant, User
 
 DEVICE_COLUMNS = 22
 USER_COLUMNS = 7
@@ -35,3 +37,10 @@ def auth_key(row: Iterable[Any]) -> AuthKey:
     cells = list(row)
     cells[6] = tuple(cells[6])  # tags
     return AuthKey(*cells)
+
+
+def request(row: Iterable[Any]) -> OperatorRequest:
+    cells = list(row)
+    for index in (4, 12, 13):  # args, progress, result
+        cells[index] = None if cells[index] is None else orjson.loads(cells[index])
+    return OperatorRequest(*cells)

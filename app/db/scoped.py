@@ -11,6 +11,7 @@ from app.db.devices import Devices
 from app.db.errors import translated
 from app.db.reads import Reads
 from app.db.registering import Registering
+from app.db.requests import Requests
 from app.errors import ConfigError
 from app.names import check_cluster_id
 from app.sql import QUERIES
@@ -18,7 +19,7 @@ from app.sql import QUERIES
 Role = Literal["hs_node", "hs_admin"]
 
 
-class Scoped(Reads, Devices, Registering, Admin):
+class Scoped(Reads, Devices, Registering, Admin, Requests):
     """Everything one cluster's process may do. Row security is the second barrier behind its statements.
 
     Opened with an epoch it acts as the owner under that lease and all its writes are fenced; a new epoch

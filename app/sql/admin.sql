@@ -33,6 +33,47 @@ SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch 
  WHERE cluster_id = $1 AND tenant_id = $2 AND ($3::text IS NULL OR name = $3)
  ORDER BY id
 
+-- lock_user --
+-- A user, locked until the end of the transaction.
+-- $1 cluster_id, $2 tenant_id, $3 user_id
+SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8
+  FROM users
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   FOR UPDATE
+
+-- rename_user --
+-- Gives a user another name.
+-- $1 cluster_id, $2 tenant_id, $3 user_id, $4 name
+UPDATE users SET name = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- count_user_devices --
+-- How many devices a user has.
+-- $1 cluster_id, $2 tenant_id, $3 user_id
+SELECT count(*) FROM nodes WHERE cluster_id = $1 AND tenant_id = $2 AND user_id = $3
+
+-- delete_user --
+-- Deletes a user without devices and keys.
+-- $1 cluster_id, $2 tenant_id, $3 user_id
+DELETE FROM users WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- lock_user_keys --
+-- Pre-auth keys of a user, locked until the end of the transaction.
+-- $1 cluster_id, $2 tenant_id, $3 user_id
+SELECT id, prefix FROM pre_auth_keys
+ WHERE cluster_id = $1 AND tenant_id = $2 AND user_id = $3
+ ORDER BY id FOR UPDATE
+
+-- forget_keys --
+-- Devices forget that these keys let them in.
+-- $1 cluster_id, $2 tenant_id, $3 auth_key_ids
+UPDATE nodes SET auth_key_id = NULL WHERE cluster_id = $1 AND tenant_id = $2 AND auth_key_id = ANY ($3::bigint[])
+
+-- delete_keys --
+-- Deletes pre-auth keys and answers their prefixes.
+-- $1 cluster_id, $2 tenant_id, $3 auth_key_ids
+DELETE FROM pre_auth_keys WHERE cluster_id = $1 AND tenant_id = $2 AND id = ANY ($3::bigint[])
+RETURNING prefix
+
 -- insert_auth_key --
 -- A new pre-auth key of a tenant of this cluster; only the hash of its secret is known here.
 -- $1 cluster_id, $2 tenant_id, $3 prefix, $4 hash, $5 user_id, $6 reusable, $7 ephemeral, $8 tags, $9 expiration

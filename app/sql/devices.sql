@@ -22,6 +22,29 @@ UPDATE nodes SET expiry = to_timestamp($4)
  WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 AND expiry IS DISTINCT FROM to_timestamp($4)
 RETURNING id
 
+-- lock_device --
+-- Name, tags and owner of a device, locked until the end of the transaction.
+-- $1 cluster_id, $2 tenant_id, $3 device_id
+SELECT given_name, tags, user_id FROM nodes
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   FOR NO KEY UPDATE
+
+-- rename_device --
+-- Gives a device its name.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 label
+UPDATE nodes SET given_name = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- tag_device --
+-- Gives a device to its tags; the login of a user's device ends no more.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 tags
+UPDATE nodes SET tags = $4, user_id = NULL, expiry = CASE WHEN user_id IS NULL THEN expiry END
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- move_device --
+-- Gives a device to another user.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 user_id
+UPDATE nodes SET user_id = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
 -- logout_device --
 -- Ends a device's login now: the row goes if ephemeral, else its key expires.
 -- $1 cluster_id, $2 tenant_id, $3 device_id, $4 node_key, $5 now

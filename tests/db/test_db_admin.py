@@ -10,12 +10,14 @@ import asyncpg
 import pytest
 from db_helpers import Home, as_role, join, rows_of, take_lease
 
-from app.db.admin import MAX_NAME, MAX_REGION_ID, MAX_TAGS
+from app.db.admin import MAX_REGION_ID
 from app.db.scoped import Scoped
 from app.db.setup import Database
+from app.db.users import MAX_NAME
 from app.deployment import load_or_create_noise_key
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import UserId
+from app.names import MAX_TAGS
 from app.tokens import parse_auth_token
 
 

@@ -16,10 +16,10 @@ from app.sql import QUERIES
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Tables with a cluster_id, and how they differ from a table of tenants' rows.
-WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log"}
+WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests"}
 WITHOUT_GUARD = {"clusters", "instances", "changes"}
 #: Deployment-wide by design: the check for leaks itself, and the union of relay regions.
-WIDE_STATEMENTS = {"scope_check", "list_regions"}
+WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"}
 
 
 async def test_tables_with_a_cluster(prepared: Database) -> None:
@@ -78,7 +78,7 @@ async def test_what_roles_may(prepared: Database) -> None:
     await conn.close()
     rights = {(g["grantee"], g["table_name"], g["privilege_type"]) for g in grants}
     console = {(table, right) for role, table, right in rights if role == "hs_console" and right != "SELECT"}
-    assert console == {("audit_log", "INSERT")}
+    assert console == {("audit_log", "INSERT"), ("requests", "INSERT")}
     assert not {row for row in rights if row[2] in ("TRUNCATE", "REFERENCES", "TRIGGER")}
     assert not {
         row

@@ -13,10 +13,11 @@ import pytest
 from db_helpers import as_role, join, rows_of, take_lease, wish
 
 from app.db.connect import server_settings
+from app.db.requests import RequestDesk
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import LeaseLost, NotFound, WrongCluster
-from app.model import Device, DeviceId, HotState, Tenant, User
+from app.model import Device, DeviceId, HotState, RequestId, Tenant, User
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
@@ -24,7 +25,8 @@ from app.tokens import parse_auth_token
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "lease_state", "lease_acquire", "lease_renew", "lease_release",
+    "node_key_known", "route_machine", "get_request", "lease_state", "lease_acquire",
+    "lease_renew", "lease_release",
 }  # fmt: skip
 
 
@@ -37,6 +39,7 @@ class Bravo:
     device: Device
     key_id: int
     key_text: str
+    request_id: RequestId
 
 
 @pytest.fixture
@@ -57,7 +60,12 @@ async def bravo(prepared: Database) -> Bravo:
     await shell.delete_device(tenant_id, doomed.id)
     await shell.close()
     await owner.close()
-    return Bravo(tenant, user, device, key.id, text)
+    desk = await RequestDesk.open(prepared.dsn, pool_size=1)
+    request_id = await desk.submit(
+        "b", tenant_id, "device_delete", {"device_id": device.id}, actor="bravo", what="x", dedup="bravo"
+    )
+    await desk.close()
+    return Bravo(tenant, user, device, key.id, text, request_id)
 
 
 def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
@@ -69,7 +77,8 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
     values: dict[str, Any] = {
         "cluster_id": cluster_id, "tenant_ids": [bravo.tenant.id], "user_ids": [bravo.user.id],
         "device_ids": [bravo.device.id], "tenant_id": bravo.tenant.id, "device_id": bravo.device.id,
-        "user_id": bravo.user.id, "auth_key_id": bravo.key_id, "old_xmax": "1", "old_in_progress": [],
+        "user_id": bravo.user.id, "auth_key_id": bravo.key_id, "auth_key_ids": [bravo.key_id],
+        "old_xmax": "1", "old_in_progress": [],
         "max_age_s": -1.0, "auth": "key", "prefix": token.prefix if "register" in text else "other-prefix",
         "hash": token.hash, "machine_key": bravo.device.machine_key, "node_key": bravo.device.node_key,
         "old_node_key": None, "hostname": "stolen", "label": "stolen", "hostinfo": "{}", "capver": 1,
@@ -79,6 +88,8 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
         "version": "",
+        "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
+        "resume": True, "result": "{}", "error": None,
         "region_id": 901, "region": "{}", "max_devices": None, "max_users": None, "max_keys": None,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
@@ -117,7 +128,10 @@ SCOPED_STATEMENTS = sorted(set(QUERIES) - NOT_SCOPED)
 async def test_every_statement_through_both_barriers(prepared: Database, bravo: Bravo) -> None:
     await take_lease(prepared.dsn, "a", "owner-a")
     before = await untouched(prepared)
-    assert all(before[table] for table in ("nodes", "users", "pre_auth_keys", "deleted_devices", "instances"))
+    assert all(
+        before[table]
+        for table in ("nodes", "users", "pre_auth_keys", "deleted_devices", "instances", "requests")
+    )
     # Row security: a session of `a` asks for `b`. Predicate: a session that sees all asks for `a`.
     for role, scope, asked in (("hs_admin", "a", "b"), ("hs_node", "a", "b"), ("hs_owner", "", "a")):
         conn = await as_role(prepared.dsn, role, scope)
@@ -198,7 +212,9 @@ async def test_no_scope_sees_nothing(prepared: Database, bravo: Bravo) -> None:
         await conn.close()
 
 
-async def test_console_reads_all_and_writes_only_the_audit_log(prepared: Database, bravo: Bravo) -> None:
+async def test_console_reads_all_and_writes_only_the_audit_log_and_requests(
+    prepared: Database, bravo: Bravo
+) -> None:
     conn = await as_role(prepared.dsn, "hs_console")
     assert await conn.fetchval("SELECT count(DISTINCT cluster_id) FROM tenants") == 2
     assert await conn.fetchval("SELECT count(*) FROM nodes") == 1
@@ -207,7 +223,8 @@ async def test_console_reads_all_and_writes_only_the_audit_log(prepared: Databas
     )
     for statement in (
         "UPDATE users SET name = 'x'", "DELETE FROM nodes", "INSERT INTO clusters (cluster_id) VALUES ('z')",
-        "UPDATE audit_log SET actor = ''", "DELETE FROM audit_log", "SELECT * FROM deployment",
+        "UPDATE audit_log SET actor = ''", "DELETE FROM audit_log", "UPDATE requests SET state = 'queued'",
+        "DELETE FROM requests", "SELECT trim_requests('b', 0)", "SELECT * FROM deployment",
         "SELECT lease_acquire('cluster:b', 'x', 1, false)", "SELECT create_tenant('b','x','x',false,1,1,1)",
     ):  # fmt: skip
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -241,6 +258,9 @@ async def test_scoped_methods_with_ids_of_another_cluster(owner: Scoped, admin: 
     for call in (
         admin.create_user(t, "x"), admin.create_auth_key(t, bravo.user.id), admin.delete_device(t, d),
         admin.expire_device(t, d, None), admin.revoke_auth_key(t, bravo.key_id), owner.delete_device(t, d),
+        admin.rename_device(t, d, "stolen"), admin.set_device_tags(t, d, ["tag:x"]),
+        admin.move_device_to_user(t, d, bravo.user.id), admin.rename_user(t, bravo.user.id, "stolen"),
+        admin.delete_user(t, bravo.user.id), admin.delete_auth_key(t, bravo.key_id),
     ):  # fmt: skip
         with pytest.raises(WrongCluster):
             await call
@@ -259,6 +279,9 @@ async def test_writes_of_a_deposed_owner(prepared: Database, owner: Scoped, admi
         owner.update_device(tenant.id, device.id, hostname="x"), owner.flush_state([state]),
         owner.logout(tenant.id, device.id, device.node_key), owner.delete_device(tenant.id, device.id),
         owner.put_own_region(900, {}), owner.expire_device(tenant.id, device.id, 2e9),
+        owner.rename_device(tenant.id, device.id, "x"), owner.rename_user(tenant.id, user.id, "x"),
+        owner.set_device_tags(tenant.id, device.id, ["tag:x"]), owner.claim_request(),
+        owner.finish_request(RequestId(1), error="x"),
     ):  # fmt: skip
         with pytest.raises(LeaseLost):
             await call

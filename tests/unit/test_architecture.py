@@ -18,6 +18,7 @@ ALLOWED = {"app": {"app"}, "node": {"app", "node"}, "acs": {"app", "acs"}, "cons
 PURE = [
     "app/keys.py",
     "app/model.py",
+    "app/request_kinds.py",
     "app/errors.py",
     "app/names.py",
     "app/tokens.py",

@@ -1,0 +1,161 @@
+"""Operator requests: asked by who may only look, carried out by the cluster's owner.
+
+RequestDesk is for askers (role hs_console, any cluster), Requests is the owner's part of Scoped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import asyncpg
+import orjson
+
+from app.db import rows
+from app.db.base import ACQUIRE_TIMEOUT_S, ScopedBase, write_audit
+from app.db.connect import CONNECT_TIMEOUT_S, create_pool, server_settings
+from app.db.errors import translated
+from app.errors import BadRequest, NotFound, Refused, Unavailable
+from app.model import OperatorRequest, RequestId, TenantId
+from app.request_kinds import parse_request
+from app.sql import QUERIES
+
+#: Requests of one cluster that wait for its owner; further ones are refused.
+MAX_OPEN = 1000
+MAX_ARGS_BYTES = 64 * 1024
+MAX_DEDUP = 255
+#: A request may be claimed between two looks at it; then an equal wish is queued anew.
+DEDUP_ATTEMPTS = 5
+DESK_POOL = 2
+FOLLOW_POLL_S = 0.1
+FOLLOW_DEADLINE_S = 30.0
+REQUESTS_KEPT_S = 30 * 86400.0
+
+
+class RequestDesk:
+    """Where operators' tools ask: a request, its audit row and the owner's wake-up in one transaction."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        """On a pool in the role hs_console."""
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, pool_size: int = DESK_POOL) -> Self:
+        """A desk with a pool of its own. Raises ConfigError, Unavailable."""
+        return cls(await create_pool(dsn, pool_size, server_settings("hs_console")))
+
+    async def close(self) -> None:
+        """Waits shortly for statements under way, then closes all connections."""
+        with translated():
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._pool.close()
+            except TimeoutError:
+                self._pool.terminate()
+
+    async def submit(
+        self,
+        cluster_id: str,
+        tenant_id: TenantId,
+        kind: str,
+        args: dict[str, Any],
+        *,
+        actor: str,
+        what: str,
+        dedup: str | None = None,
+    ) -> RequestId:
+        """Asks the owner of a cluster; `what` names the object for the audit log (`device:17`).
+
+        With `dedup` an equal wish that is still queued is answered instead of asking twice. Raises
+        BadRequest for kind or arguments, NotFound for cluster or tenant, Refused, Unavailable.
+        """
+        parse_request(kind, args)
+        text = orjson.dumps(args).decode()
+        if len(text) > MAX_ARGS_BYTES or len(dedup or "") > MAX_DEDUP:
+            raise BadRequest("the arguments of this request are too long", code="bad_args")
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn, conn.transaction():
+                place = await conn.fetchrow(QUERIES["request_place"], cluster_id, tenant_id)
+                assert place is not None
+                is_there, waiting = place
+                if not is_there:
+                    raise NotFound(f"tenant {tenant_id} does not live in cluster {cluster_id}")
+                if waiting >= MAX_OPEN:
+                    raise Refused(
+                        f"{waiting} requests wait for the owner of cluster {cluster_id} already",
+                        code="too_many_requests",
+                    )
+                for _ in range(DEDUP_ATTEMPTS):
+                    new: int | None = await conn.fetchval(
+                        QUERIES["submit_request"], cluster_id, tenant_id, kind, text, dedup, actor
+                    )
+                    if new is not None:
+                        after = {"request": new, "args": args}
+                        await write_audit(
+                            conn, cluster_id, tenant_id, actor, f"request_{kind}", what, None, after
+                        )
+                        return RequestId(new)
+                    old: int | None = await conn.fetchval(QUERIES["queued_request"], cluster_id, kind, dedup)
+                    if old is not None:
+                        return RequestId(old)
+        raise Unavailable("the database is busy with equal requests", code="busy")
+
+    async def get(self, request_id: RequestId) -> OperatorRequest:
+        """A request as it stands. Raises NotFound, Unavailable."""
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
+                row = await conn.fetchrow(QUERIES["get_request"], request_id)
+        if row is None:
+            raise NotFound(f"there is no request {request_id}")
+        return rows.request(row)
+
+    async def follow(
+        self, request_id: RequestId, *, deadline_s: float = FOLLOW_DEADLINE_S
+    ) -> AsyncIterator[OperatorRequest]:
+        """A request now and whenever it has changed, until it is done or failed.
+
+        Raises NotFound, and Unavailable when it has not ended after `deadline_s`: it stays in line.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + deadline_s
+        last: OperatorRequest | None = None
+        while True:
+            request = await self.get(request_id)
+            if request != last:
+                yield request
+                last = request
+            if request.is_finished:
+                return
+            if loop.time() >= end:
+                raise Unavailable(
+                    f"request {request_id} is {request.state} still after {deadline_s:g} s:"
+                    f" is cluster {request.cluster_id} served?",
+                    code="request_waits",
+                )
+            await asyncio.sleep(FOLLOW_POLL_S)
+
+
+class Requests(ScopedBase):
+    """The carrying-out part of Scoped."""
+
+    async def claim_request(self, *, resume: bool = False) -> OperatorRequest | None:
+        """The next request to carry out, None when there is none.
+
+        One that an owner of a lower epoch left unfinished counts as well. `resume`: also one of this
+        very epoch, for a caller that knows it carries out none. Raises LeaseLost, Unavailable.
+        """
+        row = await self._fetchrow(QUERIES["claim_request"], self.cluster_id, resume)
+        return None if row is None else rows.request(row)
+
+    async def finish_request(
+        self, request_id: RequestId, *, result: dict[str, Any] | None = None, error: str | None = None
+    ) -> bool:
+        """Writes the outcome; False when the request is not held by this owner. Raises LeaseLost."""
+        text = None if result is None else orjson.dumps(result).decode()
+        return await self._execute(QUERIES["finish_request"], self.cluster_id, request_id, text, error) > 0
+
+    async def trim_requests(self, max_age_s: float = REQUESTS_KEPT_S) -> int:
+        """Forgets requests that ended longer ago than this."""
+        gone: int = await self._fetchval(QUERIES["trim_requests"], self.cluster_id, max_age_s)
+        return gone

@@ -1,0 +1,130 @@
+"""What operators may ask of a cluster's owner: the kinds of requests and their arguments. Pure.
+
+One record for each kind; a request row holds it as a JSON object. Both who asks and who carries out
+read it by `parse_request`, so a wrong argument is refused before it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.errors import BadRequest
+
+
+class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all arguments."""
+
+
+class DeviceExpire(_Args, frozen=True):
+    """End a device's login at a time (epoch seconds), or never (None)."""
+
+    device_id: int
+    at: float | None
+
+
+class DeviceRename(_Args, frozen=True):
+    """Give a device its name, a DNS label."""
+
+    device_id: int
+    name: str
+
+
+class DeviceDelete(_Args, frozen=True):
+    """Delete a device."""
+
+    device_id: int
+
+
+class DeviceTag(_Args, frozen=True):
+    """Give a device these tags and no others; it belongs to them from then on."""
+
+    device_id: int
+    tags: list[str]
+
+
+class DeviceMoveUser(_Args, frozen=True):
+    """Give a device to another user of its tenant."""
+
+    device_id: int
+    user_id: int
+
+
+class KeyCreate(_Args, frozen=True):
+    """Store an auth key whose text only the asker knows: `prefix` and SHA-256 of its secret as hex."""
+
+    prefix: str
+    hash_hex: str
+    user_id: int | None = None
+    reusable: bool = False
+    ephemeral: bool = False
+    tags: list[str] = []
+    expiration: float | None = None
+
+
+class KeyExpire(_Args, frozen=True):
+    """End an auth key."""
+
+    key_id: int
+
+
+class UserCreate(_Args, frozen=True):
+    """Create a user."""
+
+    name: str
+    display_name: str = ""
+    email: str = ""
+    profile_pic_url: str = ""
+
+
+class UserRename(_Args, frozen=True):
+    """Give a user another name."""
+
+    user_id: int
+    name: str
+
+
+class UserDelete(_Args, frozen=True):
+    """Delete a user without devices, and its auth keys."""
+
+    user_id: int
+
+
+RequestArgs = (
+    DeviceExpire
+    | DeviceRename
+    | DeviceDelete
+    | DeviceTag
+    | DeviceMoveUser
+    | KeyCreate
+    | KeyExpire
+    | UserCreate
+    | UserRename
+    | UserDelete
+)
+
+#: Kind as stored -> its arguments.
+KINDS: dict[str, type[RequestArgs]] = {
+    "device_expire": DeviceExpire,
+    "device_rename": DeviceRename,
+    "device_delete": DeviceDelete,
+    "device_tag": DeviceTag,
+    "device_move_user": DeviceMoveUser,
+    "key_create": KeyCreate,
+    "key_expire": KeyExpire,
+    "user_create": UserCreate,
+    "user_rename": UserRename,
+    "user_delete": UserDelete,
+}
+
+
+def parse_request(kind: str, args: dict[str, Any]) -> RequestArgs:
+    """The arguments as a record. Raises BadRequest for an unknown kind or arguments that do not fit."""
+    wanted = KINDS.get(kind)
+    if wanted is None:
+        raise BadRequest(f"there is no request of kind {kind!r}", code="bad_request_kind")
+    try:
+        return msgspec.convert(args, wanted)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"a {kind} request cannot have these arguments: {error}", code="bad_args") from error
