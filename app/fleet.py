@@ -53,7 +53,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRow:
-    """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned."""
+    """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned.
+
+    `expiring`: within a day; `waiting`: requests not carried out yet.
+    """
 
     cluster_id: str
     state: str
@@ -68,6 +71,7 @@ class ClusterRow:
     online: int
     expired: int
     expiring: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)

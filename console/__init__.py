@@ -1,1 +1,1 @@
-"""hs-console: the operations console. Not built yet; the package keeps its place."""
+"""hs-console: the operations console. It reads all clusters and asks their owners; it changes nothing itself."""

@@ -36,7 +36,9 @@ class Action:
 
     @property
     def shown_key(self) -> str:
-        return {"space": "space", "enter": "enter", "escape": "esc"}.get(self.key) or self.key.replace("ctrl+", "^")
+        return {"space": "space", "enter": "enter", "escape": "esc"}.get(self.key) or self.key.replace(
+            "ctrl+", "^"
+        )
 
 
 def _on(screen: str) -> frozenset[str]:
@@ -104,9 +106,7 @@ def footer_of(screen: str) -> tuple[Action, ...]:
     return tuple(sorted((a for a in actions_of(screen) if a.rank), key=lambda action: action.rank))
 
 
-def why_not(
-    action: Action, *, writable: bool, linked: bool, has_row: bool
-) -> str:
+def why_not(action: Action, *, writable: bool, linked: bool, has_row: bool) -> str:
     """Why an action cannot be done now; empty when it can."""
     if action.needs_write and not writable:
         return "this console is read-only"

@@ -22,17 +22,42 @@ MAX_CONDITIONS = 20
 MAX_ALTERNATIVES = 50
 
 DEVICE_FIELDS: FieldKinds = {
-    "name": "text", "user": "text", "tag": "tag", "os": "word", "version": "text", "ip": "text", "state": "word",
-    "cluster": "word", "tenant": "word", "seen": "age", "expires": "age", "id": "number", "key": "number",
-}  # fmt: skip
+    "name": "text",
+    "user": "text",
+    "tag": "tag",
+    "os": "word",
+    "version": "text",
+    "ip": "text",
+    "state": "word",
+    "cluster": "word",
+    "tenant": "word",
+    "seen": "age",
+    "expires": "age",
+    "id": "number",
+    "key": "number",
+}
 USER_FIELDS: FieldKinds = {
-    "name": "text", "email": "text", "cluster": "word", "tenant": "word", "created": "age",
-    "id": "number", "devices": "number", "online": "number",
-}  # fmt: skip
+    "name": "text",
+    "email": "text",
+    "cluster": "word",
+    "tenant": "word",
+    "created": "age",
+    "id": "number",
+    "devices": "number",
+    "online": "number",
+}
 KEY_FIELDS: FieldKinds = {
-    "prefix": "text", "user": "text", "tag": "tag", "state": "word", "cluster": "word", "tenant": "word",
-    "created": "age", "expires": "age", "id": "number", "uses": "number",
-}  # fmt: skip
+    "prefix": "text",
+    "user": "text",
+    "tag": "tag",
+    "state": "word",
+    "cluster": "word",
+    "tenant": "word",
+    "created": "age",
+    "expires": "age",
+    "id": "number",
+    "uses": "number",
+}
 CLUSTER_FIELDS: FieldKinds = {"cluster": "word", "state": "word", "owner": "text"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "y": 31_536_000}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request to a cluster's owner, and how to name it to the operator."""
+    """A request to a cluster's owner, and how to name it to the operator.
+
+    `secret` never leaves this process: it is shown when the request is done.
+    """
 
     cluster_id: str
     tenant_id: TenantId
@@ -36,6 +39,7 @@ class Ask:
     what: str
     label: str
     dedup: str | None = None
+    secret: str = field(default="", repr=False)
 
 
 class Store(Protocol):
@@ -67,6 +71,7 @@ class PgStore:
         self._fleet: Fleet | None = None
         self._desk: RequestDesk | None = None
         self._clusters: frozenset[str] = frozenset()
+        self._closed = False
 
     async def overview(self, cluster_id: str | None) -> Overview:
         found = await self._read(lambda fleet: fleet.overview(cluster_id))
@@ -121,7 +126,17 @@ class PgStore:
                     await running
 
     def close(self) -> None:
-        """Drops all connections at once."""
+        """Drops all connections for good."""
+        self._closed = True
+        self._drop()
+
+    def _keep(self, opened: Fleet | RequestDesk) -> None:
+        """Whoever closed while connections were made has them dropped."""
+        if self._closed:
+            opened.terminate()
+            raise Unavailable("the console is closing", code="closed")
+
+    def _drop(self) -> None:
         if self._fleet is not None:
             self._fleet.terminate()
         if self._desk is not None:
@@ -131,9 +146,9 @@ class PgStore:
     async def _read(self, work: Callable[[Fleet], Awaitable[T]]) -> T:
         async def attempt() -> T:
             if self._fleet is None:
-                self._fleet = await Fleet.open(
-                    self._dsn, instance=self._instance, read_only=not self.writable
-                )
+                fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=not self.writable)
+                self._keep(fleet)
+                self._fleet = fleet
             return await work(self._fleet)
 
         return await self._guarded(attempt)
@@ -144,20 +159,24 @@ class PgStore:
 
         async def attempt() -> T:
             if self._desk is None:
-                self._desk = await RequestDesk.open(self._dsn)
+                desk = await RequestDesk.open(self._dsn)
+                self._keep(desk)
+                self._desk = desk
             return await work(self._desk)
 
         return await self._guarded(attempt)
 
     async def _guarded(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        if self._closed:
+            raise Unavailable("the console is closing", code="closed")
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 return await attempt()
         except TimeoutError as error:
-            self.close()
+            self._drop()
             raise Unavailable(f"the database has not answered for {STORE_TIMEOUT_S:g} s") from error
         except Unavailable:
-            self.close()
+            self._drop()
             raise
 
 

@@ -19,8 +19,8 @@ from app.fleet import (
     KeyRow,
     Overview,
     Page,
-    Term,
     TenantRef,
+    Term,
     UserRow,
     View,
 )
@@ -60,9 +60,7 @@ class Fleet:
 
     async def overview(self, cluster_id: str | None = None) -> Overview:
         """Clusters with owner and counts, and the newest lines of the audit log."""
-        found = await self._fetch(
-            QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_SOON_S
-        )
+        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_SOON_S)
         recent = await self._fetch(QUERIES["fleet_recent"], cluster_id, RECENT_LINES)
         return Overview(
             tuple(ClusterRow(*tuple(row)[:-1]) for row in found),
@@ -84,7 +82,9 @@ class Fleet:
 
     async def tenants(self, cluster_id: str | None = None) -> list[TenantRef]:
         """Tenants to choose from, home tenants first in each cluster."""
-        return [TenantRef(*row) for row in await self._fetch(QUERIES["fleet_tenants"], cluster_id, TENANT_CHOICES)]
+        return [
+            TenantRef(*row) for row in await self._fetch(QUERIES["fleet_tenants"], cluster_id, TENANT_CHOICES)
+        ]
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         """The id of a user by name, None where there is none."""

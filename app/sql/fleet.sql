@@ -6,7 +6,9 @@ SELECT c.cluster_id, c.state, COALESCE(l.holder, ''), COALESCE(l.epoch, 0),
        (SELECT count(*) FROM instances i
          WHERE i.cluster_id = c.cluster_id AND i.heartbeat_at > now() - make_interval(secs => $2)),
        COALESCE(t.tenants, 0), COALESCE(t.users, 0), COALESCE(t.keys, 0), COALESCE(d.devices, 0),
-       COALESCE(d.online, 0), COALESCE(d.expired, 0), COALESCE(d.expiring, 0), extract(epoch FROM now())::float8
+       COALESCE(d.online, 0), COALESCE(d.expired, 0), COALESCE(d.expiring, 0),
+       (SELECT count(*) FROM requests r WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')),
+       extract(epoch FROM now())::float8
   FROM clusters c
   LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id
   LEFT JOIN (SELECT tc.cluster_id, count(*) AS tenants, sum(tc.users) AS users, sum(tc.keys) AS keys
