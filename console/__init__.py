@@ -1,1 +1,1 @@
-"""hs-console: the operations console. It reads all clusters and asks their owners; it changes nothing itself."""
+"""hs-console: the operations console. Reads all clusters, asks their owners, changes nothing itself."""

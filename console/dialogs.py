@@ -20,9 +20,9 @@ from console.cells import Pen
 NAMED_OBJECTS = 8
 
 
-def words(text: Text | str, **options: str) -> Static:
+def words(text: Text | str, *, id: str | None = None, classes: str | None = None) -> Static:
     """Text that is never markup."""
-    return Static(text if isinstance(text, Text) else Text(text), markup=False, **options)  # type: ignore[arg-type]
+    return Static(text if isinstance(text, Text) else Text(text), markup=False, id=id, classes=classes)
 
 
 class ConfirmDialog(ModalScreen[bool]):
@@ -39,7 +39,7 @@ class ConfirmDialog(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as box:
-            box.border_title = self.pen.cell(self.heading)  # type: ignore[assignment]
+            box.border_title = self.pen.cell(self.heading)
             for name in self.objects[:NAMED_OBJECTS]:
                 yield words(self.pen.cell("  " + name))
             if len(self.objects) > NAMED_OBJECTS:
@@ -104,7 +104,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="dialog form", can_focus=False) as box:
-            box.border_title = self.pen.cell(self.heading)  # type: ignore[assignment]
+            box.border_title = self.pen.cell(self.heading)
             for field in self.fields:
                 with Horizontal(classes="field"):
                     yield words(field.label, classes="label")
@@ -206,7 +206,7 @@ class PageDialog(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="page") as box:
-            box.border_title = Pen().cell(self.heading)  # type: ignore[assignment]
+            box.border_title = Pen().cell(self.heading)
             box.border_subtitle = "esc close, c copy"
             yield words(self.text)
 

@@ -20,8 +20,6 @@ from console.store import Store
 
 #: A picture waits so long for its first rows.
 PICTURE_TIMEOUT_S = 15.0
-#: Nobody can be told when a screen is painted but by looking.
-LOOK_EVERY_S = 0.02
 _CELL_WIDTH, _LINE_HEIGHT = 12.2, 24.4
 _TEXT = re.compile(r'<text class="[^"]*-r\d+" x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>([^<]*)</text>')
 #: Columns of `show -o text`: a field, and what turns it into words.
@@ -92,8 +90,7 @@ async def picture(app: ConsoleApp, size: tuple[int, int], filter_text: str = "")
                 assert base is not None
                 if filter_text:
                     base.set_filter(filter_text)
-                while base.page is None or base.wanted_since is not None:
-                    await asyncio.sleep(LOOK_EVERY_S)
+                await app.rows_shown()
         except TimeoutError as error:
             raise Unavailable(app.link.reason or "no rows came from the database in time") from error
         await pilot.pause()

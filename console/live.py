@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.errors import HsError, Unavailable
+from app.errors import HsError, NotFound, Unavailable
 from app.model import OperatorRequest, RequestId
 from console.store import Store
 
@@ -68,7 +68,14 @@ class Picture:
     at: float
 
 
-Report = Link | Picture | OperatorRequest
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """A request that is not in the database any more: its outcome will not be known."""
+
+    request_id: RequestId
+
+
+Report = Link | Picture | OperatorRequest | Vanished
 
 
 class Feed:
@@ -130,7 +137,12 @@ class Feed:
 
     async def _requests(self) -> None:
         for request_id in list(self.followed)[:MAX_FOLLOWED]:
-            request = await self._store.request(request_id)
+            try:
+                request = await self._store.request(request_id)
+            except NotFound:
+                self.followed.pop(request_id, None)
+                self._tell(Vanished(request_id))
+                continue
             if request.is_finished:
                 self.followed.pop(request_id, None)
             self._tell(request)
@@ -145,8 +157,8 @@ class Feed:
 
     def _lost(self, error: Unavailable) -> float:
         attempt = self.link.attempt + 1
-        pause = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(attempt - 1, 10))
-        pause *= 0.75 + random.random() / 2  # noqa: S311
+        pause: float = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(attempt - 1, 10))
+        pause *= random.uniform(0.75, 1.25)  # noqa: S311
         self._set(Link("down", 0.0, self._since("down"), attempt, self._clock() + pause, error.message))
         return pause
 

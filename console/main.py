@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -80,12 +81,12 @@ class ConsoleApp(App[None]):
     ENABLE_COMMAND_PALETTE = True
     COMMANDS: ClassVar[set[Any]] = {RegistryCommands}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [
         (0, "-tiny"),
         (100, "-normal"),
         (160, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (30, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     MODES: ClassVar[dict[str, Any]] = {
         "overview": OverviewScreen,
         "devices": DevicesScreen,
@@ -117,6 +118,7 @@ class ConsoleApp(App[None]):
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
+        self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
         self.register_theme(HS_SAFE)
@@ -142,6 +144,15 @@ class ConsoleApp(App[None]):
                 return screen
         return None
 
+    async def rows_shown(self) -> None:
+        """Returns when the screen shows rows of the view it stands for."""
+        while True:
+            base = self.base
+            if base is not None and base.page is not None and base.wanted_since is None:
+                return
+            self._painted.clear()
+            await self._painted.wait()
+
     @property
     def feed_pending(self) -> int:
         return len(self.followed)
@@ -161,8 +172,11 @@ class ConsoleApp(App[None]):
             base = self.base
             if base is not None and base.is_ready and report.wanted.screen == base.NAME:
                 base.take(report.data, report.wanted.serial, report.at)
-        else:
+                self._painted.set()
+        elif isinstance(report, OperatorRequest):
             self._take_request(report)
+        elif (followed := self.followed.pop(report.request_id, None)) is not None:
+            self.say(f"{followed.ask.label}: the request is gone, its outcome is not known", "warning")
 
     def _take_link(self, link: Link) -> None:
         before, self.link = self.link, link

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
+from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable
-from textual.widgets.data_table import RowDoesNotExist
+from textual.widgets.data_table import ColumnKey, RowDoesNotExist
 
 from console.cells import Pen
 
@@ -57,7 +58,7 @@ class _Mark(Text):
 class ResourceTable(DataTable[Text]):
     """Widths are fixed and cells are Text, so an update never measures or parses anything."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("j", "cursor_down"), ("k", "cursor_up")]  # type: ignore[assignment]
+    BINDINGS: ClassVar[list[BindingType]] = [("j", "cursor_down"), ("k", "cursor_up")]
 
     class NearEdge(Message):
         """The cursor has come near the first or last row of the window."""
@@ -85,7 +86,7 @@ class ResourceTable(DataTable[Text]):
         """The key of the row under the cursor."""
         if not self._rows or not self.is_valid_row_index(self.cursor_row):
             return None
-        return self.coordinate_to_cell_key((self.cursor_row, 0)).row_key.value  # type: ignore[arg-type]
+        return self.coordinate_to_cell_key(Coordinate(self.cursor_row, 0)).row_key.value
 
     @property
     def keys(self) -> list[str]:
@@ -123,7 +124,7 @@ class ResourceTable(DataTable[Text]):
         self.refresh()
         return changed
 
-    def _key(self, name: str) -> object:  # type: ignore[override]
+    def _key(self, name: str) -> ColumnKey:
         return next(key for key in self.columns if key.value == name)
 
     # -- rows -----------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ class ListScreen(Screen[None], Generic[RowT]):
             line.truncate(self.app.size.width - 2, overflow="ellipsis")
             detail.update(line)
         else:
-            detail.border_title = self.pen.cell(title)  # type: ignore[assignment]
+            detail.border_title = self.pen.cell(title)
             detail.update(Text("\n", end="").join(lines))
 
     @on(DataTable.RowHighlighted)
