@@ -6,11 +6,16 @@ read it by `parse_request`, so a wrong argument is refused before it is written.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from app.errors import BadRequest
+
+#: Seconds since the epoch of a time that can be stored: 2000-01-01 (exclusive) to about the year 5000.
+EARLIEST_S = 946684800.0
+LATEST_S = 1e11
+Time = Annotated[float, msgspec.Meta(gt=EARLIEST_S, lt=LATEST_S)]
 
 
 class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,7 +26,7 @@ class DeviceExpire(_Args, frozen=True):
     """End a device's login at a time (epoch seconds), or never (None)."""
 
     device_id: int
-    at: float | None
+    at: Time | None
 
 
 class DeviceRename(_Args, frozen=True):
@@ -60,7 +65,7 @@ class KeyCreate(_Args, frozen=True):
     reusable: bool = False
     ephemeral: bool = False
     tags: list[str] = []
-    expiration: float | None = None
+    expiration: Time | None = None
 
 
 class KeyExpire(_Args, frozen=True):

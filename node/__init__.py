@@ -9,6 +9,7 @@ session     one map poll: framing, keep-alive, backlog
 hub         who is connected; presence with a grace
 fanout      one task per tenant: commit, announce, deltas, then newcomers' maps
 refresh     change rows written by others -> hub
+requests    what operators ask for, claimed and carried out
 hotstate    endpoints and presence, flushed in batches
 jobs        what happens by the clock
 web         /key, /health, /version, /verify, metrics

@@ -84,6 +84,8 @@ class HotState:
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
+        if not self._may_write():
+            raise Unavailable("the lease is frozen")
         written = 0
         for device_id in list(self._unsaved):
             device = self._current(device_id)
@@ -108,8 +110,6 @@ class HotState:
         """Flush for ever. A lost lease ends it: this instance must not write any more."""
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
-            if not self._may_write():
-                continue
             try:
                 await self.flush()
             except LeaseLost:

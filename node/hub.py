@@ -117,11 +117,11 @@ class Hub:
     def load(self, snapshot: ClusterSnapshot, newer: Set[DeviceId] = frozenset()) -> None:
         """Replace the durable picture, but for devices that are `newer` in memory.
 
-        Presence and open sessions stay.
-        Devices that were online when an earlier owner stopped count as online for one grace, so
-        that a restart is no flicker for their peers.
+        Presence and open sessions stay. Devices that were online when an earlier owner stopped count
+        as online for one grace, so that a restart is no flicker for their peers.
         """
         tenants = {tenant.id for tenant in snapshot.tenants}
+        tenants |= {self._tenant_of[i] for i in newer if i in self._tenant_of}
         for tenant_id in [t for t in self._tenants if t not in tenants]:
             self.remove_tenant(tenant_id)
         for tenant in snapshot.tenants:

@@ -131,6 +131,8 @@ class MachineApi:
         if lock is None:
             lock = self._locks[device_id] = asyncio.Lock()
         async with lock:
+            if tunnel.closed:  # what a client said before it left is older than what it says now
+                return
             device = self.hub.device(device_id)
             if device is None:
                 raise NotFound("this device was deleted meanwhile")

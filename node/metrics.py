@@ -26,6 +26,7 @@ class Metrics:
         self._cluster_id = cluster_id
         self._registrations = counter("hs_registrations", "Answers to register requests.", "outcome")
         self._map_requests = counter("hs_map_requests", "Map requests by kind.", "kind")
+        self._requests = counter("hs_operator_requests", "Operator requests by outcome.", "kind", "outcome")
         self._tunnels = gauge("hs_tunnels", "Open Noise tunnels.").labels(cluster_id)
         self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
         self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
@@ -54,6 +55,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         ).labels(cluster_id)
+
+    def operator_request(self, kind: str, outcome: str) -> None:
+        self._requests.labels(self._cluster_id, kind, outcome).inc()
 
     def registration(self, outcome: str) -> None:
         self._registrations.labels(self._cluster_id, outcome).inc()

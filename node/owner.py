@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
 from app.compression import compress
-from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.listen import CHANNEL_PREFIX, REQUEST_PAYLOAD, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.entry.limits import ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet
@@ -35,6 +35,7 @@ from node.machine import MachineApi
 from node.metrics import Metrics
 from node.refresh import Refresher
 from node.register import Registrar
+from node.requests import RequestRunner
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -77,6 +78,7 @@ class Owner:
     queries: ClientQueries
     api: MachineApi
     refresher: Refresher
+    requests: RequestRunner
     listener: Listener
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
@@ -96,6 +98,7 @@ class Owner:
         derp_map: DerpMapSource,
         may_write: Callable[[], bool],
     ) -> Owner:
+        """`may_write`: whether the lease is held for certain at this moment."""
         dns = DnsPlan(
             settings.dns.base_domain,
             magic_dns=settings.dns.magic_dns,
@@ -143,6 +146,7 @@ class Owner:
         refresher = Refresher(
             scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
         )
+        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
         listener = Listener(
             dsn,
             [CHANNEL_PREFIX + settings.cluster_id],
@@ -162,9 +166,18 @@ class Owner:
             queries=queries,
             api=api,
             refresher=refresher,
+            requests=requests,
             listener=listener,
             may_write=may_write,
         )
+
+    async def events(self) -> AsyncIterator[Wake | Resync]:
+        """What the listener hears, for the refresher; the runner of requests is woken beside it."""
+        async for event in self.listener:
+            # A wake-up without payload stands for any.
+            if isinstance(event, Resync) or event.payload in ("", REQUEST_PAYLOAD):
+                self.requests.wake()
+            yield event
 
     def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
         return Entry(
@@ -251,6 +264,7 @@ class Owner:
     async def _trim(self) -> None:
         await self.scoped.trim_changes(CHANGES_KEPT_S)
         await self.scoped.trim_tombstones()
+        await self.scoped.trim_requests()
 
     async def _refresh_derp_map(self) -> None:
         if await self.derp_map.refresh():

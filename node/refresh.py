@@ -2,6 +2,7 @@
 
 Every row is read exactly once by transaction snapshot (DATABASE.md 4.2). Rows of this instance are
 skipped: their effect is in memory already. What a row names is read again, so order is no matter.
+A device that this process changes while rows are being read keeps what it has and is read once more.
 """
 
 from __future__ import annotations
@@ -57,14 +58,21 @@ class Refresher:
         self._on_rows = on_rows
         self._position = ""
         self._missed_load = True
+        #: Of users an older reading must not follow a newer one.
+        self._reading_users = asyncio.Lock()
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
-        with self._hub.noting() as newer:
-            snapshot = await self._source.load()
-        self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
+        async with self._reading_users:
+            with self._hub.noting() as newer:
+                snapshot = await self._source.load()
+            self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
         self._position = snapshot.position
         self._missed_load = False
+        # What was written here meanwhile may miss what others had written to the same device before.
+        await self._reload_devices(
+            {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
+        )
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
@@ -78,6 +86,14 @@ class Refresher:
             self._on_rows(len(foreign))
         self._position = position
         return len(foreign)
+
+    async def reload_device(self, tenant_id: TenantId, device_id: DeviceId) -> None:
+        """Put into the hub what is stored of a device of this tenant now, or that it is gone."""
+        await self._reload_devices({(tenant_id, device_id)})
+
+    async def reload_user(self, tenant_id: TenantId, user_id: UserId) -> None:
+        """Put into the hub what is stored of a user of this tenant now, or that it is gone."""
+        await self._reload_users({(tenant_id, user_id)})
 
     async def _apply(self, changes: list[Change]) -> None:
         devices: set[tuple[TenantId, DeviceId]] = set()
@@ -102,14 +118,15 @@ class Refresher:
     async def _reload_users(self, ids: set[tuple[TenantId, UserId]]) -> None:
         if not ids:
             return
-        found = {user.id: user for user in await self._source.load_users(sorted(ids))}
-        for _, user_id in ids:
-            user = found.get(user_id)
-            known = self._hub.user(user_id)
-            if user is not None:
-                self._hub.put_user(user)
-            elif known is not None:
-                self._hub.remove_user(known)
+        async with self._reading_users:
+            found = {user.id: user for user in await self._source.load_users(sorted(ids))}
+            for _, user_id in ids:
+                user = found.get(user_id)
+                known = self._hub.user(user_id)
+                if user is not None:
+                    self._hub.put_user(user)
+                elif known is not None:
+                    self._hub.remove_user(known)
 
     async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
         """Read devices again, once more those that this process wrote while they were read."""

@@ -64,9 +64,6 @@ class Registrar:
 
     async def register(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key."""
-        if not self.may_write():
-            self.count("frozen")
-            return refusal(FROZEN)
         try:
             return await self._decide(machine_key, request)
         except (Unavailable, LeaseLost) as error:
@@ -81,6 +78,8 @@ class Registrar:
         if request.version < MIN_CAPVER:
             self.count("too_old")
             return refusal(TOO_OLD.format(request.version))
+        if not self.may_write():
+            raise Unavailable("the lease is frozen")
         known = self.hub.device_by_node_key(request.node_key)
         if known is not None and known.machine_key != machine_key:
             self.count("node_key_taken")

@@ -20,11 +20,12 @@ from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
-from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken
+from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
 from app.pg import EmbeddedPostgres, make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
+from app.settings_values import mask_dsn
 from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.metrics import Metrics
@@ -65,7 +66,10 @@ class Serving:
         make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
-            database = await Database.prepare(dsn)
+            try:
+                database = await Database.prepare(dsn)
+            except Unavailable as error:
+                raise Unavailable(f"pg_dsn: {mask_dsn(dsn)}: {error.message}") from error
             if await database.ensure_cluster(settings.cluster_id):
                 self.tell(f"created cluster {settings.cluster_id!r} with its home tenant")
             noise_key = X25519PrivateKey.from_private_bytes(
@@ -177,7 +181,8 @@ class Serving:
             await owner.heartbeat()
             for name, work in (
                 ("listen", owner.listener.run()),
-                ("refresh", owner.refresher.run(aiter(owner.listener))),
+                ("refresh", owner.refresher.run(owner.events())),
+                ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
                 ("stale watch", self._end_when_stale()),
             ):
@@ -259,8 +264,9 @@ class Serving:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             await runner.cleanup()
+            address = self.settings.metrics_listen_addr
             raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {self.settings.metrics_listen_addr}: {reason_of(error)}"
+                f"metrics_listen_addr: cannot listen on {address}: {reason_of(error)}"
             ) from error
         try:
             yield

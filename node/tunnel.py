@@ -242,8 +242,7 @@ class TunnelProtocol:
         owners, self._owners = self._owners, {}
         for owner in owners.values():
             owner.stream_closed()
-        for task in list(self._tasks):
-            task.cancel()
+        # Requests under way go on: what they commit must be known here too, heard or not.
         self._on_closed(self)
 
     def _close_if_idle(self) -> None:

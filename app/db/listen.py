@@ -19,6 +19,8 @@ from app.db.errors import translated
 from app.sql import QUERIES
 
 CHANNEL_PREFIX = "netmap_dirty_"
+#: Payload of the wake-up for a new operator request (migration 0006).
+REQUEST_PAYLOAD = "request"
 HEARTBEAT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 3.0
 CONNECT_TIMEOUT_S = 2.0

@@ -75,7 +75,10 @@ class RequestDesk:
         BadRequest for kind or arguments, NotFound for cluster or tenant, Refused, Unavailable.
         """
         parse_request(kind, args)
-        text = orjson.dumps(args).decode()
+        try:
+            text = orjson.dumps(args).decode()
+        except orjson.JSONEncodeError as error:
+            raise BadRequest(f"these arguments cannot be stored: {error}", code="bad_args") from error
         if len(text) > MAX_ARGS_BYTES or len(dedup or "") > MAX_DEDUP:
             raise BadRequest("the arguments of this request are too long", code="bad_args")
         with translated():

@@ -74,7 +74,7 @@ class Users(AuthKeys):
             devices = await conn.fetchval(QUERIES["count_user_devices"], self.cluster_id, tenant_id, user_id)
             if devices:
                 raise Refused(
-                    f"user {user.name!r} has {devices} devices: delete them or move them to another user",
+                    f"user {user.name!r} still has devices ({devices}): delete them or move them",
                     code="user_has_devices",
                 )
             await self._delete_keys(conn, tenant_id, [row[0] for row in locked])

@@ -305,4 +305,11 @@ def farewell_map(
     }
     if addresses is not None:
         node["Addresses"] = node["AllowedIPs"] = [addresses[0] + "/32", addresses[1] + "/128"]
-    return orjson.dumps({"Node": node, "PacketFilters": {"*": None, "base": []}, "Peers": []})
+    return orjson.dumps(
+        {
+            "Node": node,
+            "UserProfiles": [orjson.Fragment(_TAGGED_PROFILE)],
+            "PacketFilters": {"*": None, "base": []},
+            "Peers": [],
+        }
+    )

@@ -45,6 +45,9 @@ CREATE FUNCTION tg_nodes_i() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = hs, pg_temp AS $$
 DECLARE r record;
 BEGIN
+    -- Whoever inserts a device: without this row nobody would read it.
+    INSERT INTO node_state (tenant_id, cluster_id, node_id) SELECT tenant_id, cluster_id, id FROM n
+    ON CONFLICT DO NOTHING;
     FOR r IN SELECT tenant_id, cluster_id, count(*) AS rows, array_agg('device:' || id ORDER BY id) AS keys
                FROM n GROUP BY tenant_id, cluster_id ORDER BY tenant_id
     LOOP

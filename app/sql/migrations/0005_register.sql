@@ -184,7 +184,6 @@ BEGIN
                     'fd7a:115c:a1e0::'::inet + o, host, free_name(c, key_tenant, 0, label), 'auth_key', k.tags, k.id,
                     k.ephemeral OR wants_ephemeral, until, cap, info::json)
             RETURNING id INTO d.id;
-            INSERT INTO node_state (tenant_id, cluster_id, node_id) VALUES (key_tenant, c, d.id);
             UPDATE tenant_counters SET next_off = o + 1 WHERE cluster_id = c AND tenant_id = key_tenant;
         END IF;
         UPDATE pre_auth_keys SET used = true, uses = uses + 1

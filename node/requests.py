@@ -1,0 +1,273 @@
+"""Operator requests, carried out: claimed one at a time, written by the same methods as the shell's.
+
+A request may be carried out again when its first owner died before it wrote the outcome: every
+handler leads to the same end then. A refusal is an outcome, its sentence is what the operator sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app import log
+from app.db.devices import missing_device
+from app.db.scoped import Scoped
+from app.db.users import missing_user
+from app.errors import BadRequest, HsError, LeaseLost, NotFound, Unavailable
+from app.model import DeviceId, OperatorRequest, TenantId, UserId
+from app.request_kinds import (
+    DeviceDelete,
+    DeviceExpire,
+    DeviceMoveUser,
+    DeviceRename,
+    DeviceTag,
+    KeyCreate,
+    KeyExpire,
+    UserCreate,
+    UserDelete,
+    UserRename,
+    parse_request,
+)
+from node.hub import Hub
+from node.refresh import Refresher
+
+_log = log.get("requests")
+
+#: Requests are looked for at least this often, should every notification be lost.
+POLL_EVERY_S = 1.0
+#: A request that was taken up so often without an outcome is given up.
+MAX_ATTEMPTS = 10
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One request and what is needed to carry it out."""
+
+    scoped: Scoped
+    hub: Hub
+    refresher: Refresher
+    request: OperatorRequest
+    tenant_id: TenantId
+
+    @property
+    def actor(self) -> str:
+        return self.request.requested_by
+
+    @property
+    def again(self) -> bool:
+        """Whether an earlier attempt may have had its effect."""
+        return self.request.attempts > 1
+
+    def device(self, device_id: int) -> DeviceId:
+        """The id, unless the device is another tenant's. Raises NotFound."""
+        known = self.hub.device(DeviceId(device_id))
+        if known is not None and known.tenant_id != self.tenant_id:
+            raise missing_device(DeviceId(device_id))
+        return DeviceId(device_id)
+
+    def user(self, user_id: int) -> UserId:
+        """The id, unless the user is another tenant's. Raises NotFound."""
+        known = self.hub.user(user_id)
+        if known is not None and known.tenant_id != self.tenant_id:
+            raise missing_user(UserId(user_id))
+        return UserId(user_id)
+
+    async def show_device(self, device_id: DeviceId) -> Result:
+        """Put what is stored now into the hub. Raises NotFound."""
+        await self.refresher.reload_device(self.tenant_id, device_id)
+        if self.hub.device(device_id) is None:
+            raise missing_device(device_id)
+        return {"device_id": device_id}
+
+
+async def _expire_device(work: Work, args: DeviceExpire) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.expire_device(work.tenant_id, device_id, args.at, actor=work.actor)
+    return await work.show_device(device_id)
+
+
+async def _rename_device(work: Work, args: DeviceRename) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.rename_device(work.tenant_id, device_id, args.name, actor=work.actor)
+    return await work.show_device(device_id)
+
+
+async def _tag_device(work: Work, args: DeviceTag) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.set_device_tags(work.tenant_id, device_id, args.tags, actor=work.actor)
+    return await work.show_device(device_id)
+
+
+async def _move_device(work: Work, args: DeviceMoveUser) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.move_device_to_user(
+        work.tenant_id, device_id, work.user(args.user_id), actor=work.actor
+    )
+    return await work.show_device(device_id)
+
+
+async def _delete_device(work: Work, args: DeviceDelete) -> Result:
+    device_id = work.device(args.device_id)
+    try:
+        await work.scoped.delete_device(work.tenant_id, device_id, actor=work.actor)
+    except NotFound:
+        if not work.again:
+            raise
+    work.hub.remove_device(device_id)
+    return {"device_id": device_id}
+
+
+async def _create_key(work: Work, args: KeyCreate) -> Result:
+    if work.again:
+        for key in await work.scoped.list_auth_keys(work.tenant_id):
+            if key.prefix == args.prefix:
+                return {"key_id": key.id}
+    try:
+        secret_hash = bytes.fromhex(args.hash_hex)
+    except ValueError as error:
+        raise BadRequest("hash_hex is not hexadecimal", code="bad_auth_key") from error
+    key = await work.scoped.insert_auth_key(
+        work.tenant_id,
+        args.prefix,
+        secret_hash,
+        None if args.user_id is None else work.user(args.user_id),
+        reusable=args.reusable,
+        ephemeral=args.ephemeral,
+        tags=args.tags,
+        expiration=args.expiration,
+        actor=work.actor,
+    )
+    return {"key_id": key.id}
+
+
+async def _expire_key(work: Work, args: KeyExpire) -> Result:
+    key = await work.scoped.revoke_auth_key(work.tenant_id, args.key_id, actor=work.actor)
+    return {"key_id": key.id}
+
+
+async def _create_user(work: Work, args: UserCreate) -> Result:
+    if work.again:
+        for made in await work.scoped.list_users(work.tenant_id, args.name):
+            if made.created >= work.request.requested_at:
+                await work.refresher.reload_user(work.tenant_id, made.id)
+                return {"user_id": made.id}
+    user = await work.scoped.create_user(
+        work.tenant_id,
+        args.name,
+        display_name=args.display_name,
+        email=args.email,
+        profile_pic_url=args.profile_pic_url,
+        actor=work.actor,
+    )
+    await work.refresher.reload_user(work.tenant_id, user.id)
+    return {"user_id": user.id}
+
+
+async def _rename_user(work: Work, args: UserRename) -> Result:
+    user_id = work.user(args.user_id)
+    await work.scoped.rename_user(work.tenant_id, user_id, args.name, actor=work.actor)
+    await work.refresher.reload_user(work.tenant_id, user_id)
+    return {"user_id": user_id}
+
+
+async def _delete_user(work: Work, args: UserDelete) -> Result:
+    user_id = work.user(args.user_id)
+    try:
+        await work.scoped.delete_user(work.tenant_id, user_id, actor=work.actor)
+    except NotFound:
+        if not work.again:
+            raise
+    await work.refresher.reload_user(work.tenant_id, user_id)
+    return {"user_id": user_id}
+
+
+#: Kind of request -> what carries it out.
+HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
+    "device_expire": _expire_device,
+    "device_rename": _rename_device,
+    "device_delete": _delete_device,
+    "device_tag": _tag_device,
+    "device_move_user": _move_device,
+    "key_create": _create_key,
+    "key_expire": _expire_key,
+    "user_create": _create_user,
+    "user_rename": _rename_user,
+    "user_delete": _delete_user,
+}
+
+
+class RequestRunner:
+    """Carries out this cluster's requests while its process owns it. The only claimer of its lease."""
+
+    def __init__(
+        self,
+        scoped: Scoped,
+        hub: Hub,
+        refresher: Refresher,
+        *,
+        may_write: Callable[[], bool],
+        count: Callable[[str, str], None],
+    ) -> None:
+        """`may_write`: whether the lease is held and not frozen. `count` hears kind and outcome."""
+        self._scoped = scoped
+        self._hub = hub
+        self._refresher = refresher
+        self._may_write = may_write
+        self._count = count
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Somebody may have asked something."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """For ever; a lost lease ends it."""
+        while True:
+            self._woken.clear()
+            try:
+                while self._may_write() and await self.run_next():
+                    pass
+            except LeaseLost:
+                raise
+            except HsError as error:
+                _log.warning("requests_delayed", reason=error.message)
+            try:
+                async with asyncio.timeout(POLL_EVERY_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def run_next(self) -> bool:
+        """Carry out one request; False when none waits. Raises LeaseLost, Unavailable: it will be resumed."""
+        request = await self._scoped.claim_request(resume=True)
+        if request is None:
+            return False
+        result, error = await self._outcome(request)
+        await self._scoped.finish_request(request.id, result=result, error=error)
+        outcome = "done" if error is None else "failed"
+        self._count(request.kind if request.kind in HANDLERS else "unknown", outcome)
+        _log.info(
+            f"request_{outcome}", request=request.id, kind=request.kind, by=request.requested_by, reason=error
+        )
+        return True
+
+    async def _outcome(self, request: OperatorRequest) -> tuple[Result | None, str | None]:
+        if request.attempts > MAX_ATTEMPTS:
+            return None, f"given up after {MAX_ATTEMPTS} attempts: the server's log says why"
+        try:
+            args = parse_request(request.kind, request.args)
+            if request.tenant_id is None:
+                raise BadRequest(f"a {request.kind} request names a tenant")
+            work = Work(self._scoped, self._hub, self._refresher, request, request.tenant_id)
+            return await HANDLERS[request.kind](work, args), None
+        except (LeaseLost, Unavailable):
+            raise
+        except HsError as error:
+            return None, error.message
+        except Exception:  # noqa: BLE001 - a defect in one handler must not stop the others
+            _log.exception("request_crashed", request=request.id, kind=request.kind)
+            return None, "a defect of the server: its log says more"
