@@ -1,1 +1,1 @@
-"""hs-console: the operations console. Not built yet; the package keeps its place."""
+"""hs-console: the operations console. Reads all clusters, asks their owners, changes nothing itself."""

@@ -76,9 +76,19 @@ async def reset_if_needed(conn: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def create_pool(
-    dsn: str, size: int, settings: dict[str, str], idle_s: float = POOL_IDLE_S
+    dsn: str,
+    size: int,
+    settings: dict[str, str],
+    idle_s: float = POOL_IDLE_S,
+    *,
+    read_only: bool = False,
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError."""
+    """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError.
+
+    `read_only`: the database refuses every write; a standby server will do.
+    """
+    if read_only:
+        settings = {**settings, "default_transaction_read_only": "on"}
     options: dict[str, Any] = {
         "min_size": POOL_MIN,
         "max_size": size,
@@ -86,7 +96,7 @@ async def create_pool(
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": COMMAND_TIMEOUT_S,
         "server_settings": settings,
-        "target_session_attrs": SessionAttribute.read_write,
+        "target_session_attrs": SessionAttribute.any if read_only else SessionAttribute.read_write,
         "reset": reset_if_needed,
     }
     with translated():

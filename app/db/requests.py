@@ -54,6 +54,10 @@ class RequestDesk:
             except TimeoutError:
                 self._pool.terminate()
 
+    def terminate(self) -> None:
+        """Drops all connections without waiting for a server that may not answer."""
+        self._pool.terminate()
+
     async def submit(
         self,
         cluster_id: str,

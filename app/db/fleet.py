@@ -1,0 +1,132 @@
+"""Fleet: the console's reads over all clusters of a deployment, in role hs_console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import asyncpg
+import orjson
+
+from app.db.base import ACQUIRE_TIMEOUT_S
+from app.db.connect import create_pool, server_settings
+from app.db.errors import translated
+from app.fleet import (
+    Anchor,
+    AuditRow,
+    ClusterRow,
+    DeviceRow,
+    KeyRow,
+    Overview,
+    Page,
+    TenantRef,
+    Term,
+    UserRow,
+    View,
+)
+from app.model import TenantId, UserId
+from app.sql import QUERIES
+
+POOL_CONNECTIONS = 2
+#: A screen waits no longer for its rows.
+READ_TIMEOUT_S = 5.0
+#: An instance that has not said anything for so long is not counted.
+INSTANCE_GONE_S = 90.0
+EXPIRING_SOON_S = 86_400.0
+RECENT_LINES = 20
+#: Tenants a form offers.
+TENANT_CHOICES = 500
+#: Columns in front of a row's own: total, before, now, sort keys.
+_FACTS = 5
+
+RowT = TypeVar("RowT")
+
+
+class Fleet:
+    """Reads only; every read is one statement, so one picture."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, instance: str = "", read_only: bool = False) -> Self:
+        """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError."""
+        settings = server_settings("hs_console", instance=instance)
+        return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
+
+    def terminate(self) -> None:
+        """Drops all connections without waiting for a server that may not answer."""
+        self._pool.terminate()
+
+    async def overview(self, cluster_id: str | None = None) -> Overview:
+        """Clusters with owner and counts, and the newest lines of the audit log."""
+        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_SOON_S)
+        recent = await self._fetch(QUERIES["fleet_recent"], cluster_id, RECENT_LINES)
+        return Overview(
+            tuple(ClusterRow(*tuple(row)[:-1]) for row in found),
+            tuple(AuditRow(*row) for row in recent),
+            found[0][-1] if found else 0.0,
+        )
+
+    async def devices(self, view: View) -> Page[DeviceRow]:
+        """A window of devices."""
+        return _page(await self._fetch(QUERIES["fleet_devices"], *_arguments(view)), _device)
+
+    async def users(self, view: View) -> Page[UserRow]:
+        """A window of users."""
+        return _page(await self._fetch(QUERIES["fleet_users"], *_arguments(view)), lambda row: UserRow(*row))
+
+    async def keys(self, view: View) -> Page[KeyRow]:
+        """A window of auth keys, without secrets."""
+        return _page(await self._fetch(QUERIES["fleet_keys"], *_arguments(view)), _key)
+
+    async def tenants(self, cluster_id: str | None = None) -> list[TenantRef]:
+        """Tenants to choose from, home tenants first in each cluster."""
+        return [
+            TenantRef(*row) for row in await self._fetch(QUERIES["fleet_tenants"], cluster_id, TENANT_CHOICES)
+        ]
+
+    async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
+        """The id of a user by name, None where there is none."""
+        found = await self._fetch(QUERIES["fleet_find_user"], cluster_id, tenant_id, name)
+        return UserId(found[0][0]) if found else None
+
+    async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
+                return await conn.fetch(sql, *args, timeout=READ_TIMEOUT_S)
+
+
+def _arguments(view: View) -> tuple[Any, ...]:
+    after = view.after
+    place = (after.text, after.number, after.tenant_id, after.id) if after else (None, None, None, None)
+    return view.cluster_id, _terms(view.terms), view.sort, view.descending, *place, view.limit
+
+
+def _terms(terms: tuple[Term, ...]) -> str:
+    return orjson.dumps(terms).decode()
+
+
+def _page(found: list[asyncpg.Record], build: Callable[[tuple[Any, ...]], RowT]) -> Page[RowT]:
+    total, before, now = found[0][:3]
+    rows = [tuple(row) for row in found if row[_FACTS] is not None]
+    return Page(
+        rows=tuple(build(row[_FACTS:]) for row in rows),
+        anchors=tuple(Anchor(row[3], row[4], row[_FACTS + 1], row[_FACTS + 3]) for row in rows),
+        total=total,
+        before=before,
+        now=now,
+    )
+
+
+def _device(row: tuple[Any, ...]) -> DeviceRow:
+    cells = list(row)
+    cells[8] = tuple(cells[8])  # tags
+    cells[22] = tuple(cells[22])  # endpoints
+    return DeviceRow(*cells)
+
+
+def _key(row: tuple[Any, ...]) -> KeyRow:
+    cells = list(row)
+    cells[7] = tuple(cells[7])  # tags
+    return KeyRow(*cells)

@@ -1,0 +1,189 @@
+"""What the console shows, as frozen records: windows over all clusters of a deployment. Pure.
+
+Times are seconds since the Unix epoch of the database's clock, `None` for never or unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from app.model import DeviceId, TenantId, UserId
+
+#: Rows of one window; a console never holds more of a table.
+WINDOW_ROWS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One condition of a filter. All terms of a filter must hold.
+
+    `op`: `like` (any of `patterns`, lower case, SQL wildcards) or `lt`, `gt`, `eq` (against `number`).
+    `field` `any` stands for a free word.
+    """
+
+    field: str
+    op: str = "like"
+    patterns: tuple[str, ...] = ()
+    number: float = 0.0
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Where a row stands in its order: sort keys, then identity."""
+
+    text: str
+    number: float
+    tenant_id: int
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Which rows to show: a scope, a filter, an order, and the row the window starts after."""
+
+    terms: tuple[Term, ...] = ()
+    sort: str = "name"
+    descending: bool = False
+    after: Anchor | None = None
+    cluster_id: str | None = None
+    limit: int = WINDOW_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRow:
+    """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned.
+
+    `expiring`: within a day; `waiting`: requests not carried out yet.
+    """
+
+    cluster_id: str
+    state: str
+    owner: str
+    epoch: int
+    lease_left_s: float | None
+    instances: int
+    tenants: int
+    users: int
+    keys: int
+    devices: int
+    online: int
+    expired: int
+    expiring: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """A device with its owner and its presence."""
+
+    cluster_id: str
+    tenant_id: TenantId
+    tenant: str
+    id: DeviceId
+    name: str
+    hostname: str
+    user_id: UserId | None
+    user: str
+    tags: tuple[str, ...]
+    ipv4: str
+    ipv6: str
+    os: str
+    version: str
+    online: bool
+    last_seen: float | None
+    expiry: float | None
+    created: float
+    ephemeral: bool
+    auth_key_id: int | None
+    register_method: str
+    capver: int
+    home_derp: int
+    endpoints: tuple[str, ...]
+    node_key: str
+    machine_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    """An owner of devices, and how much it owns."""
+
+    cluster_id: str
+    tenant_id: TenantId
+    tenant: str
+    id: UserId
+    name: str
+    display_name: str
+    email: str
+    created: float
+    devices: int
+    online: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A pre-auth key without its secret, and how many devices joined with it and are still here."""
+
+    cluster_id: str
+    tenant_id: TenantId
+    tenant: str
+    id: int
+    prefix: str
+    user_id: UserId | None
+    user: str
+    tags: tuple[str, ...]
+    reusable: bool
+    ephemeral: bool
+    used: bool
+    uses: int
+    revoked: bool
+    expiration: float | None
+    created: float
+    devices: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One line of the audit log."""
+
+    id: int
+    cluster_id: str
+    at: float
+    actor: str
+    action: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True)
+class TenantRef:
+    """A tenant and where it lives, as forms let an operator choose it."""
+
+    cluster_id: str
+    id: TenantId
+    name: str
+    is_home: bool
+
+
+RowT = TypeVar("RowT")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[RowT]):
+    """One window: its rows, how many match in all, how many stand before it, and the database's time."""
+
+    rows: tuple[RowT, ...]
+    anchors: tuple[Anchor, ...]
+    total: int
+    before: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All clusters, the newest lines of the audit log, and the database's time."""
+
+    clusters: tuple[ClusterRow, ...]
+    recent: tuple[AuditRow, ...]
+    now: float

@@ -1,0 +1,268 @@
+-- fleet_overview --
+-- Every cluster with its owner and its counts.
+-- $1 cluster_id or NULL for all, $2 instances older than this many seconds are gone, $3 expiring within seconds
+SELECT c.cluster_id, c.state, COALESCE(l.holder, ''), COALESCE(l.epoch, 0),
+       CASE WHEN l.expires_at > '-infinity' THEN extract(epoch FROM l.expires_at - now())::float8 END,
+       (SELECT count(*) FROM instances i
+         WHERE i.cluster_id = c.cluster_id AND i.heartbeat_at > now() - make_interval(secs => $2)),
+       COALESCE(t.tenants, 0), COALESCE(t.users, 0), COALESCE(t.keys, 0), COALESCE(d.devices, 0),
+       COALESCE(d.online, 0), COALESCE(d.expired, 0), COALESCE(d.expiring, 0),
+       (SELECT count(*) FROM requests r WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')),
+       extract(epoch FROM now())::float8
+  FROM clusters c
+  LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id
+  LEFT JOIN (SELECT tc.cluster_id, count(*) AS tenants, sum(tc.users) AS users, sum(tc.keys) AS keys
+               FROM tenant_counters tc GROUP BY tc.cluster_id) t ON t.cluster_id = c.cluster_id
+  LEFT JOIN (SELECT n.cluster_id, count(*) AS devices,
+                    count(*) FILTER (WHERE s.online) AS online,
+                    count(*) FILTER (WHERE n.expiry <= now()) AS expired,
+                    count(*) FILTER (WHERE n.expiry > now() AND n.expiry < now() + make_interval(secs => $3)) AS expiring
+               FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+              GROUP BY n.cluster_id) d ON d.cluster_id = c.cluster_id
+ WHERE $1::text IS NULL OR c.cluster_id = $1
+ ORDER BY c.cluster_id
+
+-- fleet_recent --
+-- The newest lines of the audit log.
+-- $1 cluster_id or NULL for all, $2 limit
+SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object
+  FROM audit_log
+ WHERE $1::text IS NULL OR cluster_id = $1
+ ORDER BY id DESC LIMIT $2
+
+-- fleet_tenants --
+-- Tenants by cluster, home tenants first.
+-- $1 cluster_id or NULL for all, $2 limit
+SELECT cluster_id, tenant_id, name, is_home
+  FROM tenants
+ WHERE $1::text IS NULL OR cluster_id = $1
+ ORDER BY cluster_id, is_home DESC, name LIMIT $2
+
+-- fleet_find_user --
+-- The id of a user by name.
+-- $1 cluster_id, $2 tenant_id, $3 name
+SELECT id FROM users WHERE cluster_id = $1 AND tenant_id = $2 AND name = $3
+
+-- fleet_devices --
+-- One window of devices. A term of the filter fails where its match equals `negated`; keys are sorted first and rows fetched after.
+-- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
+WITH term AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+        AS x (field text, op text, patterns text[], number float8, negated boolean)
+), matching AS MATERIALIZED (
+    SELECT n.tenant_id, n.id,
+           (CASE $3::text WHEN 'name' THEN n.given_name
+                WHEN 'user' THEN COALESCE(lower(u.name), array_to_string(n.tags, ' '))
+                WHEN 'tenant' THEN t.name WHEN 'cluster' THEN n.cluster_id
+                WHEN 'os' THEN COALESCE(lower(n.host_info ->> 'OS'), '')
+                WHEN 'version' THEN COALESCE(n.host_info ->> 'IPNVersion', '')
+                WHEN 'state' THEN st.state ELSE '' END) COLLATE "C" AS text_key,
+           (CASE $3::text WHEN 'id' THEN n.id WHEN 'ip' THEN n.ipv4 - '0.0.0.0'::inet
+                WHEN 'seen' THEN CASE WHEN s.online THEN '-Infinity'
+                                      ELSE COALESCE(-extract(epoch FROM s.last_seen), 'Infinity') END
+                WHEN 'expires' THEN COALESCE(extract(epoch FROM n.expiry), 'Infinity')
+                ELSE 0 END)::float8 AS number_key
+      FROM nodes n
+      JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+      JOIN tenants t ON t.tenant_id = n.tenant_id
+      LEFT JOIN users u ON u.tenant_id = n.tenant_id AND u.id = n.user_id
+      CROSS JOIN LATERAL (SELECT CASE WHEN n.expiry <= now() THEN 'expired' WHEN s.online THEN 'online'
+                                      ELSE 'offline' END AS state) st
+     WHERE ($1::text IS NULL OR n.cluster_id = $1)
+       AND NOT EXISTS (
+           SELECT 1 FROM term WHERE term.negated = CASE term.op
+               WHEN 'like' THEN EXISTS (
+                   SELECT 1 FROM unnest(CASE term.field
+                       WHEN 'name' THEN ARRAY[n.given_name, n.hostname]
+                       WHEN 'user' THEN ARRAY[u.name] WHEN 'tag' THEN n.tags
+                       WHEN 'os' THEN ARRAY[n.host_info ->> 'OS']
+                       WHEN 'version' THEN ARRAY[n.host_info ->> 'IPNVersion']
+                       WHEN 'ip' THEN ARRAY[host(n.ipv4), host(n.ipv6)]
+                       WHEN 'state' THEN ARRAY[st.state]
+                       WHEN 'cluster' THEN ARRAY[n.cluster_id] WHEN 'tenant' THEN ARRAY[t.name]
+                       WHEN 'any' THEN n.tags || ARRAY[n.given_name, n.hostname, u.name, host(n.ipv4), host(n.ipv6)]
+                       END) AS v WHERE lower(v) LIKE ANY (term.patterns))
+               ELSE COALESCE((SELECT CASE term.op WHEN 'lt' THEN w < term.number WHEN 'gt' THEN w > term.number
+                                                  ELSE w = term.number END
+                       FROM (SELECT (CASE term.field WHEN 'id' THEN n.id WHEN 'key' THEN n.auth_key_id
+                           WHEN 'seen' THEN CASE WHEN s.online THEN 0
+                                ELSE COALESCE(extract(epoch FROM now() - s.last_seen), 'Infinity') END
+                           WHEN 'expires' THEN COALESCE(extract(epoch FROM n.expiry - now()), 'Infinity')
+                           END)::float8 AS w) number_of), false)
+               END)
+), picked AS (
+    SELECT m.* FROM matching m
+     WHERE $8::bigint IS NULL
+        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
+                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
+     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
+              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
+     LIMIT $9
+)
+SELECT (SELECT count(*) FROM matching) AS total,
+       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
+           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
+                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
+                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
+       extract(epoch FROM now())::float8 AS now,
+       r.*
+  FROM (SELECT 1) AS always
+  LEFT JOIN (
+    SELECT p.text_key, p.number_key, n.cluster_id, n.tenant_id, t.name AS tenant, n.id, n.given_name, n.hostname,
+           n.user_id, COALESCE(u.name, '') AS user_name, n.tags, host(n.ipv4), host(n.ipv6),
+           COALESCE(n.host_info ->> 'OS', ''), COALESCE(n.host_info ->> 'IPNVersion', ''), s.online,
+           extract(epoch FROM s.last_seen)::float8, extract(epoch FROM n.expiry)::float8,
+           extract(epoch FROM n.created_at)::float8, n.ephemeral, n.auth_key_id, n.register_method, n.capver,
+           s.home_derp, s.endpoints, encode(n.node_key, 'hex'), encode(n.machine_key, 'hex')
+      FROM picked p
+      JOIN nodes n ON n.tenant_id = p.tenant_id AND n.id = p.id
+      JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+      JOIN tenants t ON t.tenant_id = n.tenant_id
+      LEFT JOIN users u ON u.tenant_id = n.tenant_id AND u.id = n.user_id
+  ) r ON true
+ ORDER BY CASE WHEN NOT $4::boolean THEN r.text_key END, CASE WHEN $4::boolean THEN r.text_key END DESC,
+          CASE WHEN NOT $4::boolean THEN r.number_key END, CASE WHEN $4::boolean THEN r.number_key END DESC,
+          CASE WHEN NOT $4::boolean THEN r.tenant_id END, CASE WHEN $4::boolean THEN r.tenant_id END DESC,
+          CASE WHEN NOT $4::boolean THEN r.id END, CASE WHEN $4::boolean THEN r.id END DESC
+
+-- fleet_users --
+-- One window of users with what they own.
+-- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
+WITH term AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+        AS x (field text, op text, patterns text[], number float8, negated boolean)
+), owned AS MATERIALIZED (
+    SELECT n.tenant_id, n.user_id, count(*) AS devices, count(*) FILTER (WHERE s.online) AS online
+      FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+     WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.user_id IS NOT NULL
+     GROUP BY n.tenant_id, n.user_id
+), listed AS (
+    SELECT u.*, t.name AS tenant, COALESCE(o.devices, 0) AS devices, COALESCE(o.online, 0) AS online
+      FROM users u
+      JOIN tenants t ON t.tenant_id = u.tenant_id
+      LEFT JOIN owned o ON o.tenant_id = u.tenant_id AND o.user_id = u.id
+     WHERE $1::text IS NULL OR u.cluster_id = $1
+), matching AS MATERIALIZED (
+    SELECT l.*,
+           (CASE $3::text WHEN 'name' THEN lower(l.name) WHEN 'tenant' THEN l.tenant
+                WHEN 'cluster' THEN l.cluster_id ELSE '' END) COLLATE "C" AS text_key,
+           (CASE $3::text WHEN 'id' THEN l.id WHEN 'devices' THEN l.devices WHEN 'online' THEN l.online
+                WHEN 'created' THEN extract(epoch FROM l.created_at) ELSE 0 END)::float8 AS number_key
+      FROM listed l
+     WHERE NOT EXISTS (
+           SELECT 1 FROM term WHERE term.negated = CASE term.op
+               WHEN 'like' THEN EXISTS (
+                   SELECT 1 FROM unnest(CASE term.field
+                       WHEN 'name' THEN ARRAY[l.name, l.display_name] WHEN 'email' THEN ARRAY[l.email]
+                       WHEN 'cluster' THEN ARRAY[l.cluster_id] WHEN 'tenant' THEN ARRAY[l.tenant]
+                       WHEN 'any' THEN ARRAY[l.name, l.display_name, l.email, l.tenant]
+                       END) AS v WHERE lower(v) LIKE ANY (term.patterns))
+               ELSE COALESCE((SELECT CASE term.op WHEN 'lt' THEN w < term.number WHEN 'gt' THEN w > term.number
+                                                  ELSE w = term.number END
+                       FROM (SELECT (CASE term.field WHEN 'id' THEN l.id WHEN 'devices' THEN l.devices
+                           WHEN 'online' THEN l.online WHEN 'created' THEN extract(epoch FROM now() - l.created_at)
+                           END)::float8 AS w) number_of), false)
+               END)
+), picked AS (
+    SELECT m.* FROM matching m
+     WHERE $8::bigint IS NULL
+        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
+                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
+     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
+              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
+     LIMIT $9
+)
+SELECT (SELECT count(*) FROM matching) AS total,
+       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
+           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
+                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
+                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
+       extract(epoch FROM now())::float8 AS now,
+       p.text_key, p.number_key, p.cluster_id, p.tenant_id, p.tenant, p.id, p.name, p.display_name, p.email,
+       extract(epoch FROM p.created_at)::float8, p.devices, p.online,
+       (SELECT count(*) FROM pre_auth_keys k WHERE k.tenant_id = p.tenant_id AND k.user_id = p.id) AS keys
+  FROM (SELECT 1) AS always
+  LEFT JOIN picked p ON true
+ ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
+          CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
+
+-- fleet_keys --
+-- One window of pre-auth keys, without secrets.
+-- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
+WITH term AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+        AS x (field text, op text, patterns text[], number float8, negated boolean)
+), listed AS (
+    SELECT k.*, t.name AS tenant, COALESCE(u.name, '') AS user_name,
+           CASE WHEN k.revoked THEN 'revoked' WHEN k.expiration <= now() THEN 'expired'
+                WHEN k.used AND NOT k.reusable THEN 'used' ELSE 'active' END AS state
+      FROM pre_auth_keys k
+      JOIN tenants t ON t.tenant_id = k.tenant_id
+      LEFT JOIN users u ON u.tenant_id = k.tenant_id AND u.id = k.user_id
+     WHERE $1::text IS NULL OR k.cluster_id = $1
+), matching AS MATERIALIZED (
+    SELECT l.*,
+           (CASE $3::text WHEN 'prefix' THEN l.prefix
+                WHEN 'user' THEN lower(COALESCE(NULLIF(l.user_name, ''), array_to_string(l.tags, ' ')))
+                WHEN 'tenant' THEN l.tenant WHEN 'cluster' THEN l.cluster_id WHEN 'state' THEN l.state
+                ELSE '' END) COLLATE "C" AS text_key,
+           (CASE $3::text WHEN 'id' THEN l.id WHEN 'uses' THEN l.uses
+                WHEN 'created' THEN extract(epoch FROM l.created_at)
+                WHEN 'expires' THEN COALESCE(extract(epoch FROM l.expiration), 'Infinity') ELSE 0 END)::float8
+               AS number_key
+      FROM listed l
+     WHERE NOT EXISTS (
+           SELECT 1 FROM term WHERE term.negated = CASE term.op
+               WHEN 'like' THEN EXISTS (
+                   SELECT 1 FROM unnest(CASE term.field
+                       WHEN 'prefix' THEN ARRAY[l.prefix] WHEN 'user' THEN ARRAY[l.user_name]
+                       WHEN 'tag' THEN l.tags WHEN 'state' THEN ARRAY[l.state]
+                       WHEN 'cluster' THEN ARRAY[l.cluster_id] WHEN 'tenant' THEN ARRAY[l.tenant]
+                       WHEN 'any' THEN l.tags || ARRAY[l.prefix, l.user_name, l.tenant]
+                       END) AS v WHERE lower(v) LIKE ANY (term.patterns))
+               ELSE COALESCE((SELECT CASE term.op WHEN 'lt' THEN w < term.number WHEN 'gt' THEN w > term.number
+                                                  ELSE w = term.number END
+                       FROM (SELECT (CASE term.field WHEN 'id' THEN l.id WHEN 'uses' THEN l.uses
+                           WHEN 'created' THEN extract(epoch FROM now() - l.created_at)
+                           WHEN 'expires' THEN COALESCE(extract(epoch FROM l.expiration - now()), 'Infinity')
+                           END)::float8 AS w) number_of), false)
+               END)
+), picked AS (
+    SELECT m.* FROM matching m
+     WHERE $8::bigint IS NULL
+        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
+                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
+     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
+              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
+     LIMIT $9
+)
+SELECT (SELECT count(*) FROM matching) AS total,
+       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
+           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
+                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
+                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
+       extract(epoch FROM now())::float8 AS now,
+       p.text_key, p.number_key, p.cluster_id, p.tenant_id, p.tenant, p.id, p.prefix, p.user_id, p.user_name, p.tags,
+       p.reusable, p.ephemeral, p.used, p.uses, p.revoked, extract(epoch FROM p.expiration)::float8,
+       extract(epoch FROM p.created_at)::float8,
+       (SELECT count(*) FROM nodes n WHERE n.tenant_id = p.tenant_id AND n.auth_key_id = p.id) AS devices
+  FROM (SELECT 1) AS always
+  LEFT JOIN picked p ON true
+ ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
+          CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC

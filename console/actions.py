@@ -1,0 +1,231 @@
+"""The registry of everything an operator can do: one entry makes key, footer, palette and help. Pure.
+
+Lower-case letters look or change little, capitals change more; deletion is `D` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCREENS = ("overview", "devices", "users", "keys")
+LISTS = frozenset(SCREENS)
+FLEET = frozenset({"devices", "users", "keys"})
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """`tier`: 0 no dialog, 1 confirm, 2 confirm by typing. `kind`: the request it asks for.
+
+    `many`: works on all marked rows. `rank`: place in the footer, 0 = not there.
+    """
+
+    id: str
+    key: str
+    label: str
+    help: str
+    screens: frozenset[str] = LISTS
+    tier: int = 0
+    kind: str = ""
+    needs_row: bool = False
+    many: bool = False
+    rank: int = 0
+
+    @property
+    def needs_write(self) -> bool:
+        return bool(self.kind)
+
+    @property
+    def shown_key(self) -> str:
+        return {"space": "space", "enter": "enter", "escape": "esc"}.get(self.key) or self.key.replace(
+            "ctrl+", "^"
+        )
+
+
+def _on(screen: str) -> frozenset[str]:
+    return frozenset({screen})
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action(
+        "screen.overview", "1", "Overview", "Clusters: who owns them, how many devices, what needs attention."
+    ),
+    Action("screen.devices", "2", "Devices", "Devices of all clusters, live."),
+    Action("screen.users", "3", "Users", "Owners of devices."),
+    Action("screen.keys", "4", "Keys", "Auth keys, with which devices join."),
+    Action(
+        "row.open",
+        "enter",
+        "open",
+        "What the row leads to: devices of a cluster, user or key; a device's page.",
+        needs_row=True,
+        rank=1,
+    ),
+    Action(
+        "device.expire",
+        "x",
+        "expire",
+        "End a device's login now; it has to log in again.",
+        _on("devices"),
+        1,
+        "device_expire",
+        needs_row=True,
+        many=True,
+        rank=3,
+    ),
+    Action(
+        "device.never_expire",
+        "X",
+        "never expire",
+        "Let a device's login last for ever (undoes expire).",
+        _on("devices"),
+        1,
+        "device_expire",
+        needs_row=True,
+        many=True,
+    ),
+    Action(
+        "device.rename",
+        "r",
+        "rename",
+        "Give a device another name (a DNS label).",
+        _on("devices"),
+        1,
+        "device_rename",
+        needs_row=True,
+        rank=5,
+    ),
+    Action(
+        "device.tag",
+        "t",
+        "tags",
+        "Replace the tags of a device; it belongs to them from then on.",
+        _on("devices"),
+        1,
+        "device_tag",
+        needs_row=True,
+        many=True,
+        rank=4,
+    ),
+    Action(
+        "device.move_user",
+        "m",
+        "move",
+        "Give a device to another user of its tenant.",
+        _on("devices"),
+        1,
+        "device_move_user",
+        needs_row=True,
+        many=True,
+    ),
+    Action(
+        "device.delete",
+        "D",
+        "delete",
+        "Delete a device: its peers forget it, it is logged out.",
+        _on("devices"),
+        2,
+        "device_delete",
+        needs_row=True,
+        many=True,
+        rank=6,
+    ),
+    Action(
+        "user.create", "a", "add user", "Create a user in a tenant.", _on("users"), 1, "user_create", rank=3
+    ),
+    Action(
+        "user.rename",
+        "r",
+        "rename",
+        "Give a user another name.",
+        _on("users"),
+        1,
+        "user_rename",
+        needs_row=True,
+        rank=5,
+    ),
+    Action(
+        "user.delete",
+        "D",
+        "delete",
+        "Delete a user without devices, and its auth keys.",
+        _on("users"),
+        2,
+        "user_delete",
+        needs_row=True,
+        many=True,
+        rank=6,
+    ),
+    Action(
+        "key.create",
+        "a",
+        "new key",
+        "Create an auth key; its text is shown once.",
+        _on("keys"),
+        1,
+        "key_create",
+        rank=3,
+    ),
+    Action(
+        "key.expire",
+        "x",
+        "expire",
+        "End an auth key; devices that joined with it stay.",
+        _on("keys"),
+        1,
+        "key_expire",
+        needs_row=True,
+        many=True,
+        rank=4,
+    ),
+    Action(
+        "list.filter", "/", "filter", "Show some rows only: os:linux seen<1d !tag:x word @cluster.", rank=7
+    ),
+    Action("list.sort", "o", "sort", "Sort by the next column.", FLEET, rank=8),
+    Action("list.reverse", "O", "reverse", "Turn the order round.", FLEET),
+    Action(
+        "mark.toggle", "space", "mark", "Mark the row, or take its mark off.", FLEET, needs_row=True, rank=2
+    ),
+    Action("mark.range", "V", "mark range", "Mark from the last marked row to here.", FLEET, needs_row=True),
+    Action("mark.all", "*", "mark shown", "Mark all rows of this window.", FLEET),
+    Action("mark.none", "u", "unmark", "Take all marks off.", FLEET),
+    Action("row.json", "y", "JSON", "The row as JSON.", needs_row=True),
+    Action(
+        "row.copy",
+        "c",
+        "copy",
+        "Copy name, address or id of the row; works over ssh (OSC 52).",
+        needs_row=True,
+    ),
+    Action("view.top", "g", "top", "First row."),
+    Action("view.end", "G", "end", "Last row."),
+    Action("view.pause", "p", "pause", "Hold the picture still, and go on."),
+    Action("view.reload", "ctrl+r", "reload", "Ask the database now; also retries a lost connection."),
+    Action("view.screenshot", "ctrl+s", "screenshot", "Save this screen as SVG."),
+    Action("app.goto", ":", "go to", "Go to a screen: devices @eu-1 os:linux"),
+    Action("app.help", "?", "help", "All keys of this screen."),
+    Action("app.back", "escape", "back", "Close, or clear the filter."),
+    Action("app.quit", "q", "quit", "Leave the console."),
+)
+
+BY_ID = {action.id: action for action in ACTIONS}
+
+
+def actions_of(screen: str) -> tuple[Action, ...]:
+    """What can be done on a screen, in the order of the registry."""
+    return tuple(action for action in ACTIONS if screen in action.screens)
+
+
+def footer_of(screen: str) -> tuple[Action, ...]:
+    """What the footer shows, the most important first; a narrow one cuts at the end."""
+    return tuple(sorted((a for a in actions_of(screen) if a.rank), key=lambda action: action.rank))
+
+
+def why_not(action: Action, *, writable: bool, linked: bool, has_row: bool) -> str:
+    """Why an action cannot be done now; empty when it can."""
+    if action.needs_write and not writable:
+        return "this console is read-only"
+    if action.needs_write and not linked:
+        return "the database is not connected"
+    if action.needs_row and not has_row:
+        return "no row is selected"
+    return ""

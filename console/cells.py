@@ -1,0 +1,152 @@
+"""Text for the screen: harmless, cut to width, with glyph, word and colour. The only way in.
+
+Tenants choose names, so no text from the database may be markup, control codes or an optical trick.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+#: Longer texts are cut before anything looks at each character.
+MAX_CHARS = 2_000
+#: Marks that may sit on one letter; more would climb over the neighbouring rows.
+MAX_MARKS = 2
+HIDDEN = "·"
+#: Letters that show nothing, and what terminals and width tables measure differently.
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+
+
+def safe(text: str) -> str:
+    """The text in one line, with everything visible that could move, colour or hide."""
+    out: list[str] = []
+    marks = 0
+    for char in unicodedata.normalize("NFC", text[:MAX_CHARS]):
+        code = ord(char)
+        if code < 0x20:
+            out.append(chr(0x2400 + code))
+            continue
+        if code == 0x7F:
+            out.append("␡")
+            continue
+        category = unicodedata.category(char)
+        if category in ("Mn", "Me", "Mc"):
+            marks += 1
+            variation = 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+            out.append(char if marks <= MAX_MARKS and out and not variation else HIDDEN)
+            continue
+        marks = 0
+        hostile = (
+            category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+            or char in _BLANK
+            or 0x1F1E6 <= code <= 0x1F1FF
+            or 0x1F3FB <= code <= 0x1F3FF
+            or 0x1160 <= code <= 0x11FF
+        )
+        out.append(HIDDEN if hostile else " " if category == "Zs" else char)
+    return "".join(out)
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """The text in exactly `width` cells; what does not fit ends in an ellipsis."""
+    length = cell_len(text)
+    if length > width:
+        return set_cell_size(text, max(0, width - 1)) + "…" if width > 0 else ""
+    return " " * (width - length) + text if right else text + " " * (width - length)
+
+
+#: Roles of text -> Rich styles. Theme `hs-safe` (Okabe-Ito); colour never carries meaning alone.
+STYLES = {
+    "": "",
+    "ok": "#009e73",
+    "attention": "#e69f00",
+    "failed": "#d55e00",
+    "change": "#56b4e9",
+    "off": "#8a8a8a",
+    "muted": "#8a8a8a",
+    "strong": "bold",
+    "key": "bold #56b4e9",
+}
+
+_GLYPHS = {"ok": "●", "attention": "▲", "failed": "✖", "change": "◆", "off": "○", "unknown": "?", "wait": "◌"}
+_ASCII = {
+    **{"ok": "*", "attention": "!", "failed": "x", "change": "+", "off": "o", "unknown": "?", "wait": "~"},
+    **{"cursor": ">", "mark": "+", "up": "^", "down": "v", "bars": " .:-=+*#", "sep": ">"},
+}
+_UNICODE = {**_GLYPHS, "cursor": "►", "mark": "✓", "up": "▲", "down": "▼", "bars": "▁▂▃▄▅▆▇█", "sep": "›"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pen:
+    """How to write on this terminal."""
+
+    ascii: bool = False
+
+    def glyph(self, name: str) -> str:
+        return (_ASCII if self.ascii else _UNICODE)[name]
+
+    def cell(self, value: object, role: str = "", width: int | None = None, *, right: bool = False) -> Text:
+        """Any value as harmless text without markup; with a width, cut and padded to it."""
+        text = safe(str(value))
+        if self.ascii:
+            text = text.encode("ascii", "replace").decode()
+        if width is not None:
+            text = fit(text, width, right=right)
+            if self.ascii:
+                text = text.replace("…", "~")
+        return Text(text, STYLES[role], no_wrap=True, end="")
+
+    def state(self, role: str, word: str) -> Text:
+        """Glyph and word of a state, in its colour."""
+        return Text(f"{self.glyph(role)} {safe(word)}", STYLES.get(role, ""), no_wrap=True, end="")
+
+    def join(self, *parts: Text | str) -> Text:
+        """Parts in a row; plain strings are our own words."""
+        line = Text(no_wrap=True, end="")
+        for part in parts:
+            line.append_text(part if isinstance(part, Text) else self.cell(part))
+        return line
+
+    def spark(self, numbers: Iterable[float], width: int) -> str:
+        """The last `width` numbers as bars, the highest full."""
+        bars = self.glyph("bars")
+        shown = list(numbers)[-width:]
+        top = max(shown, default=0.0)
+        return "".join(bars[round((len(bars) - 1) * (value / top if top else 0))] for value in shown)
+
+
+def age(seconds: float) -> str:
+    """How long ago, in one unit: `now`, `12 s`, `41 m`, `3 h`, `61 d`."""
+    if seconds < 1:
+        return "now"
+    for limit, unit, word in ((_MINUTE, 1, "s"), (_HOUR, _MINUTE, "m"), (_DAY, _HOUR, "h")):
+        if seconds < limit:
+            return f"{int(seconds // unit)} {word}"
+    return f"{int(seconds // _DAY)} d"
+
+
+def until(seconds: float) -> str:
+    """How long still; negative when it is over."""
+    return age(seconds) if seconds >= 1 else "-" + age(max(1.0, -seconds))
+
+
+def clock_text(epoch: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(epoch))
+
+
+def date_text(epoch: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch))
+
+
+def count_text(number: int) -> str:
+    return f"{number:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

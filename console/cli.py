@@ -1,0 +1,175 @@
+"""The `hs-console` command: the console itself, and its pictures without a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from app import __version__, log
+from app.errors import ConfigError, HsError
+from app.pg import EmbeddedPostgres
+from app.settings import Settings, load
+from console import export, query
+from console.main import ConsoleApp
+from console.store import PgStore
+
+config_option = click.option("-c", "--config", "config", metavar="PATH", help="Configuration file.")
+cluster_option = click.option("--cluster", "scope", metavar="ID", help="Show this cluster only.")
+screen_argument = click.argument("screen", type=click.Choice(list(query.SCREENS)))
+
+
+def load_settings(config: str | None) -> Settings:
+    """The settings of hs-node: the console finds the same database."""
+    settings = load(config, os.environ, Path.cwd()).settings
+    log.configure("error", settings.log.format, settings.cluster_id)
+    return settings
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[str]:
+    """The configured database, or the embedded one while it is in use."""
+    if settings.pg_dsn is not None:
+        yield settings.pg_dsn
+        return
+    embedded = EmbeddedPostgres(settings.state_dir)
+    dsn = await embedded.start()
+    try:
+        yield dsn
+    finally:
+        await embedded.stop()
+
+
+def operator() -> str:
+    return f"console:{getpass.getuser()}"
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hs-console")
+@config_option
+@cluster_option
+@click.option("--read-only", is_flag=True, help="Change nothing; the database refuses it too.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="No signs beyond ASCII.")
+@click.option(
+    "--screen", "start", type=click.Choice(list(query.SCREENS)), default="overview", show_default=True
+)
+@click.pass_context
+def cli(
+    context: click.Context,
+    config: str | None,
+    scope: str | None,
+    read_only: bool,
+    ascii_only: bool,
+    start: str,
+) -> None:
+    """Operations console of a deployment: all clusters, live."""
+    if context.invoked_subcommand is not None:
+        return
+    if not sys.stdout.isatty():
+        raise ConfigError(
+            "the console needs a terminal; without one: hs-console show SCREEN, hs-console shot SCREEN"
+        )
+    settings = load_settings(config)
+
+    async def run() -> None:
+        async with database(settings) as dsn:
+            store = PgStore(dsn, read_only=read_only)
+            app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            await app.run_async()
+
+    asyncio.run(run())
+
+
+@cli.command()
+@screen_argument
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--filter", "filter_text", default="", help="As after / in the console.")
+@click.option("--limit", type=click.IntRange(1, 500), default=500, show_default=True)
+@config_option
+@cluster_option
+def show(
+    screen: str, output: str, filter_text: str, limit: int, config: str | None, scope: str | None
+) -> None:
+    """Print the rows of a screen."""
+    try:
+        conditions = query.parse(filter_text, query.SCREENS[screen])
+    except query.QueryError as error:
+        raise click.BadParameter(str(error), param_hint="--filter") from error
+    settings = load_settings(config)
+
+    async def run() -> tuple[Any, float]:
+        async with database(settings) as dsn:
+            store = PgStore(dsn, read_only=True)
+            try:
+                return await export.rows_of(store, screen, conditions, scope, limit)
+            finally:
+                store.close()
+
+    rows, now = asyncio.run(run())
+    if output == "json":
+        click.echo(json.dumps(msgspec.to_builtins(list(rows)), indent=2))
+    else:
+        click.echo(export.table_text(screen, rows, now))
+
+
+@cli.command()
+@screen_argument
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), help="File: .svg, else text. Default: text on stdout."
+)
+@click.option("--size", default="120x36", show_default=True, metavar="WxH")
+@click.option("--filter", "filter_text", default="", help="As after / in the console.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="No signs beyond ASCII.")
+@config_option
+@cluster_option
+def shot(
+    screen: str,
+    output: str | None,
+    size: str,
+    filter_text: str,
+    ascii_only: bool,
+    config: str | None,
+    scope: str | None,
+) -> None:
+    """Take a picture of a screen."""
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit() and 20 <= int(width) <= 500 and 5 <= int(height) <= 200):
+        raise click.BadParameter("such as 120x36", param_hint="--size")
+    settings = load_settings(config)
+
+    async def run() -> str:
+        async with database(settings) as dsn:
+            app = ConsoleApp(
+                PgStore(dsn, read_only=True),
+                actor=operator(),
+                scope=scope,
+                start=screen,
+                ascii_only=ascii_only,
+            )
+            return await export.picture(app, (int(width), int(height)), filter_text)
+
+    svg = asyncio.run(run())
+    if output is None:
+        click.echo(export.text_of(svg))
+    else:
+        Path(output).write_text(
+            svg if output.endswith(".svg") else export.text_of(svg) + "\n", encoding="utf-8"
+        )
+
+
+def main() -> None:
+    """Errors in one line; the exit code says of which kind."""
+    try:
+        cli()
+    except HsError as error:
+        click.echo(f"hs-console: {log.escape(error.message)}", err=True)
+        sys.exit(error.exit_code)

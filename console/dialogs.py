@@ -1,0 +1,252 @@
+"""Dialogs: confirmation by danger tier, forms, what is shown once, pages of text. Cancel has the focus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Checkbox, Input, Select, Static
+
+from console.cells import Pen
+
+#: Objects a dialog names; the rest is a number.
+NAMED_OBJECTS = 8
+
+
+def words(text: Text | str, *, id: str | None = None, classes: str | None = None) -> Static:
+    """Text that is never markup."""
+    return Static(text if isinstance(text, Text) else Text(text), markup=False, id=id, classes=classes)
+
+
+class ConfirmDialog(ModalScreen[bool]):
+    """What will happen, to what, and whether it can be undone. `typed`: must be typed first (tier 2)."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel"), ("y", "confirm", "Confirm")]
+
+    def __init__(
+        self, pen: Pen, title: str, objects: Sequence[str], effect: str, verb: str, typed: str = ""
+    ) -> None:
+        super().__init__()
+        self.pen, self.heading, self.objects = pen, title, list(objects)
+        self.effect, self.verb, self.typed = effect, verb, typed
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = self.pen.cell(self.heading)
+            for name in self.objects[:NAMED_OBJECTS]:
+                yield words(self.pen.cell("  " + name))
+            if len(self.objects) > NAMED_OBJECTS:
+                yield words(f"  and {len(self.objects) - NAMED_OBJECTS} more")
+            yield words("")
+            yield words(Text(self.effect))
+            if self.typed:
+                yield words(self.pen.join("To go on type ", self.pen.cell(self.typed, "strong"), ":"))
+                yield Input(id="typed")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel  esc", id="cancel")
+                yield Button(f"{self.verb}  y", id="confirm", variant="error", disabled=bool(self.typed))
+
+    def on_mount(self) -> None:
+        self.query_one("#cancel").focus()
+
+    @property
+    def may_confirm(self) -> bool:
+        return not self.typed or self.query_one("#typed", Input).value == self.typed
+
+    @on(Input.Changed)
+    def allow(self) -> None:
+        self.query_one("#confirm", Button).disabled = not self.may_confirm
+
+    @on(Input.Submitted)
+    def leave_input(self) -> None:
+        if self.may_confirm:
+            self.query_one("#confirm").focus()
+
+    @on(Button.Pressed, "#confirm")
+    def action_confirm(self) -> None:
+        if self.may_confirm:
+            self.dismiss(True)
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        self.dismiss(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a form: a text, a choice of (shown, value), or a yes/no. `check` answers a complaint."""
+
+    name: str
+    label: str
+    value: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    is_flag: bool = False
+    check: Callable[[str], str] | None = None
+    hint: str = ""
+
+
+class FormDialog(ModalScreen[dict[str, str] | None]):
+    """Fields with a complaint under the first wrong one; nothing typed is lost until it is closed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel")]
+
+    def __init__(self, pen: Pen, title: str, fields: Sequence[Field], verb: str, effect: str = "") -> None:
+        super().__init__()
+        self.pen, self.heading, self.fields = pen, title, list(fields)
+        self.verb, self.effect = verb, effect
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog form", can_focus=False) as box:
+            box.border_title = self.pen.cell(self.heading)
+            for field in self.fields:
+                with Horizontal(classes="field"):
+                    yield words(field.label, classes="label")
+                    if field.is_flag:
+                        yield Checkbox(value=field.value == "yes", id=field.name, compact=True)
+                    elif field.choices:
+                        shown = [(self.pen.cell(text), value) for text, value in field.choices]
+                        yield Select(
+                            shown,
+                            value=field.value or field.choices[0][1],
+                            allow_blank=False,
+                            id=field.name,
+                            compact=True,
+                        )
+                    else:
+                        yield Input(field.value, placeholder=field.hint, id=field.name, compact=True)
+            yield words(self.effect, id="effect")
+            yield words("", id="complaint")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel  esc", id="cancel")
+                yield Button(self.verb, id="submit", variant="primary")
+
+    def on_mount(self) -> None:
+        self.query_one(f"#{self.fields[0].name}").focus()
+
+    @property
+    def values(self) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        for field in self.fields:
+            widget = self.query_one(f"#{field.name}")
+            if isinstance(widget, Checkbox):
+                answers[field.name] = "yes" if widget.value else ""
+            elif isinstance(widget, Select):
+                answers[field.name] = str(widget.value)
+            elif isinstance(widget, Input):
+                answers[field.name] = widget.value.strip()
+        return answers
+
+    @on(Input.Submitted)
+    @on(Button.Pressed, "#submit")
+    def submit(self) -> None:
+        answers = self.values
+        for field in self.fields:
+            complaint = field.check(answers[field.name]) if field.check else ""
+            if complaint:
+                self.query_one("#complaint", Static).update(self.pen.cell(complaint, "failed"))
+                self.query_one(f"#{field.name}").focus()
+                return
+        self.dismiss(answers)
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
+        self.dismiss(None)
+
+
+class SecretDialog(ModalScreen[None]):
+    """A key's text, which exists nowhere else; gone when this closes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "close", "Close"), ("c", "copy", "Copy")]
+
+    def __init__(self, secret: str) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = "New auth key, shown this once"
+            yield words(self._secret, id="secret")
+            yield words("")
+            yield words("Only a hash of it is stored. Join with: tailscale up --auth-key <key>")
+            with Horizontal(classes="buttons"):
+                yield Button("Close  esc", id="close")
+                yield Button("Copy  c", id="copy")
+
+    def on_mount(self) -> None:
+        self.query_one("#close").focus()
+
+    @on(Button.Pressed, "#copy")
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self._secret)
+        self.app.notify("key copied", markup=False)
+
+    @on(Button.Pressed, "#close")
+    def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class PageDialog(ModalScreen[None]):
+    """A page of text to read: help, JSON, a device."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape,q,y,question_mark", "close", "Close"),
+        ("c", "copy", "Copy"),
+    ]
+
+    def __init__(self, title: str, text: Text) -> None:
+        super().__init__()
+        self.heading, self.text = title, text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="page") as box:
+            box.border_title = Pen().cell(self.heading)
+            box.border_subtitle = "esc close, c copy"
+            yield words(self.text)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_copy(self) -> None:
+        self.app.copy_to_clipboard(self.text.plain)
+        self.app.notify("copied", markup=False)
+
+    def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class ChoiceDialog(ModalScreen[str | None]):
+    """One of a few things, by its number."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "close", "Close")]
+
+    def __init__(self, pen: Pen, title: str, choices: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.pen, self.heading, self.choices = pen, title, list(choices)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = self.heading
+            for number, (label, value) in enumerate(self.choices, 1):
+                yield words(
+                    self.pen.join(f" {number}  ", self.pen.cell(label, "strong"), "  ", self.pen.cell(value))
+                )
+            yield words("")
+            yield words("a number copies, esc closes")
+
+    def key_enter(self) -> None:
+        self.dismiss(self.choices[0][1])
+
+    def on_key(self, event: object) -> None:
+        key = getattr(event, "key", "")
+        if key.isdigit() and 1 <= int(key) <= len(self.choices):
+            self.dismiss(self.choices[int(key) - 1][1])
+
+    def action_close(self) -> None:
+        self.dismiss(None)

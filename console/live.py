@@ -1,0 +1,170 @@
+"""The live pipeline: wake-ups and a poll -> one read of what is on screen -> one message to the app.
+
+The feed touches no widget. It never ends because of the database: it keeps trying, and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.errors import HsError, NotFound, Unavailable
+from app.model import OperatorRequest, RequestId
+from console.store import Store
+
+#: Repaints a second are bounded by this pause between two reads.
+MIN_PAUSE_S = 0.125
+#: Presence is written without notification, so the screen is read again this often.
+POLL_S = 1.0
+#: A read that took t is followed by a pause of at least this many t: big tables cost a tenth of one core.
+READ_SHARE = 10
+#: While a request is under way its row is looked at this often.
+REQUEST_POLL_S = 0.25
+#: Requests followed at a time; further ones wait their turn.
+MAX_FOLLOWED = 50
+BACKOFF_MIN_S = 0.25
+BACKOFF_MAX_S = 5.0
+#: A refusal of the database (rights, schema) is tried again this often.
+REFUSED_PAUSE_S = 5.0
+STALE_AFTER_S = 5.0
+
+LinkKind = Literal["connecting", "live", "down", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How it stands with the database. Times are of the console's clock."""
+
+    kind: LinkKind = "connecting"
+    rtt_ms: float = 0.0
+    since: float = 0.0
+    attempt: int = 0
+    retry_at: float = 0.0
+    reason: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        return self.kind == "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the screen on top needs: whose it is, and the read."""
+
+    screen: str
+    serial: int
+    read: Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a read brought."""
+
+    wanted: Wanted
+    data: Any
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """A request that is not in the database any more: its outcome will not be known."""
+
+    request_id: RequestId
+
+
+Report = Link | Picture | OperatorRequest | Vanished
+
+
+class Feed:
+    """`wanted` tells what to read; `tell` takes Link, Picture and OperatorRequest."""
+
+    def __init__(
+        self,
+        store: Store,
+        wanted: Callable[[], Wanted | None],
+        tell: Callable[[Report], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self.link = Link(since=clock())
+        self.followed: dict[RequestId, str] = {}
+        self._store = store
+        self._wanted = wanted
+        self._tell = tell
+        self._clock = clock
+        self._kick = asyncio.Event()
+
+    def kick(self) -> None:
+        """Read as soon as the pause allows, also while waiting for a lost database."""
+        self._kick.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="feed-wakes")
+            group.create_task(self._read(), name="feed-reads")
+
+    async def _listen(self) -> None:
+        async for _ in self._store.wakes():
+            self.kick()
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self._kick.clear()
+            began = loop.time()
+            try:
+                await self._picture()
+                await self._requests()
+            except Unavailable as error:
+                pause = self._lost(error)
+            except HsError as error:
+                pause = REFUSED_PAUSE_S
+                self._set(Link("refused", since=self._since("refused"), reason=error.message))
+            else:
+                took = loop.time() - began
+                self._set(Link("live", rtt_ms=took * 1000, since=self._since("live")))
+                pause = max(REQUEST_POLL_S if self.followed else POLL_S, READ_SHARE * took)
+            await self._pause(pause)
+
+    async def _picture(self) -> None:
+        wanted = self._wanted()
+        if wanted is not None:
+            data = await wanted.read()
+            self._tell(Picture(wanted, data, self._clock()))
+
+    async def _requests(self) -> None:
+        for request_id in list(self.followed)[:MAX_FOLLOWED]:
+            try:
+                request = await self._store.request(request_id)
+            except NotFound:
+                self.followed.pop(request_id, None)
+                self._tell(Vanished(request_id))
+                continue
+            if request.is_finished:
+                self.followed.pop(request_id, None)
+            self._tell(request)
+
+    async def _pause(self, pause_s: float) -> None:
+        await asyncio.sleep(MIN_PAUSE_S)
+        try:
+            async with asyncio.timeout(max(0.0, pause_s - MIN_PAUSE_S)):
+                await self._kick.wait()
+        except TimeoutError:
+            return
+
+    def _lost(self, error: Unavailable) -> float:
+        attempt = self.link.attempt + 1
+        pause: float = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(attempt - 1, 10))
+        pause *= random.uniform(0.75, 1.25)  # noqa: S311
+        self._set(Link("down", 0.0, self._since("down"), attempt, self._clock() + pause, error.message))
+        return pause
+
+    def _since(self, kind: LinkKind) -> float:
+        return self.link.since if self.link.kind == kind else self._clock()
+
+    def _set(self, link: Link) -> None:
+        self.link = link
+        self._tell(link)

@@ -1,0 +1,228 @@
+"""All clusters: who owns them, how many devices are here, and what needs attention."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, cast
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal
+from textual.widgets import Static
+
+from app.fleet import ClusterRow, Overview, Page, Term, View
+from console.cells import age, clock_text, count_text, plural
+from console.query import Condition, render
+from console.screens.base import ListScreen, bindings_of
+from console.table import Column
+from console.widgets import box_line, side_by_side
+
+#: One sample of the number of online devices this often, so many are kept: five minutes.
+SAMPLE_S = 5.0
+SAMPLES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a cluster is, and why in words."""
+
+    role: str
+    word: str
+    reason: str
+
+
+def health_of(row: ClusterRow) -> Health:
+    """The worst that is true of a cluster."""
+    if row.lease_left_s is None:
+        return Health(
+            "off", "unserved", "no instance has ever owned this cluster: start hs-node serve for it"
+        )
+    if not row.owner or row.lease_left_s <= 0:
+        gone = age(max(0.0, -row.lease_left_s)) if row.lease_left_s > float("-inf") else "some time"
+        waiting = f"; {plural(row.waiting, 'request')} waiting" if row.waiting else ""
+        return Health("failed", "no owner", f"the lease ended {gone} ago and nobody has taken it{waiting}")
+    if row.state != "active":
+        return Health("change", row.state, f"the cluster is {row.state}")
+    if row.devices and row.expired == row.devices:
+        return Health("attention", "expired", "every device's login has expired")
+    return Health("ok", "healthy", f"owned by {row.owner}, epoch {row.epoch}")
+
+
+class OverviewScreen(ListScreen[ClusterRow]):
+    """Tiles, one row for each cluster, and what happened last."""
+
+    NAME = "overview"
+    NOUN = "cluster"
+    SORT = "cluster"
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("overview")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("cluster", "CLUSTER", 12, 1, 2),
+        Column("health", "HEALTH", 11, 1),
+        Column("devices", "DEVICES", 8, 1, right=True),
+        Column("online", "ONLINE", 8, 1, right=True),
+        Column("share", "%", 4, 1, right=True),
+        Column("expired", "EXPIRED", 7, 4, right=True),
+        Column("users", "USERS", 6, 2, right=True),
+        Column("keys", "KEYS", 6, 3, right=True),
+        Column("instances", "INSTANCES", 9, 5, right=True),
+        Column("spark", "ONLINE, LAST 5 MIN", 20, 6, 1),
+        Column("owner", "OWNER", 16, 7, 2),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture: Overview | None = None
+        self.samples: dict[str, deque[int]] = {}
+        self.sampled_at: float | None = None
+
+    def compose_above(self) -> ComposeResult:
+        with Horizontal(id="tiles"):
+            for name in ("devices", "clusters", "attention"):
+                yield Static("", id=f"tile-{name}", classes="tile", markup=False)
+
+    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
+        return lambda: self.store.overview(view.cluster_id)
+
+    def key_of(self, row: ClusterRow) -> str:
+        return row.cluster_id
+
+    def name_of(self, row: ClusterRow) -> str:
+        return row.cluster_id
+
+    def accept(self, data: Any) -> None:
+        self.picture = cast("Overview", data)
+        self._sample(self.picture)
+        rows = tuple(row for row in self.picture.clusters if matches(row, self.terms))
+        self.page = Page(rows, (), len(rows), 0, self.picture.now or self.console.clock())
+        self.show_rows()
+        self._paint_tiles()
+
+    def _sample(self, picture: Overview) -> None:
+        now = self.console.clock()
+        if self.sampled_at is not None and now - self.sampled_at < SAMPLE_S:
+            return
+        self.sampled_at = now
+        for row in picture.clusters:
+            self.samples.setdefault(row.cluster_id, deque(maxlen=SAMPLES)).append(row.online)
+        for gone in set(self.samples) - {row.cluster_id for row in picture.clusters}:
+            del self.samples[gone]
+
+    def cells_of(self, row: ClusterRow) -> dict[str, Text]:
+        cell = self.pen.cell
+        health = health_of(row)
+        width = next((size for column, size in self.table.shown if column.name == "spark"), 0)
+        return {
+            "cluster": cell(row.cluster_id, "strong"),
+            "health": self.pen.state(health.role, health.word),
+            "devices": cell(count_text(row.devices)),
+            "online": cell(count_text(row.online), "ok" if row.online else "off"),
+            "share": cell(f"{100 * row.online // row.devices}" if row.devices else "-", "muted"),
+            "expired": cell(count_text(row.expired), "attention" if row.expired else "muted"),
+            "users": cell(count_text(row.users), "muted"),
+            "keys": cell(count_text(row.keys), "muted"),
+            "instances": cell(row.instances, "muted"),
+            "spark": cell(self.pen.spark(self.samples.get(row.cluster_id, ()), width), "change"),
+            "owner": cell(row.owner or "-", "muted"),
+        }
+
+    def _paint_tiles(self) -> None:
+        picture = self.picture
+        assert picture is not None
+        rows = picture.clusters
+        devices, online = sum(r.devices for r in rows), sum(r.online for r in rows)
+        share = f"{100 * online // devices} %" if devices else "-"
+        healths = [(row, health_of(row)) for row in rows]
+        ill = [(row, health) for row, health in healths if health.role in ("failed", "attention")]
+        expired, expiring = sum(r.expired for r in rows), sum(r.expiring for r in rows)
+        waiting, users, keys = (sum(getattr(r, name) for r in rows) for name in ("waiting", "users", "keys"))
+        cell, state = self.pen.cell, self.pen.state
+        totals = [
+            sum(at)
+            for at in zip(
+                *(list(s)[-min(map(len, self.samples.values())) :] for s in self.samples.values()),
+                strict=True,
+            )
+        ]
+        width = max(1, self.query_one("#tile-devices").content_size.width)
+        self._tile(
+            "devices",
+            "Devices",
+            [
+                self.pen.join(cell(count_text(devices), "strong"), " devices"),
+                self.pen.join(cell(count_text(online), "ok"), f" online  {share}"),
+                self.pen.join(cell(count_text(expired), "attention" if expired else "muted"), " expired"),
+                cell(self.pen.spark(totals, width), "change"),
+            ],
+        )
+        self._tile(
+            "clusters",
+            "Clusters",
+            [
+                self.pen.join(cell(plural(len(rows), "cluster"), "strong")),
+                self.pen.join(cell(sum(h.role == "ok" for _, h in healths), "ok"), " healthy"),
+                self.pen.join(plural(sum(r.tenants for r in rows), "tenant")),
+                self.pen.join(plural(users, "user"), ", ", plural(keys, "key")),
+            ],
+        )
+        lines = [self.pen.join(state(h.role, row.cluster_id), f" {h.word}") for row, h in ill]
+        if waiting:
+            lines.append(state("change", f"{plural(waiting, 'request')} waiting"))
+        if expiring:
+            lines.append(state("attention", f"{plural(expiring, 'device')} expire within a day"))
+        self._tile("attention", "Attention", lines or [state("ok", "nothing needs attention")])
+
+    def _tile(self, name: str, title: str, lines: list[Text]) -> None:
+        tile = self.query_one(f"#tile-{name}", Static)
+        if self.app.size.height < 30 or self.app.size.width < 100:
+            tile.update(Text("  ", end="").join(lines[:2]))
+            return
+        tile.border_title = title
+        tile.update(Text("\n", end="").join(lines))
+
+    def detail_of(self, row: ClusterRow, width: int) -> tuple[str, list[Text]]:
+        health = health_of(row)
+        facts = [
+            self.pen.join(self.pen.state(health.role, health.word), "  ", health.reason),
+            box_line(self.pen, "tenants", count_text(row.tenants)),
+            box_line(self.pen, "instances", count_text(row.instances)),
+            box_line(self.pen, "requests", f"{row.waiting} waiting"),
+            box_line(self.pen, "expiring", f"{row.expiring} within a day"),
+        ]
+        lines = side_by_side(facts, width)
+        recent = self.picture.recent if self.picture else ()
+        for line in [line for line in recent if line.cluster_id == row.cluster_id][:4]:
+            text = f"{clock_text(line.at)}  {line.actor or '-'}  {line.action}  {line.object}"
+            lines.append(self.pen.cell(text, "muted"))
+        return row.cluster_id, lines
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.go_to("devices", render((Condition("cluster", "=", (row.cluster_id,)),)))
+
+
+def matches(row: ClusterRow, terms: tuple[Term, ...]) -> bool:
+    """The filter on clusters, which are few and all here."""
+    values = {"cluster": row.cluster_id, "state": health_of(row).word, "owner": row.owner}
+    for term in terms:
+        texts = list(values.values()) if term.field == "any" else [values[term.field]]
+        hit = any(_like(text.lower(), pattern) for text in texts for pattern in term.patterns)
+        if hit == term.negated:
+            return False
+    return True
+
+
+def _like(text: str, pattern: str) -> bool:
+    """SQL's LIKE with `%` and escapes, by way of shell patterns."""
+    shell, escaped = "", False
+    for char in pattern:
+        if char == "\\" and not escaped:
+            escaped = True
+            continue
+        shell += "*" if char == "%" and not escaped else f"[{char}]" if char in "*?[" else char
+        escaped = False
+    return fnmatchcase(text, shell)

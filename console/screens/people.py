@@ -1,0 +1,145 @@
+"""Users of all tenants, and how many devices they own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from app.fleet import UserRow, View
+from app.model import TenantId
+from console.actions import BY_ID
+from console.cells import date_text, plural
+from console.dialogs import Field
+from console.query import Condition, render
+from console.screens.base import ListScreen, bindings_of
+from console.store import Ask
+from console.table import Column
+from console.widgets import box_line, side_by_side
+
+MAX_NAME = 255
+
+
+class UsersScreen(ListScreen[UserRow]):
+    """One row for each user."""
+
+    NAME = "users"
+    NOUN = "user"
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("users")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("name", "NAME", 20, 1, 3, sort="name"),
+        Column("id", "ID", 6, 3, right=True, sort="id"),
+        Column("tenant", "TENANT", 14, 1, 1, sort="tenant"),
+        Column("cluster", "CLUSTER", 10, 2, 1, sort="cluster"),
+        Column("devices", "DEVICES", 9, 1, right=True, sort="devices"),
+        Column("online", "ONLINE", 9, 1, right=True, sort="online"),
+        Column("keys", "KEYS", 5, 4, right=True),
+        Column("email", "EMAIL", 16, 5, 2),
+        Column("created", "CREATED", 16, 6, sort="created"),
+    )
+
+    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
+        return lambda: self.store.users(view)
+
+    def key_of(self, row: UserRow) -> str:
+        return f"{row.tenant_id}/{row.id}"
+
+    def name_of(self, row: UserRow) -> str:
+        return row.name
+
+    def copies_of(self, row: UserRow) -> list[tuple[str, str]]:
+        return [("name", row.name), ("id", str(row.id)), ("email", row.email)]
+
+    def cells_of(self, row: UserRow) -> dict[str, Text]:
+        cell = self.pen.cell
+        return {
+            "name": cell(row.name),
+            "id": cell(row.id, "muted"),
+            "tenant": cell(row.tenant),
+            "cluster": cell(row.cluster_id, "muted"),
+            "devices": cell(row.devices),
+            "online": cell(row.online, "ok" if row.online else "off"),
+            "keys": cell(row.keys, "muted"),
+            "email": cell(row.email),
+            "created": cell(date_text(row.created), "muted"),
+        }
+
+    def detail_of(self, row: UserRow, width: int) -> tuple[str, list[Text]]:
+        pen = self.pen
+        facts = [
+            box_line(pen, "full name", row.display_name or "-"),
+            box_line(pen, "email", row.email or "-"),
+            box_line(pen, "tenant", f"{row.tenant}  cluster {row.cluster_id}"),
+            box_line(
+                pen,
+                "owns",
+                f"{plural(row.devices, 'device')} ({row.online} online), {plural(row.keys, 'key')}",
+            ),
+            box_line(pen, "created", f"{date_text(row.created)} ({self.ago(row.created)})"),
+        ]
+        return row.name, side_by_side(facts, width)
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        conditions = (Condition("user", "=", (row.name,)), Condition("tenant", "=", (row.tenant,)))
+        self.console.go_to("devices", render(conditions))
+
+    async def do_user_create(self) -> None:
+        tenants = await self.console.tenant_choices()
+        if not tenants:
+            return
+        fields = [
+            Field("tenant", "Tenant", choices=tuple(tenants)),
+            Field("name", "Name", check=name_complaint, hint="alice or alice@example.com"),
+            Field("display_name", "Full name"),
+            Field("email", "Email"),
+        ]
+
+        def asks(answers: dict[str, str]) -> list[Ask]:
+            cluster_id, _, tenant_id = answers.pop("tenant").rpartition("/")
+            what = f"user {answers['name']}"
+            return [
+                Ask(
+                    cluster_id, TenantId(int(tenant_id)), "user_create", dict(answers), what, f"create {what}"
+                )
+            ]
+
+        self.console.form("New user", fields, "Create", "", asks)
+
+    async def do_user_rename(self) -> None:
+        row = self.chosen(BY_ID["user.rename"])[0]
+        field = Field("name", "New name", row.name, check=name_complaint)
+        self.console.form(
+            f"Rename {row.name}",
+            [field],
+            "Rename",
+            f"Owner of {plural(row.devices, 'device')}.",
+            lambda answers: [self._ask(row, "user_rename", "rename", name=answers["name"])],
+        )
+
+    async def do_user_delete(self) -> None:
+        action = BY_ID["user.delete"]
+        rows = self.chosen(action)
+        owned = sum(row.devices for row in rows)
+        self.console.confirm(
+            action,
+            f"Delete {plural(len(rows), 'user')}",
+            [f"{row.name}  tenant {row.tenant}  {plural(row.devices, 'device')}" for row in rows],
+            (f"Refused while it owns devices ({owned} now). " if owned else "")
+            + "Its auth keys are deleted too. Cannot be undone.",
+            [self._ask(row, "user_delete", "delete") for row in rows],
+            typed=rows[0].name if len(rows) == 1 else str(len(rows)),
+        )
+
+    def _ask(self, row: UserRow, kind: str, label: str, **args: Any) -> Ask:
+        asked = {"user_id": row.id, **args}
+        return Ask(row.cluster_id, row.tenant_id, kind, asked, f"user:{row.id}", f"{label} {row.name}")
+
+
+def name_complaint(text: str) -> str:
+    if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
+        return f"a user name has 1 to {MAX_NAME} printable characters"
+    return ""

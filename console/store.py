@@ -1,0 +1,195 @@
+"""Where the console's data comes from: the Store protocol, and PgStore over app.db."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from app.db.fleet import Fleet
+from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.requests import RequestDesk
+from app.errors import HsError, Refused, Unavailable
+from app.fleet import DeviceRow, KeyRow, Overview, Page, TenantRef, UserRow, View
+from app.model import OperatorRequest, RequestId, TenantId, UserId
+
+FLEET_CHANNEL = "hs_fleet"
+#: A screen's read, all waiting included.
+STORE_TIMEOUT_S = 6.0
+RELISTEN_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to a cluster's owner, and how to name it to the operator.
+
+    `secret` never leaves this process: it is shown when the request is done.
+    """
+
+    cluster_id: str
+    tenant_id: TenantId
+    kind: str
+    args: dict[str, Any]
+    what: str
+    label: str
+    dedup: str | None = None
+    secret: str = field(default="", repr=False)
+
+
+class Store(Protocol):
+    """Reads and requests. Everything raises HsError only; Unavailable when the database is away."""
+
+    where: str
+    writable: bool
+
+    async def overview(self, cluster_id: str | None) -> Overview: ...
+    async def devices(self, view: View) -> Page[DeviceRow]: ...
+    async def users(self, view: View) -> Page[UserRow]: ...
+    async def keys(self, view: View) -> Page[KeyRow]: ...
+    async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
+    async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
+    async def submit(self, ask: Ask, actor: str) -> RequestId: ...
+    async def request(self, request_id: RequestId) -> OperatorRequest: ...
+    def wakes(self) -> AsyncIterator[None]: ...
+    def close(self) -> None: ...
+
+
+class PgStore:
+    """The deployment's database. Connections are made anew after every failure, so no state outlives it."""
+
+    def __init__(self, dsn: str, *, read_only: bool = False, instance: str = "") -> None:
+        self.where = where_text(dsn)
+        self.writable = not read_only
+        self._dsn = dsn
+        self._instance = instance
+        self._fleet: Fleet | None = None
+        self._desk: RequestDesk | None = None
+        self._clusters: frozenset[str] = frozenset()
+        self._closed = False
+
+    async def overview(self, cluster_id: str | None) -> Overview:
+        found = await self._read(lambda fleet: fleet.overview(cluster_id))
+        self._clusters = frozenset(row.cluster_id for row in found.clusters)
+        return found
+
+    async def devices(self, view: View) -> Page[DeviceRow]:
+        return await self._read(lambda fleet: fleet.devices(view))
+
+    async def users(self, view: View) -> Page[UserRow]:
+        return await self._read(lambda fleet: fleet.users(view))
+
+    async def keys(self, view: View) -> Page[KeyRow]:
+        return await self._read(lambda fleet: fleet.keys(view))
+
+    async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
+        return await self._read(lambda fleet: fleet.tenants(cluster_id))
+
+    async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
+        return await self._read(lambda fleet: fleet.find_user(cluster_id, tenant_id, name))
+
+    async def submit(self, ask: Ask, actor: str) -> RequestId:
+        return await self._ask(
+            lambda desk: desk.submit(
+                ask.cluster_id, ask.tenant_id, ask.kind, ask.args, actor=actor, what=ask.what, dedup=ask.dedup
+            )
+        )
+
+    async def request(self, request_id: RequestId) -> OperatorRequest:
+        return await self._ask(lambda desk: desk.get(request_id))
+
+    async def wakes(self) -> AsyncIterator[None]:
+        """One item whenever something may have changed; LISTENs to every cluster there is."""
+        while True:
+            try:
+                await self.overview(None)
+            except HsError:
+                await asyncio.sleep(RELISTEN_S)
+                continue
+            heard = self._clusters
+            channels = (FLEET_CHANNEL, *(CHANNEL_PREFIX + name for name in sorted(heard)))
+            listener = Listener(self._dsn, channels, role="hs_console", instance=self._instance)
+            running = asyncio.create_task(listener.run(), name="console-listener")
+            try:
+                async for _ in listener:
+                    yield
+                    if self._clusters != heard:
+                        break
+            finally:
+                running.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
+
+    def close(self) -> None:
+        """Drops all connections for good."""
+        self._closed = True
+        self._drop()
+
+    def _keep(self, opened: Fleet | RequestDesk) -> None:
+        """Whoever closed while connections were made has them dropped."""
+        if self._closed:
+            opened.terminate()
+            raise Unavailable("the console is closing", code="closed")
+
+    def _drop(self) -> None:
+        if self._fleet is not None:
+            self._fleet.terminate()
+        if self._desk is not None:
+            self._desk.terminate()
+        self._fleet = self._desk = None
+
+    async def _read(self, work: Callable[[Fleet], Awaitable[T]]) -> T:
+        async def attempt() -> T:
+            if self._fleet is None:
+                fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=not self.writable)
+                self._keep(fleet)
+                self._fleet = fleet
+            return await work(self._fleet)
+
+        return await self._guarded(attempt)
+
+    async def _ask(self, work: Callable[[RequestDesk], Awaitable[T]]) -> T:
+        if not self.writable:
+            raise Refused("this console is read-only", code="read_only")
+
+        async def attempt() -> T:
+            if self._desk is None:
+                desk = await RequestDesk.open(self._dsn)
+                self._keep(desk)
+                self._desk = desk
+            return await work(self._desk)
+
+        return await self._guarded(attempt)
+
+    async def _guarded(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        if self._closed:
+            raise Unavailable("the console is closing", code="closed")
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                return await attempt()
+        except TimeoutError as error:
+            self._drop()
+            raise Unavailable(f"the database has not answered for {STORE_TIMEOUT_S:g} s") from error
+        except Unavailable:
+            self._drop()
+            raise
+
+
+def where_text(dsn: str) -> str:
+    """The database as the bar names it: never the password."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    host = parts.hostname or query.get("host", [""])[0]
+    user = f"{parts.username}@" if parts.username else ""
+    host = "local" if host.startswith("/") or not host else host
+    return f"pg {user}{host}{parts.path}"
+
+
+def now_s() -> float:
+    """The clock of ages; tests give their own."""
+    return time.time()

@@ -1,0 +1,131 @@
+"""The lines around every list: status bar, crumbs, tabs, keys, and the filter."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.text import Text
+from textual.widgets import Input, Static
+
+from console.actions import Action
+from console.cells import Pen, age, clock_text
+from console.live import STALE_AFTER_S, Link
+
+#: Below this width words are shortened.
+NARROW = 100
+TAB_NAMES = {
+    "overview": ("Overview", "Ovw"),
+    "devices": ("Devices", "Dev"),
+    "users": ("Users", "Usr"),
+    "keys": ("Keys", "Key"),
+}
+
+
+class Line(Static):
+    """One line of our own making; never markup."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("", markup=False, id=name, classes="line")
+
+    def put(self, left: Text, right: Text | None = None) -> None:
+        """Left part, and a right part that wins when there is not enough room."""
+        width = self.size.width or self.app.size.width
+        if right is not None:
+            room = width - right.cell_len
+            left = left.copy()
+            if left.cell_len > room - 1:
+                left.truncate(max(0, room - 1), overflow="ellipsis")
+            left.pad_right(max(0, room - left.cell_len))
+            left.append_text(right)
+        left.no_wrap = True
+        self.update(left)
+
+
+def link_text(pen: Pen, link: Link, picture_at: float | None, now: float) -> Text:
+    """The state of the connection, as glyph and words."""
+    if link.kind == "live":
+        if picture_at is not None and now - picture_at > STALE_AFTER_S:
+            return pen.state("wait", f"stale {age(now - picture_at)}")
+        return pen.state("ok", "live" if link.rtt_ms < 1 else f"live {link.rtt_ms:.0f}ms")
+    if link.kind == "down":
+        wait = max(0, round(link.retry_at - now))
+        text = pen.state("off", f"no database, retry in {wait} s (try {link.attempt})")
+        text.stylize("bold #d55e00")
+        return text
+    if link.kind == "refused":
+        return pen.state("failed", "refused")
+    return pen.state("wait", "connecting")
+
+
+def status_line(
+    pen: Pen, width: int, where: str, scope: str, link: Text, mode: str, who: str, now: float
+) -> tuple[Text, Text]:
+    """The bar: tool, database and scope; link, mode, who and clock."""
+    narrow = width < NARROW
+    left = Text(" hs " if narrow else " hs-console  ", "bold", end="")
+    if not narrow:
+        left.append_text(pen.cell(where + "  ", "muted"))
+    left.append_text(pen.cell(scope if narrow else f"clusters:{scope}"))
+    right = Text(end="")
+    right.append_text(link)
+    right.append(f" | {mode} | ")
+    if not narrow:
+        right.append_text(pen.cell(f"{who} | "))
+    right.append(clock_text(now)[:5] if narrow else clock_text(now))
+    right.append(" ")
+    return left, right
+
+
+def tabs_text(width: int, current: str) -> Text:
+    text = Text(end="")
+    for number, (name, (long, short)) in enumerate(TAB_NAMES.items(), 1):
+        word = short if width < NARROW else long
+        here = name == current
+        text.append(f"[{number}]{word} " if here else f" {number} {word} ", "bold" if here else "#8a8a8a")
+    return text
+
+
+def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]]) -> tuple[Text, Text]:
+    """As many actions as fit, disabled ones dimmed; palette and help always."""
+    right = Text(end="")
+    for key, word in (("^p", "palette"), ("?", "help")):
+        right.append(f" {key}", "bold #56b4e9").append(f" {word} ")
+    left = Text(" ", end="")
+    for action, enabled in actions:
+        key = (
+            {"space": "␣", "enter": "⏎"}.get(action.key, action.shown_key)
+            if not pen.ascii
+            else action.shown_key
+        )
+        if left.cell_len + len(key) + len(action.label) + 3 > width - right.cell_len:
+            break
+        left.append(key, "bold #56b4e9" if enabled else "dim")
+        left.append(f" {action.label}  ", "" if enabled else "dim strike")
+    return left, right
+
+
+def box_line(pen: Pen, label: str, value: Text | str) -> Text:
+    """`label value` of a detail pane."""
+    text = Text(label + " ", "#8a8a8a", end="")
+    return text.append_text(value if isinstance(value, Text) else pen.cell(value))
+
+
+def side_by_side(parts: list[Text], width: int, gap: int = 3) -> list[Text]:
+    """Parts in as few lines as fit."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + gap + part.cell_len <= width:
+            lines[-1].append(" " * gap).append_text(part)
+        else:
+            lines.append(part.copy())
+    for line in lines:
+        if cell_len(line.plain) > width:
+            line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+class FilterLine(Input):
+    """The `/` line. Hidden while there is no filter and nobody types one."""
+
+    def __init__(self) -> None:
+        hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear)"
+        super().__init__(placeholder=hint, id="filter", compact=True)
