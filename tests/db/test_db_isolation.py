@@ -126,7 +126,8 @@ async def untouched(prepared: Database) -> dict[str, list[str]]:
     return rows | {"changes": [row for row in rows["changes"] if ",derp,derp," not in row]}
 
 
-SCOPED_STATEMENTS = sorted(set(QUERIES) - NOT_SCOPED)
+#: The console's reads show all clusters, by design; its role cannot write.
+SCOPED_STATEMENTS = sorted(name for name in set(QUERIES) - NOT_SCOPED if not name.startswith("fleet_"))
 
 
 async def test_every_statement_through_both_barriers(prepared: Database, bravo: Bravo) -> None:
