@@ -347,6 +347,5 @@ class Serving:
 To let a device in:
   {self.program} users create alice
   {self.program} preauthkeys create --user alice
-  tailscale up --login-server {settings.server_url} --auth-key <the key>
-or without a key: it shows a page with the command that lets it in"""
+  tailscale up --login-server {settings.server_url} --auth-key <the key>"""
         )
