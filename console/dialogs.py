@@ -58,6 +58,9 @@ class ConfirmDialog(ModalScreen[bool]):
 
     @property
     def may_confirm(self) -> bool:
+        """Not before the dialog is there to be read."""
+        if not self.query("#confirm"):
+            return False
         return not self.typed or self.query_one("#typed", Input).value == self.typed
 
     @on(Input.Changed)

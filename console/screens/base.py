@@ -37,9 +37,13 @@ STYLE_LOST = STYLES["attention"]
 
 
 def bindings_of(screen: str) -> list[BindingType]:
-    """Key bindings from the registry; each has the id of its action, so a keymap can move it."""
+    """Key bindings from the registry; each has the id of its action, so a keymap can move it.
+
+    With priority the app carries them out before it looks at the next key: what is typed ahead goes where
+    the first key led, not to the list.
+    """
     return [
-        Binding(action.key, f"command('{action.id}')", action.label, show=False, id=action.id)
+        Binding(action.key, f"command('{action.id}')", action.label, show=False, priority=True, id=action.id)
         for action in actions_of(screen)
         if action.key != "enter"
     ]
@@ -369,6 +373,9 @@ class ListScreen(Screen[None], Generic[RowT]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
+            typing = isinstance(self.focused, Input)
+            if typing and parameters[0] != "app.back" and "+" not in BY_ID[str(parameters[0])].key:
+                return False
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True
 
@@ -390,8 +397,9 @@ class ListScreen(Screen[None], Generic[RowT]):
     async def do_list_filter(self) -> None:
         line = self.query_one(FilterLine)
         line.value = self.filter_text
-        line.add_class("shown")
-        line.focus()
+        # At once, not after a refresh: the keys that follow are the filter's.
+        line.display = True
+        self.set_focus(line)
 
     @on(Input.Changed, "#filter")
     def check_filter(self, event: Input.Changed) -> None:
@@ -419,7 +427,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         self.filter_text, self.filter_error = text, ""
         line = self.query_one(FilterLine)
         line.value = text
-        line.set_class(bool(text), "shown")
+        line.display = bool(text)
         self.query_one("#complaintline", Line).remove_class("shown")
         self.change_view()
 
@@ -431,7 +439,7 @@ class ListScreen(Screen[None], Generic[RowT]):
             self.set_filter("")
         elif self.table.marks:
             await self.do_mark_none()
-        line.set_class(bool(self.filter_text), "shown")
+        line.display = bool(self.filter_text)
         self.query_one("#complaintline", Line).remove_class("shown")
         self.table.focus()
 
