@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: serve test lint types check bench soak chaos clean
+.PHONY: serve test lint types check bench docs soak chaos clean
 
 serve: $(STAMP)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve
@@ -23,6 +23,9 @@ check: lint types test
 
 bench: $(STAMP)  ## figures for bench/RESULTS.md
 	$(BIN)/python -m bench
+
+docs: $(STAMP)  ## pictures of the console, docs/console/
+	$(BIN)/python -m docs.console.make_pictures
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak

@@ -19,8 +19,8 @@ INTRO = """# Figures
 Made by `python -m bench --write`, never by hand. Median [min..max] of repeated runs. Server figures are CPU
 seconds of the `hs-node serve` process alone (its relay process and PostgreSQL are separate processes); the
 load runs on the same cores, so latencies and rates are what this machine gives while it also plays
-all devices. Budgets: DESIGN section 10. "Naive" is bench/naive.py on the same data in the same run; a
-ratio above 1 means that ours is cheaper.
+all devices. Budgets: DESIGN section 10. "Naive" is said under each table, on the same data in the same
+run; a ratio above 1 means that ours is cheaper.
 """
 NAIVE_NOTE = (
     "Naive: the same server with a naive netmap (bench/naive_server.py): per viewer it finds the peers pair "

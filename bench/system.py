@@ -74,22 +74,29 @@ class Postgres:
         self._embedded = EmbeddedPostgres(parent / "pg", durable=True)
         self.dsn = self._embedded.acquire()
         self.pid = int((self._embedded.data_dir / "postmaster.pid").read_text().split("\n")[0])
-        self.version = asyncio.run(self._run("SHOW server_version"))
+        self.version = str(self.value("SHOW server_version"))
 
-    async def _run(self, statement: str) -> str:
-        connection = await asyncpg.connect(self.dsn, timeout=30)
+    def value(self, statement: str, database: str = "") -> Any:
+        """The first value of a fixed statement, in the server's own or another of its databases."""
+        return asyncio.run(self._run(statement, database))
+
+    async def _run(self, statement: str, database: str) -> Any:
+        connection = await asyncpg.connect(self.dsn_of(database) if database else self.dsn, timeout=30)
         try:
-            return str(await connection.fetchval(statement, timeout=60))
+            return await connection.fetchval(statement, timeout=60)
         finally:
             await connection.close(timeout=10)
 
     def new_database(self, name: str) -> str:
         """DSN of a fresh database; `name` is ours, never input."""
-        asyncio.run(self._run(f"CREATE DATABASE {name}"))
+        self.value(f"CREATE DATABASE {name}")
+        return self.dsn_of(name)
+
+    def dsn_of(self, name: str) -> str:
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{name}"))
 
     def drop_database(self, name: str) -> None:
-        asyncio.run(self._run(f"DROP DATABASE {name} WITH (FORCE)"))
+        self.value(f"DROP DATABASE {name} WITH (FORCE)")
 
     def cpu_s(self) -> float:
         return cpu_s(self.pid) + children_cpu_s(self.pid)

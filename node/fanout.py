@@ -65,6 +65,7 @@ class TenantFanout:
         self._on_round = on_round
         self._loop = asyncio.get_running_loop()
         self._joiners: list[MapSession] = []
+        self._told: set[DeviceId] = set()
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
         self._round: asyncio.Task[None] | None = None
@@ -140,6 +141,7 @@ class TenantFanout:
         viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
         flush = self.netmap.commit()
         stats.devices = len(flush.changes)
+        self._report_rejected()
         if not flush.is_empty:
             for start in range(0, len(viewers), SLICE_VIEWERS):
                 if joiners and self._loop.time() - started > ANNOUNCE_BOUND_S:
@@ -156,6 +158,17 @@ class TenantFanout:
         self._rested = ended + min(4 * stats.seconds, TICK_MAX_S)
         self._not_before = max(self._rested, ended + TICK_MIN_S)
         self._on_round(self, stats)
+
+    def _report_rejected(self) -> None:
+        rejected = self.netmap.rejected
+        for device_id in rejected.keys() - self._told:
+            _log.error(
+                "device_unreadable",
+                tenant=self.netmap.tenant.name,
+                device=device_id,
+                reason=rejected[device_id],
+            )
+        self._told = set(rejected)
 
     def _announce(self, flush: Flush, viewers: list[MapSession], stats: RoundStats) -> None:
         for session in viewers:

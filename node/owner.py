@@ -46,6 +46,9 @@ EXPIRY_CHECK_S = 1.0
 EPHEMERAL_CHECK_S = 5.0
 HEARTBEAT_S = 10.0
 TRIM_S = 3600.0
+#: Statistics are refreshed whenever the fleet has doubled since, from this size on.
+STATISTICS_S = 2.0
+STATISTICS_FROM = 50
 #: Change rows are of no use to anybody after this.
 CHANGES_KEPT_S = 24 * 3600.0
 #: Sessions handed back at a time when the process stops, and the pause between.
@@ -82,6 +85,7 @@ class Owner:
     listener: Listener
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
+    _counted: int = 0
     _published: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
 
@@ -238,6 +242,7 @@ class Owner:
             Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
             Job("heartbeat", HEARTBEAT_S, self.heartbeat),
             Job("trim", TRIM_S, self._trim),
+            Job("statistics", STATISTICS_S, self._refresh_statistics),
         ]
         if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
             jobs.append(Job("refresh_derp_map", settings.derp.update_frequency, self._refresh_derp_map))
@@ -260,6 +265,12 @@ class Owner:
         """Say in the database that this process lives, and where its relay is."""
         await self._publish_region()
         await self.scoped.put_instance(self.instance, addr=self.settings.listen_addr, version=__version__)
+
+    async def _refresh_statistics(self) -> None:
+        devices = self.hub.counts()[1]
+        if self.may_write() and devices >= STATISTICS_FROM and devices >= 2 * self._counted:
+            await self.scoped.refresh_statistics()
+            self._counted = devices
 
     async def _trim(self) -> None:
         await self.scoped.trim_changes(CHANGES_KEPT_S)

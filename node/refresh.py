@@ -25,6 +25,8 @@ _log = log.get("refresh")
 POLL_EVERY_S = 1.0
 #: More changed devices than this in one read: the whole cluster is loaded instead.
 RELOAD_ABOVE = 5000
+#: A device that this process writes whenever it is read is left for the next read after so many.
+RELOAD_ROUNDS = 3
 
 
 class Source(Protocol):
@@ -58,6 +60,7 @@ class Refresher:
         self._on_rows = on_rows
         self._position = ""
         self._missed_load = True
+        self._again: set[tuple[TenantId, DeviceId]] = set()
         #: Of users an older reading must not follow a newer one.
         self._reading_users = asyncio.Lock()
 
@@ -67,12 +70,12 @@ class Refresher:
             with self._hub.noting() as newer:
                 snapshot = await self._source.load()
             self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
-        self._position = snapshot.position
-        self._missed_load = False
         # What was written here meanwhile may miss what others had written to the same device before.
         await self._reload_devices(
             {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
         )
+        self._position = snapshot.position
+        self._missed_load = False
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
@@ -81,7 +84,7 @@ class Refresher:
             return 0
         position, changes = await self._source.changes(self._position)
         foreign = [change for change in changes if change.origin != self._instance]
-        if foreign:
+        if foreign or self._again:
             await self._apply(foreign)
             self._on_rows(len(foreign))
         self._position = position
@@ -96,7 +99,7 @@ class Refresher:
         await self._reload_users({(tenant_id, user_id)})
 
     async def _apply(self, changes: list[Change]) -> None:
-        devices: set[tuple[TenantId, DeviceId]] = set()
+        devices = set(self._again)
         users: set[tuple[TenantId, UserId]] = set()
         for change in changes:
             kind, _, value = change.scope_key.partition(":")
@@ -130,7 +133,10 @@ class Refresher:
 
     async def _reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
         """Read devices again, once more those that this process wrote while they were read."""
-        while ids:
+        asked = ids
+        for _ in range(RELOAD_ROUNDS):
+            if not ids:
+                break
             with self._hub.noting() as newer:
                 found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
             for _, device_id in ids:
@@ -142,6 +148,7 @@ class Refresher:
                 else:
                     self._hub.remove_device(device_id)
             ids = {key for key in ids if key[1] in newer}
+        self._again = (self._again - asked) | ids
 
     async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
         """Follow for ever, reading after every event and at least every POLL_EVERY_S."""

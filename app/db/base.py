@@ -72,7 +72,7 @@ class ScopedBase:
     async def _audit(
         self,
         conn: PoolConnection,
-        tenant_id: TenantId,
+        tenant_id: TenantId | None,
         actor: str,
         action: str,
         what: str,

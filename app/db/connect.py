@@ -65,6 +65,16 @@ async def connect(
         return conn
 
 
+async def reset_if_needed(conn: asyncpg.Connection[asyncpg.Record]) -> None:
+    """What a pool does to a connection that comes back.
+
+    Nothing here sets anything that outlives a transaction, so only a transaction left open needs the
+    round trip that asyncpg would spend on each use.
+    """
+    if conn.is_in_transaction():
+        await conn.reset(timeout=COMMAND_TIMEOUT_S)
+
+
 async def create_pool(
     dsn: str,
     size: int,
@@ -87,6 +97,7 @@ async def create_pool(
         "command_timeout": COMMAND_TIMEOUT_S,
         "server_settings": settings,
         "target_session_attrs": SessionAttribute.any if read_only else SessionAttribute.read_write,
+        "reset": reset_if_needed,
     }
     with translated():
         return await asyncpg.create_pool(dsn, **options)

@@ -120,6 +120,10 @@ class Devices(ScopedBase):
         gone: int = await self._fetchval(QUERIES["trim_tombstones"], self.cluster_id, max_age_s)
         return gone
 
+    async def refresh_statistics(self) -> None:
+        """Plans for the tables' size of now; due when a cluster has grown a lot."""
+        await self._execute(QUERIES["refresh_statistics"])
+
     async def put_instance(
         self, instance: str, *, kind: str = "node", addr: str = "", version: str = ""
     ) -> None:

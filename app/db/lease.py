@@ -76,11 +76,17 @@ class Lease:
         self._keeper: asyncio.Task[None] | None = None
         self._freeze_timer: asyncio.TimerHandle | None = None
         self._gone: tuple[int, float] | None = None
+        #: A connection does one thing at a time; whoever asks about the holder waits for an attempt.
+        self._asking = asyncio.Lock()
         self._nudge = asyncio.Event()
         self._changed = asyncio.Event()
 
     async def holder(self) -> Holder | None:
         """Who holds the lease now, None if nobody ever did. Raises Unavailable."""
+        async with self._asking:
+            return await self._holder()
+
+    async def _holder(self) -> Holder | None:
         conn = await self._connection()
         with translated():
             row = await conn.fetchrow(QUERIES["lease_state"], self.name, timeout=self._ttl_s)
@@ -91,22 +97,23 @@ class Lease:
         if self.state is not LeaseState.STANDBY:
             return self.epoch if self.state is LeaseState.OWNER else None
         loop = asyncio.get_running_loop()
-        try:
-            early = self._gone_long_enough(await self.holder(), loop.time())
-            sent = loop.time()
-            conn = await self._connection()
-            with translated():
-                epoch: int | None = await conn.fetchval(
-                    QUERIES["lease_acquire"],
-                    self.name,
-                    self.instance,
-                    self._ttl_s,
-                    early,
-                    timeout=ACQUIRE_TIMEOUT_S,
-                )
-        except Unavailable:
-            self._drop()
-            raise
+        async with self._asking:
+            try:
+                early = self._gone_long_enough(await self._holder(), loop.time())
+                sent = loop.time()
+                conn = await self._connection()
+                with translated():
+                    epoch: int | None = await conn.fetchval(
+                        QUERIES["lease_acquire"],
+                        self.name,
+                        self.instance,
+                        self._ttl_s,
+                        early,
+                        timeout=ACQUIRE_TIMEOUT_S,
+                    )
+            except Unavailable:
+                self._drop()
+                raise
         if epoch is None:
             return None
         self.epoch = epoch

@@ -27,15 +27,24 @@ class Users(AuthKeys):
     ) -> User:
         """A new user. Raises BadRequest, Conflict for a taken name, Refused for a full tenant."""
         _check_name(name)
-        async with self._tenant_tx(tenant_id) as conn:
-            await self._check_quota(conn, tenant_id, users=1)
-            row = await conn.fetchrow(
-                QUERIES["insert_user"], self.cluster_id, tenant_id, name, display_name, email, profile_pic_url
-            )
-            assert row is not None
-            user = rows.user(row)
-            await self._audit(conn, tenant_id, actor, "user_create", f"user:{user.id}", None, {"name": name})
-            return user
+        with worded({"users_name": _name_taken(name)}):
+            async with self._tenant_tx(tenant_id) as conn:
+                await self._check_quota(conn, tenant_id, users=1)
+                row = await conn.fetchrow(
+                    QUERIES["insert_user"],
+                    self.cluster_id,
+                    tenant_id,
+                    name,
+                    display_name,
+                    email,
+                    profile_pic_url,
+                )
+                assert row is not None
+                user = rows.user(row)
+                await self._audit(
+                    conn, tenant_id, actor, "user_create", f"user:{user.id}", None, {"name": name}
+                )
+                return user
 
     async def list_users(self, tenant_id: TenantId, name: str | None = None) -> list[User]:
         """Users of a tenant, all or the one of this name, by id."""
@@ -52,7 +61,7 @@ class Users(AuthKeys):
     async def rename_user(self, tenant_id: TenantId, user_id: UserId, name: str, *, actor: str = "") -> bool:
         """Gives a user another name; False when it has it already. Raises BadRequest, NotFound, Conflict."""
         _check_name(name)
-        with worded({"users_name": Conflict(f"there is a user {name!r} already", code="name_taken")}):
+        with worded({"users_name": _name_taken(name)}):
             async with self._tenant_tx(tenant_id) as conn:
                 user = await self._lock_user(conn, tenant_id, user_id)
                 if user.name == name:
@@ -91,6 +100,10 @@ class Users(AuthKeys):
 
 def missing_user(user_id: UserId) -> NotFound:
     return NotFound(f"there is no user {user_id} here")
+
+
+def _name_taken(name: str) -> Conflict:
+    return Conflict(f"there is already a user {name!r} in this tenant", code="user_exists")
 
 
 def _check_name(name: str) -> None:

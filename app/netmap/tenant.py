@@ -52,6 +52,8 @@ class TenantNetmap:
         self._owned: dict[UserId, set[DeviceId]] = {}
         self._profiles: dict[UserId, bytes] = {TAGGED_DEVICES_USER_ID: _TAGGED_PROFILE}
         self._class_parts: dict[ClassKey, Piece] = {}
+        #: Devices whose newest record cannot be told to anybody, and why.
+        self.rejected: dict[DeviceId, str] = {}
         self._pending: dict[DeviceId, tuple[Device, bool] | None] = {}
         self._pending_profiles: dict[UserId, bytes | None] = {}
         self._pending_common: dict[str, bytes] = {}
@@ -159,8 +161,17 @@ class TenantNetmap:
                 if old is not None and device == old.device and (expired, fqdn) == (old.expired, old.fqdn):
                     continue
                 new = Row(device, fqdn, self._visibility.class_of(device), expired=expired)
-            elif old is None:
-                continue
+                try:
+                    new.json()
+                except (TypeError, ValueError, OverflowError) as error:
+                    # One unreadable record must not blank anybody's map: its last good picture stays.
+                    self.rejected[device_id] = str(error)
+                    continue
+                self.rejected.pop(device_id, None)
+            else:
+                self.rejected.pop(device_id, None)
+                if old is None:
+                    continue
             self._move(device_id, old, new)
             changes[device_id] = RowChange(old, new)
         return changes

@@ -107,3 +107,7 @@ SELECT node_key_known($1)
 -- Clusters where a machine has devices, most recently seen first.
 -- $1 machine_key
 SELECT route_machine($1)
+
+-- refresh_statistics --
+-- Statistics of the device tables, so that kept plans are made anew for the size they have now.
+SELECT refresh_statistics()

@@ -29,7 +29,7 @@ async def test_users(prepared: Database, admin: Scoped, home: Home) -> None:
     assert await admin.user(t, "bob") == bob
     with pytest.raises(NotFound, match="'carol'"):
         await admin.user(t, "carol")
-    with pytest.raises(Conflict, match="users_name"):
+    with pytest.raises(Conflict, match="already a user"):
         await admin.create_user(t, "bob")
     audit = (await rows_of(prepared.dsn, "a"))["audit_log"]
     assert any(f"user_create,user:{bob.id}" in row and ",root," in row for row in audit)

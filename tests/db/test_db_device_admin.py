@@ -143,7 +143,7 @@ async def test_rename_user(admin: Scoped, home: Home) -> None:
     assert await scopes(admin, position) == {f"user:{home.user.id}"}
     assert (await admin.user(t, "carol")).id == home.user.id
     assert not await admin.rename_user(t, home.user.id, "carol")
-    with pytest.raises(Conflict, match="there is a user 'bob' already"):
+    with pytest.raises(Conflict, match="there is already a user 'bob'"):
         await admin.rename_user(t, home.user.id, "bob")
     for name in ("", " x", "a\nb"):
         with pytest.raises(BadRequest):

@@ -278,3 +278,26 @@ def test_one_encoding_serves_a_thousand_viewers():
     messages = {id(flush.message_for(DeviceId(n), Variant.ZSTD)) for n in range(1, 1000)}
     assert len(messages) == 1
     assert flush.encodings == 1
+
+
+def test_an_unreadable_record_blanks_nobodys_map():
+    """orjson refuses times outside year 1 to 9999, text that is no UTF-8, and Hostinfo that is no JSON."""
+    netmap = make_netmap()
+    for number in (1, 2, 3):
+        netmap.put(make_device(number))
+    netmap.commit()
+    client = Viewer(netmap, DeviceId(1), Variant.ZSTD)
+    netmap.put(make_device(2, expiry=float("nan")))
+    netmap.put(make_device(3, endpoints=("9.9.9.9:1",)))
+    netmap.put(make_device(4, given_name="\ud800"))
+    netmap.put(make_device(5))
+    message = netmap.commit().message_for(DeviceId(1), Variant.ZSTD)
+    client.receive(message)
+    assert set(client.client.peers) == {2, 3, 5}
+    assert set(netmap.rejected) == {2, 4}
+    assert set(Viewer(netmap, DeviceId(3), Variant.PLAIN).client.peers) == {1, 2, 5}
+    netmap.put(make_device(2, home_derp=7))
+    netmap.remove(DeviceId(4))
+    client.receive(netmap.commit().message_for(DeviceId(1), Variant.ZSTD))
+    assert client.client.peers[2]["HomeDERP"] == 7
+    assert netmap.rejected == {}

@@ -41,7 +41,12 @@ class Line:
         self.store = Store()
         self.devices: dict[DeviceId, Device] = {}
         self.may_write = True
-        self.hot = HotState(self.store, self.devices.get, lambda: self.may_write)
+        self.asked = 0
+        self.hot = HotState(self.store, self.devices.get, self._may_write)
+
+    def _may_write(self) -> bool:
+        self.asked += 1
+        return self.may_write
 
     def change(self, number: int, **facts: Any) -> None:
         row = replace(self.devices.get(DeviceId(number), device(number)), **facts)
@@ -113,17 +118,20 @@ async def test_a_device_deleted_meanwhile_is_not_written() -> None:
     assert (line.store.batches, line.store.durable, line.hot.waiting) == ([], [], 0)
 
 
-async def test_nothing_is_written_while_the_lease_is_frozen() -> None:
+async def test_nothing_is_written_while_the_lease_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotstate_module, "FLUSH_EVERY_S", 0.001)
     line = Line()
     line.change(1, online=True)
     line.may_write = False
     await line.hot.store(line.devices[DeviceId(1)])
-    with pytest.raises(Unavailable):
-        await line.hot.flush()
+    running = asyncio.create_task(line.hot.run())
+    await until(lambda: line.asked > 5, "the writer has looked several times")
     assert (line.store.batches, line.store.durable, line.hot.waiting) == ([], [], 2)
     line.may_write = True
-    await line.hot.flush()
+    await until(lambda: line.hot.waiting == 0, "all is written")
     assert (len(line.store.batches), len(line.store.durable)) == (1, 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_the_writer_goes_on_after_failures_and_ends_with_the_lease(

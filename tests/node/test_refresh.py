@@ -101,7 +101,7 @@ class Parts:
         self.derp += 1
 
     def names(self) -> dict[int, str]:
-        return {d.id: d.hostname for d in self.hub.devices()}
+        return {i: d.hostname for i in range(1, 20) if (d := self.hub.device(DeviceId(i))) is not None}
 
     def own_commit(self, row: Device) -> None:
         """What a registration here does: the database first, then memory."""
@@ -158,23 +158,55 @@ async def test_a_registration_during_a_read_is_not_undone(parts: Parts, how: str
     assert parts.names() == {1: "newest", 2: "d2", 7: "d7"}
 
 
+async def test_what_others_wrote_after_us_counts_although_the_picture_was_left_out(parts: Parts) -> None:
+    """Our write is applied here while a picture is read that has a later write of somebody else."""
+    ours = replace(device(1), hostname="ours")
+    parts.database.commit(ours, origin="me")
+    parts.database.commit(replace(device(1), hostname="theirs, later"))
+    parts.database.hold("load")
+    reading = asyncio.create_task(parts.refresher.load())
+    await until(lambda: parts.database.reads[-1:] == ["load"], "the picture is taken")
+    parts.hub.put_device(ours)
+    parts.database.hold()
+    await reading
+    assert parts.names()[1] == "theirs, later"
+
+
 async def test_an_older_row_does_not_replace_what_was_written_here_meanwhile(parts: Parts) -> None:
     parts.database.commit(replace(device(1), hostname="by an operator"))
     original = parts.database.load_devices
 
     async def slow(devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
         found = await original(devices)
+        parts.database.load_devices = original  # type: ignore[method-assign]
         parts.own_commit(replace(device(1), node_key=device(9).node_key, hostname="rotated"))
         return found
 
     parts.database.load_devices = slow  # type: ignore[method-assign]
     await parts.refresher.catch_up()
-    parts.database.load_devices = original  # type: ignore[method-assign]
     assert parts.names()[1] == "rotated"
     assert parts.hub.device_by_node_key(device(9).node_key) is not None
     await parts.refresher.catch_up()
     assert parts.names()[1] == "rotated"
     assert parts.database.rows[DeviceId(1)].hostname == "rotated"
+
+
+async def test_a_device_that_is_written_all_the_time_does_not_hold_up_the_others(parts: Parts) -> None:
+    parts.database.commit(replace(device(1), hostname="by an operator"), replace(device(2), hostname="new"))
+    original = parts.database.load_devices
+
+    async def busy(devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
+        found = await original(devices)
+        parts.own_commit(replace(device(1), hostname="busy"))
+        return found
+
+    parts.database.load_devices = busy  # type: ignore[method-assign]
+    await parts.refresher.catch_up()
+    assert parts.names() == {1: "busy", 2: "new"}
+    parts.database.load_devices = original  # type: ignore[method-assign]
+    parts.database.rows[DeviceId(1)] = replace(device(1), hostname="at last")
+    await parts.refresher.catch_up()
+    assert parts.names() == {1: "at last", 2: "new"}
 
 
 async def test_a_deletion_here_is_not_undone_by_an_older_picture(parts: Parts) -> None:
@@ -239,3 +271,28 @@ async def test_many_changed_devices_are_one_load(parts: Parts, monkeypatch: pyte
     await parts.refresher.catch_up()
     assert parts.database.reads == ["changes", "load"]
     assert set(parts.names()) == {1, 2, 3, 4, 5}
+
+
+async def test_a_user_written_here_during_a_load_is_read_after_it(parts: Parts) -> None:
+    parts.database.reads.clear()
+    parts.database.hold("load")
+    loading = asyncio.create_task(parts.refresher.load())
+    await until(lambda: parts.database.reads == ["load"], "the picture is taken")
+    reading = asyncio.create_task(parts.refresher.reload_user(TENANT.id, USER.id))
+    await asyncio.sleep(0)
+    assert parts.database.reads == ["load"]
+    parts.database.go_on.set()
+    await asyncio.gather(loading, reading)
+    assert parts.database.reads[:2] == ["load", "users"]
+
+
+async def test_a_device_that_waits_for_the_next_read_is_not_forgotten_for_another(parts: Parts) -> None:
+    """A request's own reading of one device leaves alone what the last reading could not settle."""
+    waiting = (TENANT.id, DeviceId(1))
+    parts.refresher._again = {waiting}
+    await parts.refresher.reload_device(TENANT.id, DeviceId(2))
+    assert parts.refresher._again == {waiting}
+    parts.database.commit(replace(device(1), hostname="renamed"), origin="me")
+    await parts.refresher.catch_up()
+    assert parts.names()[1] == "renamed"
+    assert parts.refresher._again == set()

@@ -157,7 +157,7 @@ async def test_users(operator: Operator, pair: Pair) -> None:
     alice = await operator.place.user("alice")
     await operator.do("user_rename", user_id=alice.id, name="carol")
     await one.wait_for(lambda n: n.user_profiles[alice.id]["LoginName"].startswith("carol"), DEADLINE_S)
-    assert "there is a user 'carol' already" in (
+    assert "there is already a user 'carol'" in (
         await operator.refused("user_rename", user_id=(await operator.place.user("bob")).id, name="carol")
     )
     assert "still has devices (2)" in await operator.refused("user_delete", user_id=alice.id)

@@ -119,6 +119,8 @@ async def test_without_standby_a_second_process_ends_with_a_sentence(database: s
 
 async def test_a_waiting_standby_stops_when_told(database: str) -> None:
     async with ServeProcess(database, settings=dict(FAST)) as owner, standby_of(owner) as second:
+        # Asked about its health all the time, it says so each time: asking disturbs no attempt to take over.
+        assert await asyncio.gather(*(state(second) for _ in range(100))) == ["standby"] * 100
         assert await second.stop() == 0
         assert await owner.health() == 200
         assert await state(owner) == "owner"

@@ -134,8 +134,8 @@ async def test_every_log_line_carries_the_cluster(pg_server: str, format: str) -
         lines = [line for line in process.log().splitlines() if line.strip() and not line.startswith(told)]
         parsed = [orjson.loads(line) for line in lines if line.startswith("{")]
         text = [line for line in lines if not line.startswith("{")]
-        assert {row["cluster_id"] for row in parsed} == {"Cluster_7"}
+        assert {row["cluster_id"] for row in parsed} <= {"Cluster_7"}
         assert [line for line in text if " cluster_id=Cluster_7" not in line and line[:4] != "    "] == []
         events = {row["event"] for row in parsed} | {line.split()[2] for line in text if line[:4] != "    "}
         assert {"relay_ready", "relay_stopped", "register", "entry_refused", "serving"} <= events
-        assert not text if format == "json" else text
+        assert not (text if format == "json" else parsed)

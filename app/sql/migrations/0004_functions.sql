@@ -188,7 +188,15 @@ BEGIN
     RETURN false;
 END $$;
 
-GRANT EXECUTE ON FUNCTION generation(), lock_tenant(text, bigint), name_with_suffix(text, bigint),
+-- Statements keep the plan they got at first. On a fresh database that was made for empty tables, and any
+-- index looks as good as the right one: each registration would read the whole fleet until autovacuum comes by.
+CREATE FUNCTION refresh_statistics() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = hs, pg_temp AS $$
+BEGIN
+    ANALYZE nodes, node_state, users, tenants, pre_auth_keys, tenant_counters;
+END $$;
+
+GRANT EXECUTE ON FUNCTION refresh_statistics(), generation(), lock_tenant(text, bigint), name_with_suffix(text, bigint),
     ensure_cluster(text, text, text), node_key_known(bytea), route_machine(bytea),
     trim_changes(text, double precision), trim_tombstones(text, double precision)
     TO hs_node, hs_admin, hs_acs;
