@@ -303,8 +303,9 @@ class Serving:
             nonlocal asking
             if asking is None or asking.done():
                 asking = asyncio.create_task(ask_database(), name="health")
-            done, _ = await asyncio.wait({asking}, timeout=HEALTH_DEADLINE_S)
-            return bool(done) and asking.result()
+            question = asking
+            done, _ = await asyncio.wait({question}, timeout=HEALTH_DEADLINE_S)
+            return bool(done) and question.result()
 
         async def node_key_known(key: bytes) -> bool:
             if self.owner is None:

@@ -138,7 +138,7 @@ async def test_without_database_polls_go_on_and_registrations_are_told(
             assert a.polls == 1
             assert not a.violations + b.violations
             metrics = await serve.metrics()
-            assert metrics["hs_registrations_total{outcome=frozen}"] == 2
+            assert metrics["hs_registrations_total{outcome=unavailable}"] == 2
 
 
 async def owner_again(serve: ServeProcess) -> bool:
