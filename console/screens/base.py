@@ -56,6 +56,7 @@ class ListScreen(Screen[None], Generic[RowT]):
     COLUMNS: ClassVar[Sequence[Column]]
     NOUN: ClassVar[str]
     SORT: ClassVar[str] = "name"
+    AUTO_FOCUS = "#table"
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,6 +309,8 @@ class ListScreen(Screen[None], Generic[RowT]):
             text = self.empty_text()
         notice.set_class(text is not None, "shown")
         self.table.display = text is None
+        if text is None and self.focused is None:
+            self.table.focus()
         notice.update(text if text is not None else Text(""))
 
     def empty_text(self) -> Text:
@@ -398,7 +401,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         line = self.query_one(FilterLine)
         line.value = self.filter_text
         # At once, not after a refresh: the keys that follow are the filter's.
-        line.display = True
+        line.open(True)
         self.set_focus(line)
 
     @on(Input.Changed, "#filter")
@@ -427,7 +430,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         self.filter_text, self.filter_error = text, ""
         line = self.query_one(FilterLine)
         line.value = text
-        line.display = bool(text)
+        line.open(bool(text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.change_view()
 
@@ -439,7 +442,7 @@ class ListScreen(Screen[None], Generic[RowT]):
             self.set_filter("")
         elif self.table.marks:
             await self.do_mark_none()
-        line.display = bool(self.filter_text)
+        line.open(bool(self.filter_text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.table.focus()
 

@@ -28,14 +28,14 @@ async def main() -> None:
         place.chmod(0o711)
         server = EmbeddedPostgres(place / "pg", durable=False)
         try:
-            await pictures(server.acquire(), place)
+            await pictures(server.acquire())
         finally:
             server.release()
 
 
-async def pictures(pg_dsn: str, place: Path) -> None:
+async def pictures(pg_dsn: str) -> None:
     async with fresh_database(pg_dsn) as dsn:
-        async with ServeProcess(dsn, "eu-1", state_dir=place / "state") as serve, AsyncExitStack() as fleet:
+        async with ServeProcess(dsn, "eu-1") as serve, AsyncExitStack() as fleet:
             async with admin(dsn, "eu-1") as shell:
                 key = await shell.auth_key(reusable=True)
             for number in range(DEVICES):

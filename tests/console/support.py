@@ -232,9 +232,14 @@ async def running(
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object], what: str = "") -> None:
     """Lets the app work until a condition holds. The console's own poll bounds how long that takes."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await pilot.pause(0.01)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await pilot.pause(0.01)
+    except TimeoutError:
+        app = pilot.app
+        assert isinstance(app, ConsoleApp)
+        raise AssertionError(f"waited in vain {what}; said {toasts(app)}\n{text(app)}") from None
 
 
 async def shown(app: ConsoleApp, pilot: Pilot[Any]) -> ListScreen[Any]:
