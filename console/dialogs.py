@@ -82,8 +82,9 @@ class ConfirmDialog(ModalScreen[bool]):
 
     @on(Input.Submitted)
     def leave_input(self) -> None:
+        self.allow()
         if self.may_confirm:
-            self.query_one("#confirm").focus()
+            self.set_focus(self.query_one("#confirm"))
 
     @on(Button.Pressed, "#confirm")
     def action_confirm(self) -> None:
