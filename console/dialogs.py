@@ -72,7 +72,7 @@ class ConfirmDialog(ModalScreen[bool]):
         if not self.typed or not self.query("#typed") or isinstance(self.focused, Input):
             return False
         line = self.query_one("#typed", Input)
-        line.focus()
+        self.set_focus(line)
         line.insert_text_at_cursor(character)
         return True
 
@@ -81,10 +81,10 @@ class ConfirmDialog(ModalScreen[bool]):
         self.query_one("#confirm", Button).disabled = not self.may_confirm
 
     @on(Input.Submitted)
-    def leave_input(self) -> None:
-        self.allow()
+    def typed_enough(self) -> None:
+        """Enter on the right line is the confirmation."""
         if self.may_confirm:
-            self.set_focus(self.query_one("#confirm"))
+            self.dismiss(True)
 
     @on(Button.Pressed, "#confirm")
     def action_confirm(self) -> None:

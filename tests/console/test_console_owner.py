@@ -46,7 +46,7 @@ async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path
                 base = app.base
                 assert base is not None
                 base.table.move_to(next(key for key, row in base.rows.items() if row.name == "renamed"))
-                await pilot.press("D", *"renamed", "enter", "y")
+                await pilot.press("D", *"renamed", "enter")
                 await until(pilot, lambda: "delete renamed: done" in toasts(app))
                 await until(pilot, lambda: "1 device" in text(app))
                 await has_peers(two)

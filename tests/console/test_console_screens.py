@@ -283,9 +283,7 @@ async def test_marks_make_one_request_each_after_typing_the_number() -> None:
         await pilot.press("y")
         await pilot.pause()
         assert store.asked == []
-        app.screen.query_one("#typed").value = "3"  # type: ignore[attr-defined]
-        await pilot.pause()
-        await pilot.press("y")
+        await pilot.press("backspace", "3", "enter")
         await until(pilot, lambda: len(store.asked) == 3)
         assert [ask.args["device_id"] for ask in store.asked] == [1, 2, 3]
 
