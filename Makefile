@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: demo serve test lint types check bench soak chaos clean
+.PHONY: demo serve test lint types check bench docs clean
 
 demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
 	@$(BIN)/python deploy/demo.py $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -14,7 +14,7 @@ serve: $(READY)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve
 
 test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clients included
-	$(BIN)/python -m pytest -m "not soak and not chaos"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -28,11 +28,8 @@ check: lint types test
 bench: $(STAMP)  ## figures for bench/RESULTS.md
 	$(BIN)/python -m bench
 
-soak: $(STAMP)
-	$(BIN)/python -m pytest -m soak
-
-chaos: $(STAMP)
-	$(BIN)/python -m pytest -m chaos
+docs: $(STAMP)  ## pictures of the console, docs/console/
+	$(BIN)/python -m docs.console.make_pictures
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -25,9 +25,12 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 def safe(text: str) -> str:
     """The text in one line, with everything visible that could move, colour or hide."""
+    text = text[:MAX_CHARS]
+    if text.isascii() and text.isprintable():
+        return text
     out: list[str] = []
     marks = 0
-    for char in unicodedata.normalize("NFC", text[:MAX_CHARS]):
+    for char in unicodedata.normalize("NFC", text):
         code = ord(char)
         if code < 0x20:
             out.append(chr(0x2400 + code))

@@ -35,6 +35,11 @@ def load_settings(config: str | None) -> Settings:
     return settings
 
 
+def keep_terminal_clean(settings: Settings) -> None:
+    """While the screen is ours, a line of a log would tear it; what matters is said on the screen."""
+    log.configure("error", settings.log.format, settings.cluster_id, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+
+
 @asynccontextmanager
 async def database(settings: Settings) -> AsyncIterator[str]:
     """The configured database, or the embedded one while it is in use."""
@@ -84,6 +89,7 @@ def cli(
         async with database(settings) as dsn:
             store = PgStore(dsn, read_only=read_only)
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            keep_terminal_clean(settings)
             await app.run_async()
 
     asyncio.run(run())

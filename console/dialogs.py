@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -48,7 +48,7 @@ class ConfirmDialog(ModalScreen[bool]):
             yield words(Text(self.effect))
             if self.typed:
                 yield words(self.pen.join("To go on type ", self.pen.cell(self.typed, "strong"), ":"))
-                yield Input(id="typed")
+                yield Input(id="typed", select_on_focus=False)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel  esc", id="cancel")
                 yield Button(f"{self.verb}  y", id="confirm", variant="error", disabled=bool(self.typed))
@@ -58,21 +58,40 @@ class ConfirmDialog(ModalScreen[bool]):
 
     @property
     def may_confirm(self) -> bool:
+        """Not before the dialog is there to be read."""
+        if not self.query("#confirm"):
+            return False
         return not self.typed or self.query_one("#typed", Input).value == self.typed
+
+    def on_key(self, event: events.Key) -> None:
+        """Letters go to the line that must be typed, although Cancel has the focus."""
+        if event.character is not None and event.is_printable and self._type(event.character):
+            event.stop()
+
+    def _type(self, character: str) -> bool:
+        if not self.typed or not self.query("#typed") or isinstance(self.focused, Input):
+            return False
+        line = self.query_one("#typed", Input)
+        self.set_focus(line)
+        line.insert_text_at_cursor(character)
+        return True
 
     @on(Input.Changed)
     def allow(self) -> None:
         self.query_one("#confirm", Button).disabled = not self.may_confirm
 
     @on(Input.Submitted)
-    def leave_input(self) -> None:
+    def typed_enough(self) -> None:
+        """Enter on the right line is the confirmation."""
         if self.may_confirm:
-            self.query_one("#confirm").focus()
+            self.dismiss(True)
 
     @on(Button.Pressed, "#confirm")
     def action_confirm(self) -> None:
         if self.may_confirm:
             self.dismiss(True)
+        else:
+            self._type("y")
 
     @on(Button.Pressed, "#cancel")
     def action_cancel(self) -> None:

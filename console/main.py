@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -50,8 +51,7 @@ HS_SAFE = Theme(
 
 #: A request that nobody has taken up after this long is worth a word.
 QUEUED_NOTE_S = 3.0
-#: Smaller than this nothing fits.
-MIN_SIZE = (60, 15)
+SAID_LINES = 50
 
 Asks = Callable[[dict[str, str]], "list[Ask] | Awaitable[list[Ask]]"]
 
@@ -81,11 +81,7 @@ class ConsoleApp(App[None]):
     ENABLE_COMMAND_PALETTE = True
     COMMANDS: ClassVar[set[Any]] = {RegistryCommands}
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    HORIZONTAL_BREAKPOINTS = [
-        (0, "-tiny"),
-        (100, "-normal"),
-        (160, "-wide"),
-    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
     MODES: ClassVar[dict[str, Any]] = {
         "overview": OverviewScreen,
@@ -118,6 +114,8 @@ class ConsoleApp(App[None]):
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
+        #: What was said last: toasts vanish.
+        self.said: deque[str] = deque(maxlen=SAID_LINES)
         self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
@@ -214,8 +212,7 @@ class ConsoleApp(App[None]):
 
     # -- requests -------------------------------------------------------------------------------
 
-    @work(group="dialog", exit_on_error=True)
-    async def confirm(
+    def confirm(
         self,
         action: Action,
         title: str,
@@ -224,31 +221,42 @@ class ConsoleApp(App[None]):
         asks: list[Ask],
         typed: str = "",
     ) -> None:
-        """Asks the operator, then the owner. What is asked was fixed when the key was pressed."""
-        if not asks:
-            return
-        many = len(asks) > 1
-        wanted = typed or (str(len(asks)) if many or action.tier > 1 else "")
-        if await self.push_screen_wait(
-            ConfirmDialog(self.pen, title, objects, effect, action.label.capitalize(), wanted)
-        ):
-            await self._submit(asks)
+        """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
 
-    @work(group="dialog", exit_on_error=True)
-    async def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
+        The dialog is there at once, so keys typed ahead cannot reach the list.
+        """
+        wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
+
+        def decided(yes: bool | None) -> None:
+            if yes:
+                self.submit(asks)
+
+        if asks:
+            verb = action.label.capitalize()
+            self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
+
+    def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
         """A form; its answers become requests. A refusal opens it again with what was typed."""
-        while True:
-            answers = await self.push_screen_wait(FormDialog(self.pen, title, fields, verb, effect))
-            if answers is None:
-                return
-            fields = [_filled(field, answers) for field in fields]
-            try:
-                made = asks(dict(answers))
-                await self._submit(await made if inspect.isawaitable(made) else made)
-            except HsError as error:
-                self.say(error.message, "error")
-            else:
-                return
+
+        def answered(answers: dict[str, str] | None) -> None:
+            if answers is not None:
+                filled = [_filled(field, answers) for field in fields]
+                self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks))
+
+        self.push_screen(FormDialog(self.pen, title, fields, verb, effect), answered)
+
+    @work(group="ask", exit_on_error=True)
+    async def submit(self, asks: list[Ask]) -> None:
+        await self._submit(asks)
+
+    @work(group="ask", exit_on_error=True)
+    async def submit_form(self, answers: dict[str, str], asks: Asks, again: Callable[[], None]) -> None:
+        try:
+            made = asks(dict(answers))
+            await self._submit(await made if inspect.isawaitable(made) else made)
+        except HsError as error:
+            self.say(error.message, "error")
+            again()
 
     async def _submit(self, asks: list[Ask]) -> None:
         for ask in asks:
@@ -273,22 +281,25 @@ class ConsoleApp(App[None]):
                 self.push_screen(SecretDialog(ask.secret))
         self.feed.kick()
 
-    async def tenant_choices(self) -> list[tuple[str, str]]:
-        """Tenants as a form offers them, value `cluster/id`; empty with a word when they cannot be read."""
+    @work(group="tenants", exclusive=True, exit_on_error=True)
+    async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:
+        """Tenants as a form offers them, value `cluster/id`; a word instead when there are none."""
         try:
             tenants = await self.store.tenants(self.scope)
         except HsError as error:
             self.say(error.message, "error")
-            return []
-        if not tenants:
+            return
+        if tenants:
+            go_on(tuple((f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants))
+        else:
             self.say("there is no tenant yet: start hs-node serve", "warning")
-        return [(f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants]
 
     # -- small things ---------------------------------------------------------------------------
 
     def say(self, text: str, severity: str = "information") -> None:
         """A toast: one line of harmless text."""
-        self.notify(safe(text), severity=cast("Any", severity), markup=False)
+        self.said.append(safe(text))
+        self.notify(self.said[-1], severity=cast("Any", severity), markup=False)
 
     def go_to(self, screen: str, filter_text: str | None = None) -> None:
         """Another screen; with a filter, that one."""
@@ -305,12 +316,13 @@ class ConsoleApp(App[None]):
     def open_page(self, title: str, text: Text) -> None:
         self.push_screen(PageDialog(title, text))
 
-    @work(group="dialog", exit_on_error=True)
-    async def choose_copy(self, choices: list[tuple[str, str]]) -> None:
-        chosen = await self.push_screen_wait(ChoiceDialog(self.pen, "Copy", choices))
-        if chosen is not None:
-            self.copy_to_clipboard(chosen)
-            self.say("copied")
+    def choose_copy(self, choices: list[tuple[str, str]]) -> None:
+        def chosen(text: str | None) -> None:
+            if text is not None:
+                self.copy_to_clipboard(text)
+                self.say("copied")
+
+        self.push_screen(ChoiceDialog(self.pen, "Copy", choices), chosen)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         for command in super().get_system_commands(screen):

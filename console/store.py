@@ -71,6 +71,7 @@ class PgStore:
         self._fleet: Fleet | None = None
         self._desk: RequestDesk | None = None
         self._clusters: frozenset[str] = frozenset()
+        self._opening = asyncio.Lock()
         self._closed = False
 
     async def overview(self, cluster_id: str | None) -> Overview:
@@ -145,11 +146,13 @@ class PgStore:
 
     async def _read(self, work: Callable[[Fleet], Awaitable[T]]) -> T:
         async def attempt() -> T:
-            if self._fleet is None:
-                fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=not self.writable)
-                self._keep(fleet)
-                self._fleet = fleet
-            return await work(self._fleet)
+            async with self._opening:
+                if self._fleet is None:
+                    fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=not self.writable)
+                    self._keep(fleet)
+                    self._fleet = fleet
+                opened = self._fleet
+            return await work(opened)
 
         return await self._guarded(attempt)
 
@@ -158,11 +161,13 @@ class PgStore:
             raise Refused("this console is read-only", code="read_only")
 
         async def attempt() -> T:
-            if self._desk is None:
-                desk = await RequestDesk.open(self._dsn)
-                self._keep(desk)
-                self._desk = desk
-            return await work(self._desk)
+            async with self._opening:
+                if self._desk is None:
+                    desk = await RequestDesk.open(self._dsn)
+                    self._keep(desk)
+                    self._desk = desk
+                opened = self._desk
+            return await work(opened)
 
         return await self._guarded(attempt)
 

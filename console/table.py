@@ -78,6 +78,7 @@ class ResourceTable(DataTable[Text]):
         self.marks: set[str] = set()
         self._rows: dict[str, list[Text]] = {}
         self._pointed: str | None = None
+        self._held: tuple[str | None, int, int] | None = None
 
     # -- what is where --------------------------------------------------------------------------
 
@@ -109,6 +110,8 @@ class ResourceTable(DataTable[Text]):
         shown = choose(self.all_columns, width)
         changed = shown != self.shown
         if changed:
+            if self._rows:
+                self._held = self._standing()
             self.clear(columns=True)
             self._rows.clear()
             self.shown = shown
@@ -134,8 +137,8 @@ class ResourceTable(DataTable[Text]):
 
         Answers the key that was under the cursor when it is there no more; then the cursor stays at its line.
         """
-        key, index = self.cursor_key, self.cursor_row
-        line = index - int(self.scroll_y)
+        key, index, line = self._held or self._standing()
+        self._held = None
         wanted = {row_key: list(cells) for row_key, cells in rows}
         with self.app.batch_update():
             gone = [old for old in self._rows if old not in wanted]
@@ -158,6 +161,10 @@ class ResourceTable(DataTable[Text]):
             lost = self._place_cursor(key, index, line)
             self.paint_marks()
         return lost
+
+    def _standing(self) -> tuple[str | None, int, int]:
+        """The key under the cursor, its row, and its line on the screen."""
+        return self.cursor_key, self.cursor_row, self.cursor_row - int(self.scroll_y)
 
     def _update(self, row_key: str, cells: list[Text]) -> None:
         old = self._rows[row_key]

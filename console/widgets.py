@@ -129,3 +129,8 @@ class FilterLine(Input):
     def __init__(self) -> None:
         hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear)"
         super().__init__(placeholder=hint, id="filter", compact=True)
+        self.can_focus = False
+
+    def open(self, shown: bool) -> None:
+        """Shows or hides it; a hidden one must not catch the keys of a list that is empty for a moment."""
+        self.display = self.can_focus = shown

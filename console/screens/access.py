@@ -133,11 +133,11 @@ class KeysScreen(ListScreen[KeyRow]):
         )
 
     async def do_key_create(self) -> None:
-        tenants = await self.console.tenant_choices()
-        if not tenants:
-            return
+        self.console.with_tenants(self._form)
+
+    def _form(self, tenants: tuple[tuple[str, str], ...]) -> None:
         fields = [
-            Field("tenant", "Tenant", choices=tuple(tenants)),
+            Field("tenant", "Tenant", choices=tenants),
             Field("user", "Owner", hint="a user's name, or leave it empty and give tags"),
             Field(
                 "tags", "Tags", hint="tag:web tag:ci", check=lambda text: tags_complaint(text) if text else ""

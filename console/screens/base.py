@@ -37,9 +37,13 @@ STYLE_LOST = STYLES["attention"]
 
 
 def bindings_of(screen: str) -> list[BindingType]:
-    """Key bindings from the registry; each has the id of its action, so a keymap can move it."""
+    """Key bindings from the registry; each has the id of its action, so a keymap can move it.
+
+    With priority the app carries them out before it looks at the next key: what is typed ahead goes where
+    the first key led, not to the list.
+    """
     return [
-        Binding(action.key, f"command('{action.id}')", action.label, show=False, id=action.id)
+        Binding(action.key, f"command('{action.id}')", action.label, show=False, priority=True, id=action.id)
         for action in actions_of(screen)
         if action.key != "enter"
     ]
@@ -52,6 +56,7 @@ class ListScreen(Screen[None], Generic[RowT]):
     COLUMNS: ClassVar[Sequence[Column]]
     NOUN: ClassVar[str]
     SORT: ClassVar[str] = "name"
+    AUTO_FOCUS = "#table"
 
     def __init__(self) -> None:
         super().__init__()
@@ -304,6 +309,8 @@ class ListScreen(Screen[None], Generic[RowT]):
             text = self.empty_text()
         notice.set_class(text is not None, "shown")
         self.table.display = text is None
+        if text is None and self.focused is None:
+            self.table.focus()
         notice.update(text if text is not None else Text(""))
 
     def empty_text(self) -> Text:
@@ -369,6 +376,9 @@ class ListScreen(Screen[None], Generic[RowT]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
+            typing = isinstance(self.focused, Input)
+            if typing and parameters[0] != "app.back" and "+" not in BY_ID[str(parameters[0])].key:
+                return False
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True
 
@@ -390,8 +400,9 @@ class ListScreen(Screen[None], Generic[RowT]):
     async def do_list_filter(self) -> None:
         line = self.query_one(FilterLine)
         line.value = self.filter_text
-        line.add_class("shown")
-        line.focus()
+        # At once, not after a refresh: the keys that follow are the filter's.
+        line.open(True)
+        self.set_focus(line)
 
     @on(Input.Changed, "#filter")
     def check_filter(self, event: Input.Changed) -> None:
@@ -419,7 +430,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         self.filter_text, self.filter_error = text, ""
         line = self.query_one(FilterLine)
         line.value = text
-        line.set_class(bool(text), "shown")
+        line.open(bool(text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.change_view()
 
@@ -431,7 +442,7 @@ class ListScreen(Screen[None], Generic[RowT]):
             self.set_filter("")
         elif self.table.marks:
             await self.do_mark_none()
-        line.set_class(bool(self.filter_text), "shown")
+        line.open(bool(self.filter_text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.table.focus()
 

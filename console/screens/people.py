@@ -88,11 +88,11 @@ class UsersScreen(ListScreen[UserRow]):
         self.console.go_to("devices", render(conditions))
 
     async def do_user_create(self) -> None:
-        tenants = await self.console.tenant_choices()
-        if not tenants:
-            return
+        self.console.with_tenants(self._form)
+
+    def _form(self, tenants: tuple[tuple[str, str], ...]) -> None:
         fields = [
-            Field("tenant", "Tenant", choices=tuple(tenants)),
+            Field("tenant", "Tenant", choices=tenants),
             Field("name", "Name", check=name_complaint, hint="alice or alice@example.com"),
             Field("display_name", "Full name"),
             Field("email", "Email"),

@@ -1,0 +1,261 @@
+"""A store in memory for states a database cannot be put into, and makers of rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from textual.pilot import Pilot
+
+from app.errors import HsError, NotFound
+from app.fleet import (
+    Anchor,
+    AuditRow,
+    ClusterRow,
+    DeviceRow,
+    KeyRow,
+    Overview,
+    Page,
+    TenantRef,
+    UserRow,
+    View,
+)
+from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
+from console.export import text_of
+from console.main import ConsoleApp
+from console.screens.base import ListScreen
+from console.store import Ask
+
+NOW = 1_795_300_000.0
+DEADLINE_S = 20.0
+
+
+def device(number: int, name: str | None = None, **changes: Any) -> DeviceRow:
+    fields: dict[str, Any] = {
+        "cluster_id": "eu-1",
+        "tenant_id": TenantId(1),
+        "tenant": "eu-1",
+        "id": DeviceId(number),
+        "name": name if name is not None else f"device-{number:04}",
+        "hostname": name if name is not None else f"Device {number}",
+        "user_id": UserId(1),
+        "user": "alice",
+        "tags": (),
+        "ipv4": f"100.64.{number // 250}.{number % 250 + 1}",
+        "ipv6": f"fd7a:115c:a1e0::{number:x}",
+        "os": "linux",
+        "version": "1.98.1-t123",
+        "online": number % 3 != 0,
+        "last_seen": NOW - 60.0 * number,
+        "expiry": None,
+        "created": NOW - 86_400.0,
+        "ephemeral": False,
+        "auth_key_id": 1,
+        "register_method": "auth_key",
+        "capver": 131,
+        "home_derp": 900,
+        "endpoints": ("203.0.113.8:41641",),
+        "node_key": f"{number:064x}",
+        "machine_key": f"{number:064x}",
+    }
+    return DeviceRow(**(fields | changes))
+
+
+def user(number: int, name: str | None = None, **changes: Any) -> UserRow:
+    fields: dict[str, Any] = {
+        "cluster_id": "eu-1",
+        "tenant_id": TenantId(1),
+        "tenant": "eu-1",
+        "id": UserId(number),
+        "name": name if name is not None else f"user-{number}",
+        "display_name": name or "",
+        "email": name or "",
+        "created": NOW - 86_400.0,
+        "devices": number,
+        "online": number // 2,
+        "keys": 1,
+    }
+    return UserRow(**(fields | changes))
+
+
+def key(number: int, **changes: Any) -> KeyRow:
+    fields: dict[str, Any] = {
+        "cluster_id": "eu-1",
+        "tenant_id": TenantId(1),
+        "tenant": "eu-1",
+        "id": number,
+        "prefix": f"{number:012x}",
+        "user_id": UserId(1),
+        "user": "alice",
+        "tags": (),
+        "reusable": number % 2 == 0,
+        "ephemeral": False,
+        "used": number % 3 == 0,
+        "uses": number % 3 == 0,
+        "revoked": False,
+        "expiration": None if number % 2 == 0 else NOW + 3_600.0 * number,
+        "created": NOW - 86_400.0,
+        "devices": 1,
+    }
+    return KeyRow(**(fields | changes))
+
+
+def cluster(name: str, **changes: Any) -> ClusterRow:
+    fields: dict[str, Any] = {
+        "cluster_id": name,
+        "state": "active",
+        "owner": f"host-{name}",
+        "epoch": 3,
+        "lease_left_s": 4.0,
+        "instances": 2,
+        "tenants": 1,
+        "users": 2,
+        "keys": 3,
+        "devices": 40,
+        "online": 30,
+        "expired": 1,
+        "expiring": 0,
+        "waiting": 0,
+    }
+    return ClusterRow(**(fields | changes))
+
+
+class FakeStore:
+    """Rows in memory. `error` is raised by every read; `gate` holds them back until it is set."""
+
+    def __init__(self, *, writable: bool = True) -> None:
+        self.where = "pg test@db-a/hs"
+        self.writable = writable
+        self.clusters: list[ClusterRow] = [cluster("eu-1"), cluster("us-2", lease_left_s=-14.0, waiting=2)]
+        self.recent: list[AuditRow] = [AuditRow(1, "eu-1", NOW - 30, "shell:ops", "user_create", "user:1")]
+        self.device_rows: list[DeviceRow] = []
+        self.user_rows: list[UserRow] = []
+        self.key_rows: list[KeyRow] = []
+        self.error: HsError | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.views: list[View] = []
+        self.asked: list[Ask] = []
+        self.requests: dict[RequestId, OperatorRequest] = {}
+        self.changed = asyncio.Event()
+        self.closed = False
+
+    async def _read(self) -> None:
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def overview(self, cluster_id: str | None) -> Overview:
+        await self._read()
+        return Overview(tuple(self.clusters), tuple(self.recent), NOW)
+
+    async def _page(self, rows: Sequence[Any], view: View, name: Callable[[Any], str]) -> Page[Any]:
+        """By name only; filters are the database's business."""
+        await self._read()
+        self.views.append(view)
+        ordered = sorted(rows, key=lambda row: (name(row), row.id), reverse=view.descending)
+        start = 0
+        if view.after is not None:
+            start = 1 + next(n for n, row in enumerate(ordered) if row.id == view.after.id)
+        shown = tuple(ordered[start : start + view.limit])
+        anchors = tuple(Anchor(name(row), 0.0, row.tenant_id, row.id) for row in shown)
+        return Page(shown, anchors, len(ordered), start, NOW)
+
+    async def devices(self, view: View) -> Page[DeviceRow]:
+        return await self._page(self.device_rows, view, lambda row: row.name)
+
+    async def users(self, view: View) -> Page[UserRow]:
+        return await self._page(self.user_rows, view, lambda row: row.name)
+
+    async def keys(self, view: View) -> Page[KeyRow]:
+        return await self._page(self.key_rows, view, lambda row: f"{row.id:09}")
+
+    async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
+        await self._read()
+        return [TenantRef("eu-1", TenantId(1), "eu-1", True)]
+
+    async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
+        await self._read()
+        return next((row.id for row in self.user_rows if row.name == name), None)
+
+    async def submit(self, ask: Ask, actor: str) -> RequestId:
+        await self._read()
+        self.asked.append(ask)
+        request_id = RequestId(len(self.asked))
+        self.requests[request_id] = request(request_id, ask, "queued")
+        return request_id
+
+    async def request(self, request_id: RequestId) -> OperatorRequest:
+        await self._read()
+        if request_id not in self.requests:
+            raise NotFound("gone")
+        return self.requests[request_id]
+
+    async def wakes(self) -> AsyncIterator[None]:
+        while True:
+            await self.changed.wait()
+            self.changed.clear()
+            yield
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def request(request_id: RequestId, ask: Ask, state: str, error: str | None = None) -> OperatorRequest:
+    return OperatorRequest(
+        id=request_id, cluster_id=ask.cluster_id, tenant_id=ask.tenant_id, kind=ask.kind, args=ask.args,
+        dedup=None, state=state, requested_by="t", requested_at=NOW, attempts=0, claimed_by=None,
+        claimed_epoch=None, progress=None, result={} if state == "done" else None, error=error,
+        finished_at=None,
+    )  # fmt: skip
+
+
+def filled(devices: int = 40) -> FakeStore:
+    store = FakeStore()
+    store.device_rows = [device(n) for n in range(1, devices + 1)]
+    store.user_rows = [user(n) for n in range(1, 8)] + [user(9, "alice")]
+    store.key_rows = [key(n) for n in range(1, 7)]
+    return store
+
+
+@asynccontextmanager
+async def running(
+    store: Any, start: str = "devices", size: tuple[int, int] = (120, 36), **options: Any
+) -> AsyncIterator[tuple[ConsoleApp, Pilot[None]]]:
+    options.setdefault("clock", lambda: NOW)
+    app = ConsoleApp(store, actor="console:ops", start=start, **options)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        yield app, pilot
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object], what: str = "") -> None:
+    """Lets the app work until a condition holds. The console's own poll bounds how long that takes."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():
+                await pilot.pause(0.01)
+    except TimeoutError:
+        app = pilot.app
+        assert isinstance(app, ConsoleApp)
+        raise AssertionError(f"waited in vain {what}; said {toasts(app)}\n{text(app)}") from None
+
+
+async def shown(app: ConsoleApp, pilot: Pilot[Any]) -> ListScreen[Any]:
+    """The screen, when its rows are there."""
+    async with asyncio.timeout(DEADLINE_S):
+        await pilot.pause()
+        await app.rows_shown()
+        await pilot.pause()
+    assert app.base is not None
+    return app.base
+
+
+def text(app: ConsoleApp) -> str:
+    """What is on the screen."""
+    return text_of(app.export_screenshot())
+
+
+def toasts(app: ConsoleApp) -> list[str]:
+    return list(app.said)

@@ -1,0 +1,184 @@
+"""The registry: what it promises, and that key, palette, help, footer and dialogs keep it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from textual.command import CommandPalette, DiscoveryHit
+
+from app.request_kinds import KINDS, parse_request
+from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
+from console.dialogs import ConfirmDialog, FormDialog, PageDialog
+from console.main import ConsoleApp, help_text
+from console.palette import RegistryCommands, title_of
+from tests.console.support import filled, running, shown, text, toasts, until
+
+PLACES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen)]
+WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.needs_write]
+#: What a form needs typed before it goes.
+TYPED = {
+    "device.rename": {"name": "other"},
+    "device.tag": {"tags": "tag:web"},
+    "device.move_user": {"user": "alice"},
+    "user.create": {"name": "bob"},
+    "user.rename": {"name": "bob"},
+    "key.create": {"user": "alice", "life": "1h"},
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.id)
+def test_an_entry_is_complete(action: Action) -> None:
+    assert action.label
+    assert len(action.help) > 5
+    assert action.screens <= set(SCREENS)
+    assert (action.tier > 0) == action.needs_write
+    assert not action.kind or action.kind in KINDS
+    assert BY_ID[action.id] is action
+
+
+def test_every_kind_of_request_has_an_action() -> None:
+    assert {action.kind for action in ACTIONS if action.kind} == set(KINDS)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_keys_are_unique_on_a_screen(screen: str) -> None:
+    counts = Counter(action.key for action in actions_of(screen))
+    assert [key for key, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_help_names_every_action(screen: str) -> None:
+    lines = help_text(screen).plain
+    for action in actions_of(screen):
+        assert f"{action.shown_key:>7}  {action.label}" in lines
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_footer_is_ranked(screen: str) -> None:
+    ranks = [action.rank for action in footer_of(screen)]
+    assert ranks == sorted(set(ranks))
+
+
+def test_only_capitals_delete() -> None:
+    assert {action.key for action in ACTIONS if "delete" in action.id} == {"D"}
+
+
+def test_why_not() -> None:
+    fine: dict[str, Any] = {"writable": True, "linked": True, "has_row": True}
+    expire, look = BY_ID["device.expire"], BY_ID["list.filter"]
+    assert why_not(expire, **fine) == ""
+    assert "read-only" in why_not(expire, **fine | {"writable": False})
+    assert "not connected" in why_not(expire, **fine | {"linked": False})
+    assert "no row" in why_not(expire, **fine | {"has_row": False})
+    assert why_not(look, writable=False, linked=False, has_row=False) == ""
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_the_palette_offers_every_action_with_its_key(screen: str) -> None:
+    async with running(filled(), screen) as (app, pilot):
+        await shown(app, pilot)
+        provider = RegistryCommands(app.screen)
+        hits = [hit async for hit in provider.discover()]
+        assert all(isinstance(hit, DiscoveryHit) for hit in hits)
+        by_title = {str(hit.display): hit.help or "" for hit in hits}
+        for action in actions_of(screen):
+            assert by_title[title_of(action)].startswith(action.shown_key)
+
+
+@pytest.mark.parametrize(("screen", "action_id"), PLACES)
+async def test_every_action_is_implemented(screen: str, action_id: str) -> None:
+    app = ConsoleApp(filled(), actor="t")
+    name = "do_" + action_id.replace(".", "_")
+    assert hasattr(app.MODES[screen], name) or hasattr(app, name)
+
+
+@pytest.mark.parametrize(("screen", "action_id"), WRITES)
+async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id: str) -> None:
+    action = BY_ID[action_id]
+    store = filled()
+    async with running(store, screen) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        await pilot.press(action.key)
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog | FormDialog), "a dialog")
+        dialog = app.screen
+        if isinstance(dialog, ConfirmDialog):
+            assert app.focused is not None
+            assert app.focused.id == "cancel"
+            assert bool(dialog.typed) == (action.tier > 1)
+            await pilot.press("y")
+            if action.tier > 1:
+                await pilot.pause()
+                assert app.screen is dialog
+                dialog.query_one("#typed").value = dialog.typed  # type: ignore[attr-defined]
+                await pilot.press("enter")
+        else:
+            assert isinstance(dialog, FormDialog)
+            for name, value in TYPED[action_id].items():
+                dialog.query_one(f"#{name}").value = value  # type: ignore[attr-defined]
+            await pilot.click("#submit")
+        await until(pilot, lambda: store.asked, "a request")
+        assert [ask.kind for ask in store.asked] == [action.kind]
+        parse_request(action.kind, store.asked[0].args)
+        assert base.console.feed_pending == 1
+
+
+@pytest.mark.parametrize("screen", ["devices", "users", "keys"])
+async def test_nothing_is_asked_when_a_dialog_is_left(screen: str) -> None:
+    store = filled()
+    async with running(store, screen) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        for action in actions_of(screen):
+            if action.needs_write:
+                await pilot.press(action.key)
+                await until(pilot, lambda: app.screen is not base, "a dialog")
+                await pilot.press("escape")
+                await until(pilot, lambda: app.screen is base, "the list")
+        assert store.asked == []
+
+
+@pytest.mark.parametrize("screen", ["devices", "users", "keys"])
+async def test_read_only_refuses_every_write_with_the_reason(screen: str) -> None:
+    store = filled()
+    store.writable = False
+    async with running(store, screen) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        assert "| RO |" in text(app)
+        for action in actions_of(screen):
+            if action.needs_write:
+                assert base.check_action("command", (action.id,)) is None
+                await base.action_command(action.id)
+                assert app.screen is base
+                assert toasts(app)[-1] == f"{action.label}: this console is read-only"
+
+
+async def test_help_and_palette_open_by_key() -> None:
+    async with running(filled()) as (app, pilot):
+        base = await shown(app, pilot)
+        await pilot.press("question_mark")
+        assert isinstance(app.screen, PageDialog)
+        assert "expire" in text(app)
+        await pilot.press("escape")
+        await pilot.press("ctrl+p")
+        assert isinstance(app.screen, CommandPalette)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is base, "the list")
+        await pilot.press("colon")
+        assert isinstance(app.screen, CommandPalette)
+
+
+async def test_go_to_leads_to_a_screen_and_a_filter() -> None:
+    store = filled()
+    async with running(store, "overview") as (app, pilot):
+        await shown(app, pilot)
+        await pilot.press("colon")
+        app.screen.query_one("Input").value = "dev @eu-1 os:linux"  # type: ignore[attr-defined]
+        await until(pilot, lambda: "go to devices" in text(app), "the hit")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.base and app.base.NAME == "devices", "devices")
+        await until(pilot, lambda: store.views and len(store.views[-1].terms) == 2, "the filter")
+        assert [term.field for term in store.views[-1].terms] == ["cluster", "os"]

@@ -1,0 +1,52 @@
+"""From a key press to the device: the console asks, the owner carries it out, everybody sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from console.dialogs import SecretDialog
+from console.store import PgStore
+from tests.console.support import running, shown, text, toasts, until
+from tests.node.support import ServeProcess, admin, device, fresh_database, has_peers, join
+
+
+async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path: Path) -> None:
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve, admin(dsn) as shell:
+        await shell.user("alice")
+        async with running(PgStore(dsn), "keys") as (app, pilot):
+            await shown(app, pilot)
+            await until(pilot, lambda: app.link.is_up)
+            await pilot.press("a")
+            await until(pilot, lambda: app.screen is not app.base)
+            app.screen.query_one("#user").value = "alice"  # type: ignore[attr-defined]
+            app.screen.query_one("#reusable").value = True  # type: ignore[attr-defined]
+            await pilot.click("#submit")
+            await until(pilot, lambda: isinstance(app.screen, SecretDialog))
+            auth_key = app.screen._secret
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is app.base)
+            await until(pilot, lambda: "active" in text(app))
+            async with (
+                device(serve.url, auth_key, hostname="one") as one,
+                device(serve.url, auth_key, hostname="two") as two,
+            ):
+                await join(one)
+                await join(two)
+                await pilot.press("2")
+                await until(pilot, lambda: text(app).count("● online") == 2)
+                await pilot.press("r")
+                await until(pilot, lambda: app.screen is not app.base)
+                app.screen.query_one("#name").value = "renamed"  # type: ignore[attr-defined]
+                await pilot.click("#submit")
+                await until(pilot, lambda: "rename one: done" in toasts(app))
+                await until(pilot, lambda: "renamed" in text(app))
+                await two.wait_for(
+                    lambda netmap: any("renamed." in row["Name"] for row in netmap.peers.values()), 20
+                )
+                base = app.base
+                assert base is not None
+                base.table.move_to(next(key for key, row in base.rows.items() if row.name == "renamed"))
+                await pilot.press("D", *"renamed", "enter")
+                await until(pilot, lambda: "delete renamed: done" in toasts(app))
+                await until(pilot, lambda: "1 device" in text(app))
+                await has_peers(two)

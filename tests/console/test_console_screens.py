@@ -1,0 +1,401 @@
+"""Every screen in every state, as text: loading, empty, refused, stale, disconnected, read-only, crowded."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import Refused, Unavailable
+from app.fleet import WINDOW_ROWS
+from app.model import RequestId
+from console.dialogs import SecretDialog
+from console.main import ConsoleApp
+from tests.console.hostile import NAMES
+from tests.console.support import (
+    NOW,
+    FakeStore,
+    device,
+    filled,
+    key,
+    request,
+    running,
+    shown,
+    text,
+    toasts,
+    until,
+    user,
+)
+from tests.console.test_console_cells import is_harmless
+
+GOLDENS = Path(__file__).parent / "goldens"
+#: Set to write the goldens anew; look at the difference before it is committed.
+WRITE_VARIABLE = "HS_WRITE_GOLDENS"
+SCREENS = ["overview", "devices", "users", "keys"]
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def check(name: str, picture: str) -> None:
+    """Compares with the golden of this name; the time a read took is not looked at."""
+    picture = re.sub(r" live \d+ms", " live", picture)
+    picture = re.sub(r" +(● live)", r" \1", picture) + "\n"
+    golden = GOLDENS / f"{name}.txt"
+    if WRITE_VARIABLE in os.environ:
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(picture, encoding="utf-8")
+    assert picture == golden.read_text(encoding="utf-8"), f"{name}: set {WRITE_VARIABLE}=1 to write it anew"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_goldens(screen: str, size: tuple[int, int]) -> None:
+    async with running(filled(), screen, size) as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        assert app.base is not None
+        app.base.paint_frame()
+        await pilot.pause()
+        check(f"{screen}-{size[0]}x{size[1]}", text(app))
+
+
+async def test_ascii_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with running(filled(), "devices", (80, 24), ascii_only=True) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("space")
+        picture = text(app)
+        assert "> " in picture
+        assert "+device" in picture.replace(" ", "")
+        body = "\n".join(picture.splitlines()[:20])
+        assert body.replace("▆", "").replace("▁", "").replace("▃", "").isascii(), body
+        chrome = {"#ff5f57", "#febc2e", "#28c840"}
+        colours = set(re.findall(r"#[0-9a-f]{6}", app.export_screenshot().lower().split("<g", 1)[1])) - chrome
+        assert all(c[1:3] == c[3:5] == c[5:7] for c in colours if c), colours
+        assert base.has_class("-short") or app.size.height == 24
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_loading_then_empty(screen: str) -> None:
+    store = FakeStore()
+    store.clusters, store.recent = [], []
+    store.gate.clear()
+    now = [NOW]
+    async with running(store, screen, clock=lambda: now[0]) as (app, pilot):
+        await until(pilot, lambda: app.base and app.base.is_ready)
+        assert "loading" not in text(app)
+        now[0] += 1
+        await until(pilot, lambda: "loading" in text(app))
+        store.gate.set()
+        await shown(app, pilot)
+        await until(pilot, lambda: "yet" in text(app))
+
+
+async def test_empty_because_of_the_filter() -> None:
+    async with running(FakeStore()) as (app, pilot):
+        base = await shown(app, pilot)
+        await pilot.press("slash")
+        await pilot.press(*"os=plan9", "enter")
+        await until(pilot, lambda: "no device matches os=plan9; esc clears" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: "there is no device yet" in text(app))
+        assert base.filter_text == ""
+
+
+async def test_a_wrong_filter_says_why_and_is_not_sent() -> None:
+    store = filled()
+    async with running(store) as (app, pilot):
+        await shown(app, pilot)
+        await pilot.press("slash", *"sene<1d")
+        await until(pilot, lambda: "did you mean seen?" in text(app))
+        await pilot.press("enter")
+        await pilot.pause()
+        assert all(not view.terms for view in store.views)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_refused(screen: str) -> None:
+    store = FakeStore()
+    store.error = Refused("the database does not permit this: permission denied for table nodes")
+    async with running(store, screen) as (app, pilot):
+        await until(pilot, lambda: "permission denied for table nodes" in text(app))
+        assert "✖ refused" in text(app)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_a_lost_database_leaves_the_picture_its_age_and_no_writes(screen: str) -> None:
+    store = filled()
+    now = [NOW]
+    async with running(store, screen, clock=lambda: now[0]) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        key_under, rows = base.table.cursor_key, base.table.row_count
+        store.error = Unavailable("connection refused")
+        await until(pilot, lambda: app.link.kind == "down")
+        now[0] += 33
+        app.tick()
+        await pilot.pause()
+        picture = text(app)
+        assert "○ no database, retry in" in picture
+        assert "RW→RO" in picture
+        assert "(33 s ago)" in picture
+        assert (base.table.cursor_key, base.table.row_count) == (key_under, rows)
+        await base.action_command("list.filter")
+        for action in ("device.expire", "user.delete", "key.expire"):
+            await base.action_command(action)
+            assert "not connected" in toasts(app)[-1]
+        store.error = None
+        app.feed_kick()
+        await until(pilot, lambda: app.link.is_up)
+        await until(pilot, lambda: any("back after 33 s" in toast for toast in toasts(app)))
+        assert base.table.cursor_key == key_under
+
+
+async def test_without_a_database_at_the_start_the_console_waits_for_it() -> None:
+    store = filled()
+    store.error = Unavailable("connection refused")
+    async with running(store) as (app, pilot):
+        await until(pilot, lambda: "no database yet" in text(app))
+        assert "connection refused" in text(app)
+        store.error = None
+        app.feed_kick()
+        base = await shown(app, pilot)
+        assert base.table.row_count == 40
+
+
+async def test_stale_when_reads_take_too_long() -> None:
+    store = filled()
+    now = [NOW]
+    async with running(store, clock=lambda: now[0]) as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        store.gate.clear()
+        now[0] += 12
+        await until(pilot, lambda: "◌ stale" in text(app) and app.tick() is None)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+async def test_hostile_names(screen: str) -> None:
+    store = FakeStore()
+    store.where = "pg \x1b[31m[/]"
+    store.device_rows = [
+        device(n, name, user=name, os=name, version=name, tags=(), endpoints=(name,), tenant=name)
+        for n, name in enumerate(NAMES, 1)
+    ]
+    store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
+    store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
+    store.clusters = [
+        type(store.clusters[0])(name, name, name, 1, 1.0, 1, 1, 1, 1, 1, 1, 0, 0, 0) for name in set(NAMES)
+    ]
+    async with running(store, screen, (110, 36)) as (app, pilot):
+        base = await shown(app, pilot)
+        assert base.table.row_count == len(base.rows) >= len(set(NAMES))
+        svg = app.export_screenshot()
+        for row_key in base.rows:
+            for column, size in base.table.shown:
+                cell = base.table.get_cell(row_key, column.name)
+                assert is_harmless(cell.plain), row_key
+                assert cell.cell_len <= size
+                assert not cell.spans
+        assert not re.search(
+            "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]", svg
+        )
+        for action in ("row.json", "row.copy", "app.help"):
+            await base.action_command(action)
+            await pilot.pause()
+            await pilot.press("escape")
+        app.say(NAMES[0])
+        await pilot.pause()
+        assert app.screen is base
+
+
+async def test_dialogs_with_hostile_names() -> None:
+    store = FakeStore()
+    store.device_rows = [device(n, name, user=name) for n, name in enumerate(NAMES[:30], 1)]
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("asterisk")
+        for action in ("device.delete", "device.expire", "device.rename", "device.tag", "row.open"):
+            await base.action_command(action)
+            await until(pilot, lambda: app.screen is not base, action)
+            assert "\x1b" not in app.export_screenshot()
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is base)
+
+
+async def test_the_window_slides_and_keeps_the_cursor() -> None:
+    store = filled(WINDOW_ROWS * 3)
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        assert "rows 1-500 of 1,500" in text(app)
+        base.table.move_cursor(row=470)
+        held = base.table.cursor_key
+        await until(pilot, lambda: "rows 251-750 of 1,500" in text(app))
+        assert base.table.cursor_key == held
+        assert base.table.row_count == WINDOW_ROWS
+        base.table.move_cursor(row=10)
+        held = base.table.cursor_key
+        await until(pilot, lambda: "rows 1-500 of 1,500" in text(app))
+        assert base.table.cursor_key == held
+        await pilot.press("G")
+        await until(pilot, lambda: "rows 1,001-1,500 of 1,500" in text(app))
+        assert list(base.rows)[-1] == "1/1500"
+        await pilot.press("g")
+        await until(pilot, lambda: "rows 1-500 of 1,500" in text(app))
+
+
+async def test_what_is_asked_was_fixed_when_the_key_was_pressed() -> None:
+    store = filled(5)
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("x")
+        await until(pilot, lambda: app.screen is not base)
+        store.device_rows = [device(n) for n in range(3, 9)]
+        store.changed.set()
+        await until(pilot, lambda: base.table.row_count == 6)
+        await pilot.press("y")
+        await until(pilot, lambda: store.asked)
+        assert store.asked[0].args["device_id"] == 1
+
+
+async def test_marks_make_one_request_each_after_typing_the_number() -> None:
+    store = filled(5)
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("space", "down", "V", "x")
+        await until(pilot, lambda: app.screen is not base)
+        await pilot.press("y")
+        await pilot.pause()
+        assert store.asked == []
+        await pilot.press("backspace", "3", "enter")
+        await until(pilot, lambda: len(store.asked) == 3)
+        assert [ask.args["device_id"] for ask in store.asked] == [1, 2, 3]
+
+
+async def outcome(
+    app: ConsoleApp, pilot: Any, store: FakeStore, state: str, error: str | None = None
+) -> None:
+    await until(pilot, lambda: store.asked)
+    store.requests[RequestId(1)] = request(RequestId(1), store.asked[0], state, error)
+    app.feed_kick()
+    await until(pilot, lambda: not app.feed_pending)
+
+
+async def test_a_request_is_followed_to_its_refusal() -> None:
+    store = filled(5)
+    async with running(store) as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("x")
+        await pilot.pause()
+        await pilot.press("y")
+        await until(pilot, lambda: "1 request" in text(app))
+        await outcome(app, pilot, store, "failed", "there is no device 1 here")
+        assert toasts(app)[-1] == "expire device-0001: there is no device 1 here"
+
+
+async def test_a_request_nobody_takes_up_is_told_once() -> None:
+    store = filled(5)
+    now = [NOW]
+    async with running(store, clock=lambda: now[0]) as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("x")
+        await pilot.pause()
+        await pilot.press("y")
+        await until(pilot, lambda: app.feed_pending)
+        now[0] += 4
+        app.tick()
+        app.tick()
+        assert len([toast for toast in toasts(app) if "waiting for the owner of cluster eu-1" in toast]) == 1
+        del store.requests[RequestId(1)]
+        await until(pilot, lambda: not app.feed_pending)
+        assert "outcome is not known" in toasts(app)[-1]
+
+
+async def test_a_new_key_is_shown_once_and_only_when_it_is_stored() -> None:
+    store = filled()
+    async with running(store, "keys") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("a")
+        await until(pilot, lambda: app.screen is not base)
+        await pilot.click("#submit")
+        await until(pilot, lambda: any("needs an owner or tags" in toast for toast in toasts(app)))
+        await until(pilot, lambda: app.screen is not base)
+        app.screen.query_one("#user").value = "alice"  # type: ignore[attr-defined]
+        await pilot.click("#submit")
+        await until(pilot, lambda: store.asked)
+        ask = store.asked[0]
+        assert "hskey-auth-" not in repr(ask)
+        assert "hskey-auth-" not in text(app)
+        assert ask.args["user_id"] == 9
+        assert ask.args["expiration"] == pytest.approx(NOW + 3600)
+        await outcome(app, pilot, store, "done")
+        await until(pilot, lambda: isinstance(app.screen, SecretDialog))
+        secret = ask.secret
+        await until(pilot, lambda: secret in re.sub(r"[\s│]", "", text(app)))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is base)
+        assert secret[:40] not in text(app)
+        assert secret not in repr(vars(app))
+
+
+async def test_pause_holds_the_picture_and_counts() -> None:
+    store = filled(3)
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await pilot.press("p")
+        store.device_rows.append(device(4))
+        store.changed.set()
+        await until(pilot, lambda: app.held > 0)
+        assert base.table.row_count == 3
+        await pilot.press("p")
+        await until(pilot, lambda: base.table.row_count == 4)
+
+
+async def test_size_changes_choose_other_columns_and_keep_the_cursor() -> None:
+    async with running(filled(), size=(160, 50)) as (app, pilot):
+        base = await shown(app, pilot)
+        await pilot.press("down", "down")
+        held = base.table.cursor_key
+        wide = [column.name for column, _ in base.table.shown]
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: len(base.table.shown) < len(wide))
+        assert base.table.cursor_key == held
+        assert base.has_class("-short")
+        await pilot.resize_terminal(60, 15)
+        await until(pilot, lambda: "device-0003" in text(app))
+
+
+async def test_sort_and_back_restore() -> None:
+    store = filled()
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await pilot.press("o")
+        await until(pilot, lambda: store.views[-1].sort == "cluster")
+        await pilot.press("O")
+        await until(pilot, lambda: store.views[-1].descending)
+        await pilot.press("down", "3")
+        await until(pilot, lambda: app.base and app.base.NAME == "users")
+        await pilot.press("2")
+        await until(pilot, lambda: app.base is base)
+        assert (base.sort_by, base.descending) == ("cluster", True)
+        await pilot.press("1", "enter")
+        await until(pilot, lambda: store.views[-1].terms and store.views[-1].terms[0].field == "cluster")
