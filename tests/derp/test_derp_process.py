@@ -48,7 +48,13 @@ def quick() -> random.Random:
 
 
 async def is_gone(pid: int) -> None:
-    await until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    def ended() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    await until(ended)
 
 
 def ask_stun(port: int) -> bytes:
