@@ -58,6 +58,7 @@ class Refresher:
         self._instance = instance
         self._on_derp = on_derp
         self._on_rows = on_rows
+        self.generation: str | None = None
         self._position = ""
         self._missed_load = True
         self._again: set[tuple[TenantId, DeviceId]] = set()
@@ -74,6 +75,7 @@ class Refresher:
         await self._reload_devices(
             {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
         )
+        self.generation = snapshot.generation
         self._position = snapshot.position
         self._missed_load = False
 

@@ -180,6 +180,8 @@ class Serving:
             await derp_map.refresh()
             owner.hub.set_derp_map(derp_map.current)
             await owner.refresher.load()
+            # A failover between this load and the first LISTEN is another history too.
+            owner.listener.generation = owner.refresher.generation
             await owner.heartbeat()
             for name, work in (
                 ("listen", owner.listener.run()),

@@ -144,10 +144,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path = hs, pg_temp AS $$
     UPDATE pending_logins SET device_id = device WHERE id = login AND state = 'approved'
 $$;
 
+-- Registration: one call, under the caller's own rights (row security and fence apply).
 -- auth: 'none', 'malformed', 'key' (then key_tenant, key_prefix, key_hash are given) or 'login' (then
 -- key_prefix is the id of an approved login, good for the keys it was asked with and for one device).
 -- default_expiry_s: seconds until a user's device must log in again, NULL for never.
-CREATE OR REPLACE FUNCTION register(
+CREATE FUNCTION register(
     c text, auth text, key_tenant bigint, key_prefix text, key_hash bytea,
     m_key bytea, n_key bytea, old_key bytea, host text, label text, info text, cap integer,
     wants_ephemeral boolean, wants_tags text[], wish double precision, default_expiry_s double precision,
@@ -325,5 +326,7 @@ GRANT EXECUTE ON FUNCTION read_logins(text[], double precision), trim_logins(dou
     decide_login(text, text, text, bigint, bigint, double precision, double precision) TO hs_node, hs_admin, hs_acs;
 GRANT EXECUTE ON FUNCTION open_login(text, text, bytea, bytea, text, text, text, integer, boolean, text, text,
                                      double precision, bigint, bigint, double precision) TO hs_node;
-GRANT EXECUTE ON FUNCTION usable_login(text, bytea, bytea, timestamptz), finish_login(text, bigint)
+GRANT EXECUTE ON FUNCTION usable_login(text, bytea, bytea, timestamptz), finish_login(text, bigint),
+    register(text, text, bigint, text, bytea, bytea, bytea, bytea, text, text, text, integer, boolean, text[],
+             double precision, double precision, double precision)
     TO hs_node, hs_admin;
