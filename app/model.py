@@ -75,6 +75,8 @@ class User:
     email: str = ""
     profile_pic_url: str = ""
     created: float = 0.0
+    #: What the user may do in the official service's words: member, admin, owner, ... (app.policy.people).
+    role: str = "member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,21 @@ class Device:
     register_method: str = "auth_key"
     capver: int = 0
     hostinfo: bytes = b"{}"
+    #: Routes it offers to carry (Hostinfo.RoutableIPs), and those it may: canonical CIDRs, sorted.
+    announced_routes: tuple[str, ...] = ()
+    approved_routes: tuple[str, ...] = ()
     # hot part, kept in `node_state`
     endpoints: tuple[str, ...] = ()
     home_derp: int = 0
     online: bool = False
     last_seen: float | None = None
+
+    @property
+    def active_routes(self) -> tuple[str, ...]:
+        """Routes that it carries: announced and approved."""
+        if not self.announced_routes or not self.approved_routes:
+            return ()
+        return tuple(route for route in self.announced_routes if route in self.approved_routes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +142,24 @@ class AuthKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One version of a tenant's policy. `version` counts from 1 in each tenant; `hash` is the SHA-256
+    of `text`; `author` is who set it, `note` what they said about it."""
+
+    tenant_id: TenantId
+    version: int
+    text: str
+    hash: str
+    author: str
+    note: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One row of `changes`: something that can alter netmaps was committed.
 
-    `kind` is the table or event (`node`, `node-delete`, `user`, `tenant`, `tenant-in`,
+    `kind` is the table or event (`node`, `node-delete`, `user`, `policy`, `tenant`, `tenant-in`,
     `tenant-out`, `derp`); `scope_key` as in DESIGN.md section 2; `origin` the instance that wrote
     it, empty for anybody who is not the owner.
     """
@@ -159,6 +185,8 @@ class ClusterSnapshot:
     devices: tuple[Device, ...]
     position: str
     generation: str
+    #: The policy in force of every tenant that has one.
+    policies: tuple[StoredPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,57 @@
+"""Devices that are the same to a policy share one class. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from app.model import DeviceId, UserId
+from app.policy.addresses import EXIT_ROUTES, Range, prefix
+
+if TYPE_CHECKING:
+    from app.policy.filters import Template
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShape:
+    """What a policy looks at: which aliases a device matches, by identity and by address; its user,
+    where a rule is cut down to devices of the same user; its approved routes; which families it has."""
+
+    identity: int
+    literals: int
+    user: UserId | None
+    subnets: tuple[str, ...]
+    is_exit: bool
+    no_v4: bool
+
+
+@dataclass(eq=False, slots=True)
+class DeviceClass:
+    """One class. `sees` has the bit of every class its devices have as peers; always symmetric."""
+
+    shape: ClassShape
+    index: int
+    members: set[DeviceId] = field(default_factory=set)
+    spans: tuple[Range, ...] = ()
+    sees: int = 0
+    template: Template | None = None
+    shows: dict[str, bool] = field(default_factory=dict)
+    steered: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    self_caps: bytes = b"{}"
+
+    @property
+    def bit(self) -> int:
+        return 1 << self.index
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def split_routes(routes: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """(subnet routes, whether it is an exit node): exit routes come as a pair or count for nothing."""
+    subnets = tuple(sorted(route for route in routes if route not in EXIT_ROUTES))
+    return subnets, any(route in EXIT_ROUTES for route in routes)
+
+
+def spans_of(subnets: tuple[str, ...]) -> tuple[Range, ...]:
+    return tuple(prefix(route) for route in subnets)
