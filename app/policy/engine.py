@@ -517,10 +517,18 @@ class PolicyEngine:
             if not dsts:
                 continue
             if state.rule.caps is not None:
+                if target.span is not None and not self._answers_for(cls, target.span):
+                    continue
                 line.grants.append(grant_entry(cls, target, dsts, state.caps_json))
             else:
                 line.ports += port_entries(dsts, ports)
         return line if line.grants or line.ports else None
+
+    def _answers_for(self, cls: DeviceClass, span: tuple[int, int]) -> bool:
+        """Whether a range holds an address or touches a subnet route of the class: what is only in reach
+        through an exit node has no capabilities there."""
+        held = cls.shape.literals & self.selectors.literal_mask((span,))
+        return bool(held) or any(overlap(span, route) for route in cls.spans)
 
     def _key(self, json: bytes) -> int:
         return self._texts.setdefault(json, len(self._texts))
