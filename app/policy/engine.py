@@ -58,7 +58,7 @@ class _SourceSet:
     absorbs: bool
     addresses: AddressSet
     users: set[DeviceClass] = field(default_factory=set)
-    rendered: tuple[int, bytes] | None = None
+    rendered: bytes | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -101,7 +101,6 @@ class PolicyEngine:
         self._route_counts: dict[str, int] = {}
         self._routers: set[DeviceId] = set()
         self._overlay: set[DeviceClass] = set()
-        self._texts: dict[bytes, int] = {}
         self.primaries = Primaries()
         self._touched: set[DeviceClass] = set()
         self._touched_routers: set[DeviceId] = set()
@@ -491,26 +490,26 @@ class PolicyEngine:
     def _lines(self, cls: DeviceClass) -> Iterable[Line]:
         """The rules of a class, those with the sources and protocols of an earlier rule moved up to it:
         the service merges before it looks at who is concerned (policy-corpus, acl-at06)."""
-        ranks: dict[tuple[int, tuple[int, ...]], int] = {}
+        ranks: dict[tuple[bytes, tuple[int, ...]], int] = {}
         lines: list[tuple[int, Line]] = []
         for place, state in enumerate(self._states):
             rule = state.rule
             if rule.is_silent or (rule.via and not cls.shape.identity & state.via_mask):
                 continue
-            key, sources = self._self_sources(state, cls) if rule.self_only else self._rendered(state.sources)
+            sources = self._self_sources(state, cls) if rule.self_only else self._rendered(state.sources)
             if sources == b"[]" and rule.caps is None:
                 continue
-            rank = place if rule.caps is not None else ranks.setdefault((key, rule.protos), place)
-            line = self._line(state, cls, key, sources)
+            rank = place if rule.caps is not None else ranks.setdefault((sources, rule.protos), place)
+            line = self._line(state, cls, sources)
             if line is not None:
                 lines.append((rank, line))
         return [line for _, line in sorted(lines, key=lambda item: item[0])]
 
-    def _line(self, state: _RuleState, cls: DeviceClass, key: int, sources: bytes) -> Line | None:
+    def _line(self, state: _RuleState, cls: DeviceClass, sources: bytes) -> Line | None:
         is_overlay = cls in self._overlay
         if not (is_overlay or state.target_bits & cls.bit):
             return None
-        line = Line(key, sources, state.rule.protos)
+        line = Line(sources, state.rule.protos)
         for target, ports in state.rule.targets:
             others = self._others(cls, target) if is_overlay else ()
             dsts = self._destinations(state, cls, target, others)
@@ -530,10 +529,7 @@ class PolicyEngine:
         held = cls.shape.literals & self.selectors.literal_mask((span,))
         return bool(held) or any(overlap(span, route) for route in cls.spans)
 
-    def _key(self, json: bytes) -> int:
-        return self._texts.setdefault(json, len(self._texts))
-
-    def _rendered(self, sources: _SourceSet) -> tuple[int, bytes]:
+    def _rendered(self, sources: _SourceSet) -> bytes:
         if sources.rendered is None:
             if sources.has_danger:
                 json = _DANGER_JSON
@@ -545,10 +541,10 @@ class PolicyEngine:
             else:
                 wild = wildcard_texts(self._route_counts)
                 json = orjson.dumps(sorted({*wild, *sources.addresses.texts}))
-            sources.rendered = (self._key(json), json)
+            sources.rendered = json
         return sources.rendered
 
-    def _self_sources(self, state: _RuleState, cls: DeviceClass) -> tuple[int, bytes]:
+    def _self_sources(self, state: _RuleState, cls: DeviceClass) -> bytes:
         """Sources cut down to the devices of the class's own user."""
         found = AddressSet()
         for device_id in sorted(self._by_user.get(cls.shape.user, ())) if cls.shape.user is not None else ():
@@ -556,8 +552,7 @@ class PolicyEngine:
             if self._is_source(state, facts.cls):
                 for at in facts.addresses:
                     found.add(at)
-        json = orjson.dumps(found.texts)
-        return self._key(json), json
+        return orjson.dumps(found.texts)
 
     def ssh_rules(self, cls: DeviceClass) -> bytes:
         """The tailcfg.SSHRule list of a class, as JSON."""
