@@ -137,19 +137,13 @@ class PolicyEngine:
         """A device is new or has changed; returns its class."""
         known = self._devices.get(device.id)
         shape = self._shape(device)
-        if known is not None:
-            if known.cls.shape == shape and (known.v4, known.v6) == (
-                address(device.ipv4),
-                address(device.ipv6),
-            ):
-                if self.primaries.put(device.id, shape.subnets, device.online):
-                    self._touch_routers()
-                return known.cls
-            self._take_out(device.id, known)
-        cls = self._classes.get(shape) or self._new_class(shape)
         user = None if device.tags else device.user_id
+        cls = self._classes.get(shape) or self._new_class(shape)
         facts = _Facts(cls, address(device.ipv4), address(device.ipv6), user, len(device.tags), shape.subnets)
-        self._put_in(device.id, facts)
+        if facts != known:
+            if known is not None:
+                self._take_out(device.id, known)
+            self._put_in(device.id, facts)
         if self.primaries.put(device.id, shape.subnets, device.online):
             self._touch_routers()
         return cls

@@ -195,3 +195,13 @@ def test_an_address_set_is_the_merged_set(fixed, toggled, is_v6):
         want = merged([*spans, *((one + shift, one + shift) for one in held)])
         assert tuple(found.ranges) == want
         assert found.texts == sorted(map(written, want))
+
+
+def test_a_further_tag_that_no_policy_names_counts_as_a_principal():
+    """Both devices are the same to every alias; only how often they are listed differs."""
+    rule = {"action": "accept", "src": ["autogroup:tagged"], "dst": ["tag:a"], "users": ["root"]}
+    policy = {"tagOwners": {"tag:a": []}, "ssh": [rule]}
+    one, two = w.device(1, None, ("tag:a",), ()), w.device(1, None, ("tag:a", "tag:unknown"), ())
+    engine = engine_of(policy, [one])
+    engine.put(two)
+    assert answers(engine, {1: two}) == answers(engine_of(policy, [two]), {1: two})
