@@ -93,7 +93,11 @@ def destinations(
     """
     shape = cls.shape
     if target.kind is Kind.ANY or target.name == a.DANGER_ALL:
-        return [b"*"] if not has_via or cls.spans or shape.is_exit else []
+        if not has_via:
+            return [b"*"]
+        # What lies behind the router, not the router itself.
+        internet = [written_as_range(span).encode() for span in INTERNET] if shape.is_exit else []
+        return [written(span).encode() for span in cls.spans] + internet
     if target.name == a.INTERNET:
         spans = INTERNET if shape.is_exit else [s for s in INTERNET if any(overlap(s, r) for r in cls.spans)]
         return [written_as_range(span).encode() for span in spans]
