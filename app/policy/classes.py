@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.model import DeviceId, UserId
-from app.policy.addresses import EXIT_ROUTES, Range, prefix
+from app.policy.addresses import CGNAT, EXIT_ROUTES, TAILNET, Range, overlap, overlaps_any, prefix
 
 if TYPE_CHECKING:
     from app.policy.filters import Template
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ClassShape:
     """What a policy looks at: which aliases a device matches, by identity and by address; its user,
-    where a rule is cut down to devices of the same user; its approved routes; which families it has."""
+    where a rule is cut down to devices of the same user; its approved routes; which families it has.
+
+    `alone`: a router whose routes may hold addresses of devices, its twin's among them, shares with nobody.
+    """
 
     identity: int
     literals: int
@@ -23,6 +26,7 @@ class ClassShape:
     subnets: tuple[str, ...]
     is_exit: bool
     no_v4: bool
+    alone: DeviceId | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -55,3 +59,8 @@ def split_routes(routes: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
 
 def spans_of(subnets: tuple[str, ...]) -> tuple[Range, ...]:
     return tuple(prefix(route) for route in subnets)
+
+
+def may_hold_devices(subnets: tuple[str, ...]) -> bool:
+    """Whether some route overlaps what devices have their own addresses from."""
+    return any(overlap(span, CGNAT) or overlaps_any(TAILNET, span) for span in spans_of(subnets))

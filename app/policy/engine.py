@@ -15,10 +15,10 @@ import orjson
 
 from app.model import Device, DeviceId, User, UserId
 from app.policy import aliases as a
-from app.policy.addresses import CGNAT, TAILNET, address, overlap, overlaps_any, prefix, written
+from app.policy.addresses import TAILNET, address, overlap, prefix, written
 from app.policy.aliases import Alias, Kind
 from app.policy.attributes import SUGGEST_EXIT_NODE, Attributes
-from app.policy.classes import ClassShape, DeviceClass, spans_of, split_routes
+from app.policy.classes import ClassShape, DeviceClass, may_hold_devices, spans_of, split_routes
 from app.policy.document import Policy
 from app.policy.filters import Line, Template, destinations, grant_entry, port_entries, template
 from app.policy.people import Directory
@@ -170,7 +170,8 @@ class PolicyEngine:
         no_v4 = self.attributes.disables_v4(identity, self.selectors.holding((v4, v6)), self.selectors)
         literals = self.selectors.holding((v6,) if no_v4 else (v4, v6))
         user = None if device.tags or not self._cares_for_user(identity, literals) else device.user_id
-        return ClassShape(identity, literals, user, subnets, is_exit, no_v4)
+        alone = device.id if subnets and may_hold_devices(subnets) else None
+        return ClassShape(identity, literals, user, subnets, is_exit, no_v4, alone)
 
     def _cares_for_user(self, identity: int, literals: int) -> bool:
         return self.ssh.cares_for_user or any(
@@ -299,7 +300,7 @@ class PolicyEngine:
             self._user_bits[shape.user] = self._user_bits.get(shape.user, 0) | cls.bit
         self._by_index[index] = cls
         self._gone.append(cls)
-        if any(overlap(span, CGNAT) or overlaps_any(TAILNET, span) for span in cls.spans):
+        if shape.alone is not None:
             self._overlay.add(cls)
         cls.self_caps = self.attributes.self_caps(shape.identity, shape.literals, self.selectors)
         for state in self._states:

@@ -205,3 +205,25 @@ def test_a_further_tag_that_no_policy_names_counts_as_a_principal():
     engine = engine_of(policy, [one])
     engine.put(two)
     assert answers(engine, {1: two}) == answers(engine_of(policy, [two]), {1: two})
+
+
+def test_via_with_everything_as_target_is_what_lies_behind_the_router():
+    grant = {"src": ["autogroup:member"], "dst": ["*"], "ip": ["22"], "via": ["tag:r"]}
+    policy = {"tagOwners": {"tag:r": []}, "grants": [grant]}
+    router = w.device(1, None, ("tag:r",), ("10.33.0.0/16", *w.EXITS))
+    rules = json.loads(filter_of(engine_of(policy, [router, w.device(2, 1, (), ())]), router))
+    assert allowed(rules, "100.64.0.2", "10.33.0.1") == {(22, proto) for proto in (6, 17, 1, 58)}
+    assert allowed(rules, "100.64.0.2", "1.1.1.1")
+    assert not allowed(rules, "100.64.0.2", router.ipv4)
+
+
+def test_routers_of_one_kind_whose_routes_hold_each_other():
+    """Each passes packets on to the other: they are alike to every alias, but not in one class."""
+    rule = {"action": "accept", "src": ["autogroup:member"], "dst": ["tag:r:22"]}
+    policy = {"tagOwners": {"tag:r": []}, "acls": [rule]}
+    one, two = (w.device(n, None, ("tag:r",), ("100.64.0.4/30",)) for n in (4, 5))
+    engine = engine_of(policy, [one, two, w.device(1, 1, (), ())])
+    for this, other in ((one, two), (two, one)):
+        rules = json.loads(filter_of(engine, this))
+        assert allowed(rules, "100.64.0.1", other.ipv4)
+        assert [entry["IP"] for entry in rules[0]["DstPorts"]] == [this.ipv4, this.ipv6, other.ipv4]
