@@ -7,6 +7,7 @@ pair (first, last), both included.
 from __future__ import annotations
 
 import ipaddress
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -14,6 +15,7 @@ from functools import lru_cache
 Range = tuple[int, int]
 
 _V6 = 1 << 128
+_BITS = re.compile(r"0|[1-9][0-9]{0,2}")
 _V4_END = (1 << 32) - 1
 
 
@@ -28,6 +30,10 @@ def prefix(text: str) -> Range:
     """The range of an address or a CIDR; host bits are cleared. Raises ValueError."""
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
+    _, slash, bits = text.partition("/")
+    if slash and not _BITS.fullmatch(bits):
+        # Python would take 10.0.0.0/255.0.0.0 too, and 10.0.0.0/0.0.0.255 as its opposite.
+        raise ValueError(f"{text!r} does not end in a number of bits")
     net = ipaddress.ip_network(text, strict=False)
     shift = 0 if net.version == 4 else _V6
     return int(net.network_address) + shift, int(net.broadcast_address) + shift
