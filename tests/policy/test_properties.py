@@ -53,7 +53,7 @@ def granted(rules, source, target):
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=10000, deadline=None)
 @given(w.policies(ssh=False), w.topologies())
 def test_filters_and_peers_are_the_oracles(policy, devices):
     engine, oracle = engine_of(policy, devices), w.Oracle(policy, devices)
@@ -95,7 +95,7 @@ def logged_in(rules, source, login):
     return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=10000, deadline=None)
 @given(st.lists(w.ssh_rules(), max_size=5), st.lists(w.attributes, max_size=1), w.topologies(least=2))
 def test_ssh_is_the_oracles(rules, attributes, devices):
     policy = {"groups": w.GROUPS, "hosts": w.HOSTS, "tagOwners": {tag: [] for tag in w.TAGS}}
@@ -139,7 +139,7 @@ def answers(engine, devices):
     return told
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(w.policies(), w.topologies(least=2), st.lists(steps, max_size=10))
 def test_any_history_ends_as_if_begun_there(policy, first, history):
     engine = engine_of(policy, first)

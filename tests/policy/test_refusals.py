@@ -109,6 +109,10 @@ DEFINITIONS = [
     ('{"hosts": {"a": ¦1}}', 'hosts["a"] must be a string'),
     ('{"hosts": {"a": ¦"fe80::1%eth0"}}', "hosts[\"a\"]: 'fe80::1%eth0' has a zone"),
     (
+        '{"hosts": {"a": ¦"10.0.0.0/0.0.0.255"}}',
+        "hosts[\"a\"]: '10.0.0.0/0.0.0.255' does not end in a number of bits",
+    ),
+    (
         '{"hosts": {"a": ¦"10.0.0.256"}}',
         "hosts[\"a\"]: '10.0.0.256' does not appear to be an IPv4 or IPv6 network",
     ),
@@ -235,6 +239,7 @@ SSH = [
     (ssh(dst='¦"autogroup:self"'), SELF),
     (ssh(more=', "acceptEnv": [¦""]'), "acceptEnv values cannot be empty"),
     (ssh(more=', "checkPeriod": ¦"1 day"'), 'time: invalid duration "1 day"'),
+    (ssh(more=', "checkPeriod": ¦"2562048h"'), 'time: invalid duration "2562048h"'),
     (ssh(more=', "checkPeriod": ¦"-90s"'), "checkPeriod -1m30s must be a positive duration"),
     (ssh(more=', ¦"recorder": ["tag:a"]'), '"recorder" in an ssh rule is not supported'),
     (ssh(more=', ¦"enforceRecorder": true'), '"enforceRecorder" in an ssh rule is not supported'),
