@@ -15,7 +15,7 @@ import orjson
 
 from app.model import Device, DeviceId, User, UserId
 from app.policy import aliases as a
-from app.policy.addresses import TAILNET, address, overlap, prefix, written
+from app.policy.addresses import INTERNET, TAILNET, address, overlap, overlaps_any, prefix, written
 from app.policy.aliases import Alias, Kind
 from app.policy.attributes import SUGGEST_EXIT_NODE, Attributes
 from app.policy.classes import ClassShape, DeviceClass, may_hold_devices, spans_of, split_routes
@@ -435,7 +435,9 @@ class PolicyEngine:
     def _reaches(state: _RuleState, span: tuple[int, int]) -> bool:
         return (
             any(
-                target.kind is Kind.ANY or (target.span is not None and overlap(target.span, span))
+                target.kind is Kind.ANY
+                or (target.span is not None and overlap(target.span, span))
+                or (target.name == a.INTERNET and overlaps_any(INTERNET, span))
                 for target, _ in state.rule.targets
             )
             and not state.rule.self_only
