@@ -17,6 +17,7 @@ class ClassShape:
     """What a policy looks at: which aliases a device matches, by identity and by address; its user,
     where a rule is cut down to devices of the same user; its approved routes; which families it has.
 
+    `declared` is `literals` before IPv4 was taken away, which is what nodeAttrs go by.
     `alone`: a router whose routes may hold addresses of devices, its twin's among them, shares with nobody.
     """
 
@@ -26,6 +27,7 @@ class ClassShape:
     subnets: tuple[str, ...]
     is_exit: bool
     no_v4: bool
+    declared: int
     alone: DeviceId | None = None
 
 

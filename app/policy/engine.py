@@ -167,11 +167,12 @@ class PolicyEngine:
         identity = self.selectors.identity(device.user_id, device.tags)
         v4, v6 = address(device.ipv4), address(device.ipv6)
         subnets, is_exit = split_routes(device.active_routes)
-        no_v4 = self.attributes.disables_v4(identity, self.selectors.holding((v4, v6)), self.selectors)
-        literals = self.selectors.holding((v6,) if no_v4 else (v4, v6))
+        declared = self.selectors.holding((v4, v6))
+        no_v4 = self.attributes.disables_v4(identity, declared, self.selectors)
+        literals = self.selectors.holding((v6,)) if no_v4 else declared
         user = None if device.tags or not self._cares_for_user(identity, literals) else device.user_id
         alone = device.id if subnets and may_hold_devices(subnets) else None
-        return ClassShape(identity, literals, user, subnets, is_exit, no_v4, alone)
+        return ClassShape(identity, literals, user, subnets, is_exit, no_v4, declared, alone)
 
     def _cares_for_user(self, identity: int, literals: int) -> bool:
         return self.ssh.cares_for_user or any(
@@ -302,7 +303,7 @@ class PolicyEngine:
         self._gone.append(cls)
         if shape.alone is not None:
             self._overlay.add(cls)
-        cls.self_caps = self.attributes.self_caps(shape.identity, shape.literals, self.selectors)
+        cls.self_caps = self.attributes.self_caps(shape.identity, shape.declared, self.selectors)
         for state in self._states:
             is_source, is_target = self._is_source(state, cls), self._is_target(state, cls)
             if is_source:
