@@ -53,9 +53,9 @@ def granted(rules, source, target):
     return found
 
 
-@settings(max_examples=10000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(w.policies(ssh=False), w.topologies())
-def test_filters_and_peers_are_the_oracles(policy, devices):
+def test_filters_peers_and_routes_are_the_oracles(policy, devices):
     engine, oracle = engine_of(policy, devices), w.Oracle(policy, devices)
     points = [*w.POINTS, *oracle.owner]
     for device in devices:
@@ -77,6 +77,9 @@ def test_filters_and_peers_are_the_oracles(policy, devices):
         for other in devices:
             other_cls = engine.class_of(other.id)
             assert engine.sees(cls, other_cls) == engine.sees(other_cls, cls)
+            told = (device.given_name, other.given_name)
+            shown = list(engine.shown_routes(cls, other.id))
+            assert (told, shown) == (told, oracle.shown(device, other))
         caps = json.loads(cls.self_caps)
         assert {name for name in ("disable-ipv4", "example-flag", "funnel") if name in caps} == (
             oracle.attributes(device)
@@ -95,7 +98,7 @@ def logged_in(rules, source, login):
     return None
 
 
-@settings(max_examples=10000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(w.ssh_rules(), max_size=5), st.lists(w.attributes, max_size=1), w.topologies(least=2))
 def test_ssh_is_the_oracles(rules, attributes, devices):
     policy = {"groups": w.GROUPS, "hosts": w.HOSTS, "tagOwners": {tag: [] for tag in w.TAGS}}
@@ -139,7 +142,7 @@ def answers(engine, devices):
     return told
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(w.policies(), w.topologies(least=2), st.lists(steps, max_size=10))
 def test_any_history_ends_as_if_begun_there(policy, first, history):
     engine = engine_of(policy, first)

@@ -455,6 +455,41 @@ class Oracle:
             return False
         return any(holds(span, a) for a in self.addresses(d)) or (self.is_exit(d) and in_internet(span))
 
+    def shown(self, viewer, router):
+        """The subnet routes of a router that a viewer has there (policy-corpus, "Peers", "HA", "via")."""
+        return [r for r in self.subnets(router) if self._shown(viewer, router, r)]
+
+    def _shown(self, viewer, router, route):
+        own = route in self.subnets(viewer)
+        uses = [rule for rule in self.rules if not rule.is_self and self.sends(rule, viewer)]
+        uses = [rule for rule in uses if any(self._is_towards(alias, route) for alias, _ in rule.dst)]
+        back = (
+            rule
+            for rule in self.rules
+            if not rule.via and not rule.is_self and any(self.receives(rule, a, viewer) for a, _ in rule.dst)
+        )
+        if not (own or uses or any(self._comes_from(rule, route) for rule in back)):
+            return False
+        tags = {tag for rule in uses for tag in rule.via}
+        rank = [
+            (not d.online, d.id)
+            for d in self.devices.values()
+            if route in self.subnets(d) and (own or not tags or tags & set(d.tags))
+        ]
+        return min(rank, default=(True, None))[1] == router.id
+
+    def _is_towards(self, alias, route):
+        if alias == "autogroup:internet":
+            return touches_internet(route)
+        span = self.literal(alias)
+        return alias == "*" or (span is not None and overlaps(span, route))
+
+    def _comes_from(self, rule, route):
+        spans = [self.literal(alias) for alias in rule.src]
+        return bool({"*", "autogroup:danger-all"} & set(rule.src)) or any(
+            s and overlaps(s, route) for s in spans
+        )
+
     # SSH
 
     def ssh(self, a, b, login):
