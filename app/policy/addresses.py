@@ -16,7 +16,8 @@ Range = tuple[int, int]
 
 _V6 = 1 << 128
 _BITS = re.compile(r"0|[1-9][0-9]{0,2}")
-_V4_END = (1 << 32) - 1
+#: The last place of IPv4.
+V4_END = (1 << 32) - 1
 
 
 def address(text: str) -> int:
@@ -78,11 +79,11 @@ def overlaps_any(ranges: Iterable[Range], wanted: Range) -> bool:
 
 
 def _ip(place: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv4Address(place) if place <= _V4_END else ipaddress.IPv6Address(place - _V6)
+    return ipaddress.IPv4Address(place) if place <= V4_END else ipaddress.IPv6Address(place - _V6)
 
 
 def _bits(place: int) -> int:
-    return 32 if place <= _V4_END else 128
+    return 32 if place <= V4_END else 128
 
 
 @lru_cache(maxsize=65536)
@@ -92,7 +93,7 @@ def written(span: Range) -> str:
     size = high - low + 1
     if size == 1:
         return str(_ip(low))
-    base = low if low <= _V4_END else low - _V6
+    base = low if low <= V4_END else low - _V6
     if size & (size - 1) == 0 and base % size == 0:
         return f"{_ip(low)}/{_bits(low) - size.bit_length() + 1}"
     return f"{_ip(low)}-{_ip(high)}"
@@ -110,8 +111,8 @@ def complement_v4(holes: Iterable[str]) -> tuple[Range, ...]:
         if at < low:
             out.append((at, low - 1))
         at = high + 1
-    if at <= _V4_END:
-        out.append((at, _V4_END))
+    if at <= V4_END:
+        out.append((at, V4_END))
     return tuple(out)
 
 

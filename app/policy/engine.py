@@ -62,7 +62,9 @@ class _SourceSet:
 
 
 @dataclass(eq=False, slots=True)
-class _RuleState:
+class RuleState:
+    """A rule at work: `source_bits` and `target_bits` have the bit of every class it concerns."""
+
     rule: Rule
     sources: _SourceSet
     source_mask: int
@@ -86,8 +88,8 @@ class PolicyEngine:
         via = {tag: Alias(Kind.TAG, tag) for rule in self._rules for tag in rule.via}
         self.selectors = Selectors(_all_aliases(policy, self._rules, via.values()), self.directory)
         self._sets: dict[tuple[object, ...], _SourceSet] = {}
-        self._states = [self._state(rule, via) for rule in self._rules]
-        self._self_states = [state for state in self._states if state.rule.self_only]
+        self.states = [self._state(rule, via) for rule in self._rules]
+        self._self_states = [state for state in self.states if state.rule.self_only]
         self.ssh = SshCompiler(policy, self.directory, self.selectors)
         self._devices: dict[DeviceId, _Facts] = {}
         self._by_user: dict[UserId, set[DeviceId]] = {}
@@ -105,7 +107,7 @@ class PolicyEngine:
         self._touched: set[DeviceClass] = set()
         self._touched_routers: set[DeviceId] = set()
 
-    def _state(self, rule: Rule, via: dict[str, Alias]) -> _RuleState:
+    def _state(self, rule: Rule, via: dict[str, Alias]) -> RuleState:
         danger = any(s.name == a.DANGER_ALL for s in rule.sources)
         from_any = any(s.kind is Kind.ANY for s in rule.sources)
         sources = _sources_without_self(rule)
@@ -120,7 +122,7 @@ class PolicyEngine:
                 bool(rule.via),
                 AddressSet([*spans, *(TAILNET if from_any and rule.via else ())]),
             )
-        return _RuleState(
+        return RuleState(
             rule=rule,
             sources=known,
             source_mask=mask,
@@ -278,7 +280,7 @@ class PolicyEngine:
                 continue
             for other in self._with_bits(cls.sees):
                 other.sees &= ~cls.bit
-            for state in self._states:
+            for state in self.states:
                 state.source_bits &= ~cls.bit
                 state.target_bits &= ~cls.bit
             for sources in self._sets.values():
@@ -304,8 +306,8 @@ class PolicyEngine:
         if shape.alone is not None:
             self._overlay.add(cls)
         cls.self_caps = self.attributes.self_caps(shape.identity, shape.declared, self.selectors)
-        for state in self._states:
-            is_source, is_target = self._is_source(state, cls), self._is_target(state, cls)
+        for state in self.states:
+            is_source, is_target = self.is_source(state, cls), self._is_target(state, cls)
             if is_source:
                 state.source_bits |= cls.bit
             if is_target:
@@ -334,7 +336,8 @@ class PolicyEngine:
             bits ^= low
         return found
 
-    def _is_source(self, state: _RuleState, cls: DeviceClass) -> bool:
+    def is_source(self, state: RuleState, cls: DeviceClass) -> bool:
+        """Whether devices of a class, or the subnets behind them, are among a rule's sources."""
         if state.rule.self_only and cls.shape.user is None:
             return False
         shape = cls.shape
@@ -342,11 +345,11 @@ class PolicyEngine:
             return True
         return any(overlap(span, route) for span in state.source_spans for route in cls.spans)
 
-    def _is_target(self, state: _RuleState, cls: DeviceClass) -> bool:
+    def _is_target(self, state: RuleState, cls: DeviceClass) -> bool:
         return any(self._destinations(state, cls, target) for target, _ in state.rule.targets)
 
     def _destinations(
-        self, state: _RuleState, cls: DeviceClass, target: Alias, others: Sequence[bytes] = ()
+        self, state: RuleState, cls: DeviceClass, target: Alias, others: Sequence[bytes] = ()
     ) -> list[bytes]:
         rule, shape = state.rule, cls.shape
         if rule.via and not shape.identity & state.via_mask:
@@ -367,6 +370,11 @@ class PolicyEngine:
             has_via=bool(rule.via),
             others=others,
         )
+
+    def reached(self, state: RuleState, cls: DeviceClass, target: Alias) -> list[bytes]:
+        """How a target of a rule is written in the filter of a class; nothing if it does not concern it."""
+        others = self._others(cls, target) if cls in self._overlay else ()
+        return self._destinations(state, cls, target, others)
 
     def _in_self(self, target: Alias, cls: DeviceClass) -> bool:
         return (
@@ -422,7 +430,7 @@ class PolicyEngine:
 
     def _concerns(self, viewer: DeviceClass, route: str) -> bool:
         span = prefix(route)
-        for state in self._states:
+        for state in self.states:
             if state.rule.via:
                 continue
             if state.source_bits & viewer.bit and self._reaches(state, span):
@@ -433,7 +441,7 @@ class PolicyEngine:
         return self._steered(viewer, route) is not None
 
     @staticmethod
-    def _reaches(state: _RuleState, span: tuple[int, int]) -> bool:
+    def _reaches(state: RuleState, span: tuple[int, int]) -> bool:
         return (
             any(
                 target.kind is Kind.ANY
@@ -448,7 +456,7 @@ class PolicyEngine:
         """The via tags a viewer must use for a route; None where no via rule concerns it."""
         if route not in viewer.steered:
             span, tags = prefix(route), []
-            for state in self._states:
+            for state in self.states:
                 if state.rule.via and state.source_bits & viewer.bit and self._reaches(state, span):
                     tags += [tag for tag in state.rule.via if tag not in tags]
             viewer.steered[route] = tuple(tags) or None
@@ -473,6 +481,10 @@ class PolicyEngine:
         """The CapMap of a device as its peers are shown it, as JSON."""
         return _EXIT_CAPS if self._devices[device_id].cls.shape.is_exit else b"{}"
 
+    def routes(self) -> Iterable[str]:
+        """Every approved subnet route."""
+        return self._route_counts.keys()
+
     def routers(self) -> set[DeviceId]:
         """Devices with approved routes."""
         return self._routers
@@ -490,7 +502,7 @@ class PolicyEngine:
         the service merges before it looks at who is concerned (policy-corpus, acl-at06)."""
         ranks: dict[tuple[bytes, tuple[int, ...]], int] = {}
         lines: list[tuple[int, Line]] = []
-        for place, state in enumerate(self._states):
+        for place, state in enumerate(self.states):
             rule = state.rule
             if rule.is_silent or (rule.via and not cls.shape.identity & state.via_mask):
                 continue
@@ -503,14 +515,12 @@ class PolicyEngine:
                 lines.append((rank, line))
         return [line for _, line in sorted(lines, key=lambda item: item[0])]
 
-    def _line(self, state: _RuleState, cls: DeviceClass, sources: bytes) -> Line | None:
-        is_overlay = cls in self._overlay
-        if not (is_overlay or state.target_bits & cls.bit):
+    def _line(self, state: RuleState, cls: DeviceClass, sources: bytes) -> Line | None:
+        if not (cls in self._overlay or state.target_bits & cls.bit):
             return None
         line = Line(sources, state.rule.protos)
         for target, ports in state.rule.targets:
-            others = self._others(cls, target) if is_overlay else ()
-            dsts = self._destinations(state, cls, target, others)
+            dsts = self.reached(state, cls, target)
             if not dsts:
                 continue
             if state.rule.caps is not None:
@@ -542,12 +552,12 @@ class PolicyEngine:
             sources.rendered = json
         return sources.rendered
 
-    def _self_sources(self, state: _RuleState, cls: DeviceClass) -> bytes:
+    def _self_sources(self, state: RuleState, cls: DeviceClass) -> bytes:
         """Sources cut down to the devices of the class's own user."""
         found = AddressSet()
         for device_id in sorted(self._by_user.get(cls.shape.user, ())) if cls.shape.user is not None else ():
             facts = self._devices[device_id]
-            if self._is_source(state, facts.cls):
+            if self.is_source(state, facts.cls):
                 for at in facts.addresses:
                     found.add(at)
         return orjson.dumps(found.texts)

@@ -82,6 +82,14 @@ def parse(text: str) -> Json:
     return parser.whole()
 
 
+def excerpt(text: str, place: Place) -> str:
+    """The text of the value that starts at a place of a text that was read before."""
+    parser = _Parser(text)
+    start = parser.go_to(place)
+    parser.value()
+    return text[start : parser.at]
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
@@ -91,11 +99,21 @@ class _Parser:
 
     def whole(self) -> Json:
         self._skip()
-        value = self._value(0)
+        value = self.value(0)
         self._skip()
         if self._at < len(self._text):
             raise self._error("nothing may follow the policy's closing bracket")
         return value
+
+    @property
+    def at(self) -> int:
+        """How much of the text is read."""
+        return self._at
+
+    def go_to(self, place: Place) -> int:
+        """Read on from a place; returns where in the text that is."""
+        self._at = self._line_starts[place.line - 1] + place.column - 1
+        return self._at
 
     def place(self, at: int | None = None) -> Place:
         at = self._at if at is None else at
@@ -126,7 +144,7 @@ class _Parser:
             else:
                 return
 
-    def _value(self, depth: int) -> Json:
+    def value(self, depth: int = 0) -> Json:
         if depth > MAX_DEPTH:
             raise self._error(f"nested deeper than {MAX_DEPTH} levels")
         place = self.place()
@@ -180,7 +198,7 @@ class _Parser:
                 raise self._error(f'expected ":" after the name "{name}"')
             self._at += 1
             self._skip()
-            members[name] = self._value(depth + 1)
+            members[name] = self.value(depth + 1)
             names[name] = at
             self._after_element("}")
 
@@ -192,7 +210,7 @@ class _Parser:
             if self._text.startswith("]", self._at):
                 self._at += 1
                 return Json(items, place)
-            items.append(self._value(depth + 1))
+            items.append(self.value(depth + 1))
             self._after_element("]")
 
     def _after_element(self, closing: str) -> None:
