@@ -55,7 +55,7 @@ def _place(number: int) -> dict[str, Any]:
 
 
 def groups_and_tags(count: int) -> World:
-    """A fifth are servers with one of 20 tags; four devices for each user, users in 20 groups; ten routers."""
+    """A fifth are servers with one of 20 tags; users, in 20 groups, have four devices each; ten routers."""
     users = [_user(number) for number in range(1, 1 + max(1, count // 5))]
     devices = []
     for number in range(1, count + 1):
