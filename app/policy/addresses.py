@@ -17,6 +17,7 @@ _V6 = 1 << 128
 _V4_END = (1 << 32) - 1
 
 
+@lru_cache(maxsize=65536)
 def address(text: str) -> int:
     """The place of one address on the line. Raises ValueError."""
     ip = ipaddress.ip_address(text)

@@ -27,7 +27,11 @@ class ClassShape:
 
 @dataclass(eq=False, slots=True)
 class DeviceClass:
-    """One class. `sees` has the bit of every class its devices have as peers; always symmetric."""
+    """One class. `sees` has the bit of every class its devices have as peers; always symmetric.
+
+    `self_caps`: the CapMap of its devices' own records, `peer_caps`: as peers see them (JSON, empty
+    for none).
+    """
 
     shape: ClassShape
     index: int
@@ -38,6 +42,7 @@ class DeviceClass:
     shows: dict[str, bool] = field(default_factory=dict)
     steered: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     self_caps: bytes = b"{}"
+    peer_caps: bytes = b""
 
     @property
     def bit(self) -> int:
