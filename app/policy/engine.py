@@ -600,6 +600,3 @@ def _all_aliases(policy: Policy, rules: Iterable[Rule], via: Iterable[Alias]) ->
     for attr in policy.node_attrs:
         yield from attr.targets
     yield from via
-    yield Alias(Kind.AUTOGROUP, a.MEMBER)
-    yield Alias(Kind.AUTOGROUP, a.TAGGED)
-    yield from (Alias(Kind.TAG, tag) for tag in policy.tag_owners)
