@@ -14,10 +14,13 @@ from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User
+from app.model import ClusterSnapshot, Device, DeviceId, StoredPolicy, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
+from app.policy.engine import PolicyEngine
+from app.policy.hujson import PolicyError
+from app.policy.reader import read
 from app.policy.visibility import AllowAll
 from node.fanout import LAZY_S, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
@@ -54,6 +57,7 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._policies: dict[TenantId, StoredPolicy] = {}
         self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
@@ -184,6 +188,24 @@ class Hub:
         if fanout is not None:
             fanout.netmap.remove_user(user.id)
             fanout.mark()
+
+    def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
+        """The policy of a tenant from now on; None when it has none."""
+        if stored is None:
+            self._policies.pop(tenant_id, None)
+        else:
+            self._policies[tenant_id] = stored
+
+    def policy_engine(self, tenant_id: TenantId) -> PolicyEngine | None:
+        """The policy at work, None when there is none that can be read."""
+        stored = self._policies.get(tenant_id)
+        if stored is None or tenant_id not in self._tenants:
+            return None
+        try:
+            policy = read(stored.text)
+        except PolicyError:
+            return None
+        return PolicyEngine(policy, [u for u in self._users.values() if u.tenant_id == tenant_id])
 
     def put_device(self, device: Device, *, lazily: bool = False) -> None:
         """The durable part of a device as stored; its hot part is kept from memory if known.
