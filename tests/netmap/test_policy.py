@@ -87,7 +87,8 @@ def test_who_comes_into_sight_is_told_to_both_sides_and_who_goes_out_too() -> No
         3: [],
         4: [2],
     }
-    assert {number: sorted(m.get("PeersRemoved", [])) for number, m in messages.items()} == {2: [], 3: [4], 4: [3]}
+    removed = {number: sorted(m.get("PeersRemoved", [])) for number, m in messages.items()}
+    assert removed == {2: [], 3: [4], 4: [3]}
 
 
 def test_nothing_allowed_is_an_empty_filter_and_no_peers() -> None:
