@@ -6,6 +6,7 @@ Times are seconds since the Unix epoch as float, `None` for "never" or "unknown"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
@@ -190,6 +191,15 @@ class ClusterSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Permit:
+    """Who may have something: these users (or all of them), and devices with one of these tags."""
+
+    users: frozenset[UserId] = frozenset()
+    tags: frozenset[str] = frozenset()
+    anyone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """What a device asks for at `/machine/register`."""
 
@@ -206,6 +216,9 @@ class Registration:
     expiry_wish: float | None = None
     #: An approved login instead of an auth key.
     login_id: str | None = None
+    announced_routes: tuple[str, ...] = ()
+    #: Who may take which of the tags asked for, and announce which of the routes without approval.
+    permits: Mapping[str, Permit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

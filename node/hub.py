@@ -14,11 +14,15 @@ from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User
+from app.model import ClusterSnapshot, Device, DeviceId, StoredPolicy, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
-from app.policy.visibility import AllowAll
+from app.policy.check import judge
+from app.policy.document import NO_POLICY, NOTHING_ALLOWED
+from app.policy.engine import PolicyEngine
+from app.policy.hujson import PolicyError
+from app.policy.reader import read
 from node.fanout import LAZY_S, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
 
@@ -54,6 +58,9 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._policies: dict[TenantId, StoredPolicy] = {}
+        #: Tenants whose stored policy does not pass, and why.
+        self.policy_faults: dict[TenantId, str] = {}
         self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
@@ -126,6 +133,7 @@ class Hub:
             self.remove_tenant(tenant_id)
         for tenant in snapshot.tenants:
             self.put_tenant(tenant)
+        policies = {policy.tenant_id: policy for policy in snapshot.policies}
         users = {user.id for user in snapshot.users}
         for user_id in [u for u in self._users if u not in users]:
             self.remove_user(self._users[user_id])
@@ -141,15 +149,16 @@ class Hub:
             self.put_device(device)
             if first_seen and device.online:
                 self._expect_departure(device.id)
+        # Last: its tests speak of users and devices. All of it takes effect in one commit.
+        for tenant in snapshot.tenants:
+            self.put_policy(tenant.id, policies.get(tenant.id))
 
     def put_tenant(self, tenant: Tenant) -> None:
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
             fanout.netmap.tenant = tenant
             return
-        netmap = TenantNetmap(
-            tenant, visibility=AllowAll(), compress=self._compress, dns=self._dns, derp_map=self._derp_map
-        )
+        netmap = TenantNetmap(tenant, compress=self._compress, dns=self._dns, derp_map=self._derp_map)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
             control_time=self._control_time,
@@ -164,10 +173,59 @@ class Hub:
         for session in list(fanout.sessions.values()):
             session.end()
         fanout.stop()
+        self._policies.pop(tenant_id, None)
+        self.policy_faults.pop(tenant_id, None)
         for device_id in [d for d, t in self._tenant_of.items() if t == tenant_id]:
             self._forget(device_id, fanout.netmap.device(device_id))
         for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
             del self._users[user.id]
+
+    def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
+        """The policy a tenant has now; None lets everybody reach everybody.
+
+        One that no longer passes is in force all the same, and shouted about. One that cannot even be
+        read leaves the policy before it in force, or at the start nobody reaches anybody.
+        """
+        fanout = self._tenants.get(tenant_id)
+        if fanout is None or self._policies.get(tenant_id) == stored:
+            return
+        had_one = tenant_id in self._policies
+        self.policy_faults.pop(tenant_id, None)
+        policy = NO_POLICY
+        if stored is None:
+            self._policies.pop(tenant_id, None)
+        else:
+            self._policies[tenant_id] = stored
+            try:
+                policy = read(stored.text)
+                judge(policy, fanout.netmap.users(), fanout.netmap.devices())
+            except PolicyError as error:
+                self._shout(tenant_id, stored, error)
+                if policy is NO_POLICY:
+                    if had_one:
+                        return
+                    policy = NOTHING_ALLOWED
+        fanout.netmap.set_policy(policy)
+        fanout.mark()
+
+    def _shout(self, tenant_id: TenantId, stored: StoredPolicy, error: PolicyError) -> None:
+        self.policy_faults[tenant_id] = error.message
+        _log.error(
+            "policy_invalid",
+            tenant=tenant_id,
+            version=stored.version,
+            author=stored.author,
+            reason=error.message,
+        )
+
+    def policy(self, tenant_id: TenantId) -> StoredPolicy | None:
+        """What is stored as a tenant's policy, whether or not it passes."""
+        return self._policies.get(tenant_id)
+
+    def policy_engine(self, tenant_id: TenantId) -> PolicyEngine | None:
+        """The policy in force with everything committed; None for an unknown tenant."""
+        fanout = self._tenants.get(tenant_id)
+        return None if fanout is None else fanout.netmap.engine
 
     def put_user(self, user: User) -> None:
         if self._users.get(user.id) == user:

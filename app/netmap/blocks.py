@@ -118,15 +118,14 @@ class BlockList:
 
 
 def encode_lists(
-    lists: Iterable[BlockList],
-    json_of: JsonOf,
+    lists: Iterable[tuple[BlockList, JsonOf]],
     variant: Variant,
     compress: Compress,
     without: DeviceId | None,
 ) -> list[bytes]:
     """The pieces of one JSON list made of several block lists, without the brackets."""
     pieces: list[bytes] = []
-    for blocks in lists:
+    for blocks, json_of in lists:
         for block in blocks.blocks:
             own = without if without is not None and block.holds(without) else None
             part = block.encoded(json_of, variant, compress, first=not pieces, without=own)

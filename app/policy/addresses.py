@@ -20,6 +20,7 @@ _BITS = re.compile(r"0|[1-9][0-9]{0,2}")
 V4_END = (1 << 32) - 1
 
 
+@lru_cache(maxsize=65536)
 def address(text: str) -> int:
     """The place of one address on the line. Raises ValueError."""
     ip = ipaddress.ip_address(text)

@@ -14,8 +14,14 @@ from app.policy.testing import run_tests
 
 def accept(text: str, users: Iterable[User], devices: Iterable[Device]) -> Policy:
     """The policy of a text, if it may be used for these users and devices. Raises PolicyError."""
-    users = list(users)
     policy = read(text)
+    judge(policy, users, devices)
+    return policy
+
+
+def judge(policy: Policy, users: Iterable[User], devices: Iterable[Device]) -> None:
+    """Raises PolicyError when a policy that could be read may not be used for these users and devices."""
+    users = list(users)
     directory = Directory(users, policy.groups)
     foreign = foreign_domain(policy, directory)
     if foreign is not None:
@@ -25,4 +31,3 @@ def accept(text: str, users: Iterable[User], devices: Iterable[Device]) -> Polic
             " and cannot be used in user:*@<domain> expressions"
         )
     run_tests(policy, users, list(devices))
-    return policy

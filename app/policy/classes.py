@@ -27,13 +27,17 @@ class ClassShape:
     subnets: tuple[str, ...]
     is_exit: bool
     no_v4: bool
-    declared: int
+    declared: int = 0
     alone: DeviceId | None = None
 
 
 @dataclass(eq=False, slots=True)
 class DeviceClass:
-    """One class. `sees` has the bit of every class its devices have as peers; always symmetric."""
+    """One class. `sees` has the bit of every class its devices have as peers; always symmetric.
+
+    `self_caps`: the CapMap of its devices' own records, `peer_caps`: as peers see them (JSON, empty
+    for none).
+    """
 
     shape: ClassShape
     index: int
@@ -44,6 +48,7 @@ class DeviceClass:
     shows: dict[str, bool] = field(default_factory=dict)
     steered: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
     self_caps: bytes = b"{}"
+    peer_caps: bytes = b""
 
     @property
     def bit(self) -> int:

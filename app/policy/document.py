@@ -108,3 +108,5 @@ class Policy:
 
 #: What applies while a tenant has no policy: everybody may reach everybody.
 NO_POLICY = Policy(text="")
+#: What applies where a stored policy cannot be read: nobody reaches anybody.
+NOTHING_ALLOWED = Policy(text="", access=())

@@ -104,6 +104,8 @@ class PolicyEngine:
         self._routers: set[DeviceId] = set()
         self._overlay: set[DeviceClass] = set()
         self.primaries = Primaries()
+        #: Of no device: what a record is tried in before it is taken.
+        self.untold_class = DeviceClass(ClassShape(0, 0, None, (), False, False), -1)
         self._touched: set[DeviceClass] = set()
         self._touched_routers: set[DeviceId] = set()
 
@@ -161,14 +163,30 @@ class PolicyEngine:
     def class_of(self, device_id: DeviceId) -> DeviceClass:
         return self._devices[device_id].cls
 
-    def shape_class(self, device: Device) -> DeviceClass:
-        """The class that this picture of a device has, whether or not it is the one held."""
-        return self._classes.get(self._shape(device)) or self._new_class(self._shape(device))
+    # -- users ----------------------------------------------------------------------------------
+
+    def put_user(self, user: User) -> set[DeviceId]:
+        """A user is new or has changed; returns the devices that must be put again."""
+        if not self.directory.put(user):
+            return set()
+        return self._users_changed(user.id)
+
+    def remove_user(self, user_id: UserId) -> set[DeviceId]:
+        if not self.directory.remove(user_id):
+            return set()
+        return self._users_changed(user_id)
+
+    def _users_changed(self, user_id: UserId) -> set[DeviceId]:
+        self.selectors.reread(self.directory)
+        self.ssh.forget()
+        return set(self._by_user.get(user_id, ()))
 
     def _shape(self, device: Device) -> ClassShape:
+        """Raises ValueError when an address or a route of the record is none."""
         identity = self.selectors.identity(device.user_id, device.tags)
         v4, v6 = address(device.ipv4), address(device.ipv6)
         subnets, is_exit = split_routes(device.active_routes)
+        spans_of(subnets)
         declared = self.selectors.holding((v4, v6))
         no_v4 = self.attributes.disables_v4(identity, declared, self.selectors)
         literals = self.selectors.holding((v6,)) if no_v4 else declared
@@ -305,6 +323,7 @@ class PolicyEngine:
         self._gone.append(cls)
         if shape.alone is not None:
             self._overlay.add(cls)
+        cls.peer_caps = _EXIT_CAPS if shape.is_exit else b""
         cls.self_caps = self.attributes.self_caps(shape.identity, shape.declared, self.selectors)
         for state in self.states:
             is_source, is_target = self.is_source(state, cls), self._is_target(state, cls)
@@ -471,15 +490,10 @@ class PolicyEngine:
             route, lambda device_id: bool(self._devices[device_id].cls.shape.identity & mask)
         )
 
-    def told_addresses(self, viewer: DeviceClass, device: Device) -> tuple[str, ...]:
-        """A peer's own addresses as prefixes, of the families that both sides have."""
-        facts = self._devices.get(device.id)
-        without_v4 = viewer.shape.no_v4 or (facts is not None and facts.cls.shape.no_v4)
-        return (f"{device.ipv6}/128",) if without_v4 else (f"{device.ipv4}/32", f"{device.ipv6}/128")
-
-    def peer_caps(self, device_id: DeviceId) -> bytes:
-        """The CapMap of a device as its peers are shown it, as JSON."""
-        return _EXIT_CAPS if self._devices[device_id].cls.shape.is_exit else b"{}"
+    def carried_routes(self, device_id: DeviceId) -> tuple[str, ...]:
+        """The subnet routes that a device is the primary of."""
+        subnets = self._devices[device_id].subnets
+        return tuple(route for route in subnets if self.primaries.of(route) == device_id)
 
     def routes(self) -> Iterable[str]:
         """Every approved subnet route."""
@@ -597,6 +611,3 @@ def _all_aliases(policy: Policy, rules: Iterable[Rule], via: Iterable[Alias]) ->
     for attr in policy.node_attrs:
         yield from attr.targets
     yield from via
-    yield Alias(Kind.AUTOGROUP, a.MEMBER)
-    yield Alias(Kind.AUTOGROUP, a.TAGGED)
-    yield from (Alias(Kind.TAG, tag) for tag in policy.tag_owners)

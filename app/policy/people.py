@@ -45,12 +45,32 @@ class Directory:
     """The users of one tenant, and the groups of its policy."""
 
     def __init__(self, users: Iterable[User], groups: dict[str, tuple[str, ...]]) -> None:
-        self.people = {user.id: _person(user) for user in users}
+        self.people: dict[UserId, Person] = {}
         self._by_name: dict[str, set[UserId]] = {}
-        for person in self.people.values():
-            for name in person.names:
-                self._by_name.setdefault(name, set()).add(person.id)
         self._groups = groups
+        for user in users:
+            self.put(user)
+
+    def put(self, user: User) -> bool:
+        """A user is new or has changed; returns whether policies see a difference."""
+        person = _person(user)
+        if self.people.get(user.id) == person:
+            return False
+        self.remove(user.id)
+        self.people[user.id] = person
+        for name in person.names:
+            self._by_name.setdefault(name, set()).add(person.id)
+        return True
+
+    def remove(self, user_id: UserId) -> bool:
+        person = self.people.pop(user_id, None)
+        if person is None:
+            return False
+        for name in person.names:
+            self._by_name[name].discard(user_id)
+            if not self._by_name[name]:
+                del self._by_name[name]
+        return True
 
     def users_of(self, alias: Alias) -> frozenset[UserId] | None:
         """The users whose untagged devices an alias stands for; None when it means no users."""

@@ -26,10 +26,16 @@ class Selectors:
                 self._bits[alias] = 1 << len(self._bits)
             elif alias.span is not None and alias.span not in self._literals:
                 self._literals[alias.span] = 1 << len(self._literals)
+        self._users: dict[Alias, frozenset[UserId]] = {}
+        self._identities: dict[tuple[UserId | None, tuple[str, ...]], int] = {}
+        self.reread(directory)
+
+    def reread(self, directory: Directory) -> None:
+        """Users came, went or changed."""
         self._users = {
             alias: users for alias in self._bits if (users := directory.users_of(alias)) is not None
         }
-        self._identities: dict[tuple[UserId | None, tuple[str, ...]], int] = {}
+        self._identities.clear()
 
     def mask(self, aliases: Iterable[Alias]) -> int:
         """The bits of all device aliases among these."""

@@ -89,6 +89,12 @@ class SshCompiler:
             self._made.clear()
             self._touched = True
 
+    def forget(self) -> None:
+        """Users changed."""
+        if self._rules:
+            self._made.clear()
+            self._touched = True
+
     def take_touched(self) -> bool:
         touched, self._touched = self._touched, False
         return touched

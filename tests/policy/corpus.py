@@ -12,6 +12,7 @@ from typing import Any
 
 from app.keys import DiscoKey, MachineKey, NodeKey
 from app.model import Device, DeviceId, TenantId, User, UserId
+from app.netmap.row import Form, Row
 from app.policy.check import accept
 from app.policy.engine import PolicyEngine
 from app.policy.hujson import PolicyError
@@ -79,14 +80,13 @@ def _node(engine: PolicyEngine, devices: dict[str, Device], name: str) -> dict[s
     for peer_name, peer in devices.items():
         if peer.id not in visible:
             continue
-        addresses = engine.told_addresses(cls, peer)
-        shown = list(engine.shown_routes(cls, peer.id))
-        exits = [r for r in peer.active_routes if r in ("0.0.0.0/0", "::/0")]
+        row = Row(peer, peer_name, engine.class_of(peer.id), expired=False)
+        told = json.loads(row.json(Form(engine.shown_routes(cls, peer.id), not cls.shape.no_v4)))
         peers[peer_name] = {
-            "allowed_ips": [*addresses, *shown, *exits],
-            "primary_routes": shown,
-            "cap_map": json.loads(engine.peer_caps(peer.id)),
-            "addresses": list(addresses),
+            "allowed_ips": told["AllowedIPs"],
+            "primary_routes": told.get("PrimaryRoutes", []),
+            "cap_map": told.get("CapMap", {}),
+            "addresses": told["Addresses"],
         }
     return {
         "filter": rules,

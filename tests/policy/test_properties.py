@@ -133,11 +133,11 @@ def answers(engine, devices):
             filter_of(engine, device),
             engine.ssh_rules(cls),
             cls.self_caps,
-            engine.peer_caps(device.id),
+            cls.peer_caps,
             sorted(i for seen in engine.visible(cls) for i in seen.members),
             {other.id: engine.sees(cls, engine.class_of(other.id)) for other in devices.values()},
             {other.id: engine.shown_routes(cls, other.id) for other in devices.values()},
-            {other.id: engine.told_addresses(cls, other) for other in devices.values()},
+            engine.carried_routes(device.id),
         )
     return told
 

@@ -21,6 +21,7 @@ PURE = [
     "app/request_kinds.py",
     "app/errors.py",
     "app/names.py",
+    "app/routes.py",
     "app/tokens.py",
     "app/derpmap.py",
     "app/wire",
