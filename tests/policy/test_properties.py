@@ -14,8 +14,8 @@ from app.policy.sources import AddressSet
 from tests.policy import worlds as w
 
 
-def engine_of(policy, devices):
-    engine = PolicyEngine(accept(json.dumps(policy), w.USERS, []), w.USERS)
+def engine_of(policy, devices, users=w.USERS):
+    engine = PolicyEngine(accept(json.dumps(policy), w.USERS, []), users)
     for device in devices:
         engine.put(device)
     return engine
@@ -120,6 +120,7 @@ steps = st.one_of(
     st.tuples(st.just("identity"), numbers, w.identities),
     st.tuples(st.just("routes"), numbers, w.route_sets),
     st.tuples(st.just("online"), numbers, st.booleans()),
+    st.tuples(st.just("user"), w.users),
     st.just(("sweep",)),
 )
 
@@ -147,14 +148,18 @@ def answers(engine, devices):
 def test_any_history_ends_as_if_begun_there(policy, first, history):
     engine = engine_of(policy, first)
     devices = {device.id: device for device in first}
+    users = {user.id: user for user in w.USERS}
     engine.take_touched()
     before = answers(engine, devices)
     for verb, *what in history:
         if verb == "sweep":
             engine.sweep()
             continue
+        again = []
         if verb == "put":
             device = what[0]
+        elif verb == "user":
+            device = None
         elif verb == "remove":
             devices.pop(what[0], None)
             engine.remove(what[0])
@@ -164,9 +169,12 @@ def test_any_history_ends_as_if_begun_there(policy, first, history):
         else:
             continue
         classes = {i: engine.class_of(i) for i in devices}
-        if device is not None:
-            devices[device.id] = device
-            engine.put(device)
+        if verb == "user":
+            users[what[0].id] = what[0]
+            again = sorted(engine.put_user(what[0]))
+        for one in [devices[i] for i in again if i in devices] or [device] * (device is not None):
+            devices[one.id] = one
+            engine.put(one)
         touched, routers = engine.take_touched()
         after = answers(engine, devices)
         for i in after.keys() & before.keys():
@@ -175,9 +183,9 @@ def test_any_history_ends_as_if_begun_there(policy, first, history):
                 continue
             assert cls in touched or after[i][:2] == before[i][:2], "a filter or SSH policy changed unsaid"
             moved = {o for o in after[i][6] if before[i][6].get(o, after[i][6][o]) != after[i][6][o]}
-            assert moved - {device.id if device else 0} <= routers, "a route moved unsaid"
+            assert moved - {device.id if device else 0, *again} <= routers, "a route moved unsaid"
         before = after
-    fresh = engine_of(policy, sorted(devices.values(), key=lambda d: d.id))
+    fresh = engine_of(policy, sorted(devices.values(), key=lambda d: d.id), users.values())
     fresh.primaries._primary = dict(engine.primaries._primary)
     assert answers(engine, devices) == answers(fresh, devices)
     assert engine.routers() == fresh.routers()

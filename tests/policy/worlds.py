@@ -92,6 +92,16 @@ def devices_of(draw, number):
     return device(number, owner, tags, draw(route_sets), draw(st.booleans()))
 
 
+users = st.builds(
+    lambda number, role, host: User(
+        UserId(number), TENANT, USERS[number - 1].name, email=f"{USERS[number - 1].name}@{host}", role=role
+    ),
+    st.integers(1, 3),
+    st.sampled_from(("owner", "admin", "member")),
+    st.sampled_from(("example.com", "example.org")),
+)
+
+
 @st.composite
 def topologies(draw, *, least: int = 1, most: int = 7):
     count = draw(st.integers(least, most))
