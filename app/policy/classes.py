@@ -35,6 +35,7 @@ class ClassShape:
 class DeviceClass:
     """One class. `sees` has the bit of every class its devices have as peers; always symmetric.
 
+    `targets`: the numbers of the rules that concern it as a target.
     `self_caps`: the CapMap of its devices' own records, `peer_caps`: as peers see them (JSON, empty
     for none).
     """
@@ -44,6 +45,7 @@ class DeviceClass:
     members: set[DeviceId] = field(default_factory=set)
     spans: tuple[Range, ...] = ()
     sees: int = 0
+    targets: tuple[int, ...] = ()
     template: Template | None = None
     shows: dict[str, bool] = field(default_factory=dict)
     steered: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
@@ -56,6 +58,23 @@ class DeviceClass:
 
     def __hash__(self) -> int:
         return id(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One device as the engine holds it; `tags` is how many it has."""
+
+    cls: DeviceClass
+    v4: int
+    v6: int
+    user: UserId | None
+    tags: int
+    subnets: tuple[str, ...]
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Those it has as far as anybody is told, on the line of app.policy.addresses."""
+        return (self.v6,) if self.cls.shape.no_v4 else (self.v4, self.v6)
 
 
 def split_routes(routes: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:

@@ -25,9 +25,10 @@ from app.policy.addresses import (
 from app.policy.aliases import Alias, Kind, Names, PortRange
 from app.policy.classes import DeviceClass
 from app.policy.document import Policy
-from app.policy.engine import PolicyEngine, RuleState
+from app.policy.engine import PolicyEngine
 from app.policy.filters import OWN_V4, OWN_V6
 from app.policy.hujson import Place, excerpt
+from app.policy.states import RuleState, Target
 
 #: Protocols of a rule that names none (policy-corpus, "Rule order"): TCP, UDP, ICMP, ICMPv6.
 DEFAULT_PROTOS = (6, 17, 1, 58)
@@ -332,7 +333,7 @@ class Scene:
         cls = None if device is None else self.engine.class_of(device.id)
         if state.rule.self_only:
             same = device is not None and not device.tags and device.user_id == carrier.user_id
-            if not same or carrier.tags or cls is None or not self.engine.is_source(state, cls):
+            if not same or carrier.tags or cls is None or not state.is_source(cls):
                 return False
         if alias.kind is Kind.ANY:
             return state.rule.self_only or covers(self._wild, span)
@@ -352,16 +353,15 @@ class Scene:
             return None
         if proto is not None and proto not in (state.rule.protos or DEFAULT_PROTOS):
             return None
-        for alias, ports in state.rule.targets:
-            if (port is None or any(first <= port <= last for first, last in ports)) and self._is_reached(
-                state, alias, end, end.carrier
-            ):
-                return alias_text(alias), ports
+        for told in state.targets:
+            fits = port is None or any(first <= port <= last for first, last in told.ports)
+            if fits and self._is_reached(state, told, end, end.carrier):
+                return alias_text(told.alias), told.ports
         return None
 
-    def _is_reached(self, state: RuleState, alias: Alias, end: _End, carrier: Device) -> bool:
+    def _is_reached(self, state: RuleState, told: Target, end: _End, carrier: Device) -> bool:
         cls = self.engine.class_of(carrier.id)
-        dsts = self.engine.reached(state, cls, alias)
+        dsts = self.engine.reached(state, cls, told)
         return bool(dsts) and any(self._is_written(dsts, carrier, cls, span) for span in end.spans)
 
     @staticmethod
@@ -444,16 +444,16 @@ class Scene:
         if carrier is None:
             return
         reached = [
-            (told, ports)
-            for told, ports in rule.targets
+            told
+            for told in state.targets
             if not rule.is_silent and self._is_reached(state, told, target, carrier)
         ]
         if alias is not None and reached:
-            opened = "; ".join(ports_text(state, ports) for _, ports in reached)
+            opened = "; ".join(ports_text(state, told.ports) for told in reached)
             yield (
                 0,
                 Miss(
-                    f"{alias_text(alias)} may reach {alias_text(reached[0][0])} on {opened} only",
+                    f"{alias_text(alias)} may reach {alias_text(reached[0].alias)} on {opened} only",
                     self.ref(state),
                 ),
             )

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from app.model import Device, User, UserId
 from app.policy import aliases as a
 from app.policy.addresses import Range, merged
-from app.policy.aliases import PROTOCOLS, Alias
+from app.policy.aliases import PROTOCOLS
 from app.policy.classes import DeviceClass
 from app.policy.document import Policy, SshRule
-from app.policy.engine import PolicyEngine, RuleState
+from app.policy.engine import PolicyEngine
 from app.policy.explain import DEFAULT_PROTOS
 from app.policy.filters import OWN_V4, OWN_V6
 from app.policy.routes import auto_approved
 from app.policy.rules import COMPANIONS
+from app.policy.states import RuleState, Target
 
 #: Changes of one sort that are listed, and names told of each side of one.
 MAX_CHANGES = 200
@@ -207,30 +208,28 @@ class _Access(_Relation):
         return _Target(tuple(opened), tuple(own))
 
     def _opened(self, state: RuleState, cls: DeviceClass) -> Iterator[tuple[tuple[str, str], Range]]:
-        for alias, ports in state.rule.targets:
-            for where in self._where(state, cls, alias):
+        for target in state.targets:
+            for where in self._where(state, cls, target):
                 if state.rule.caps is None:
                     for proto in state.rule.protos or DEFAULT_PROTOS:
-                        for span in ports:
+                        for span in target.ports:
                             yield (where, _PROTO_NAMES.get(proto, str(proto))), span
                 else:
                     for name in state.rule.caps.keys() - COMPANIONS.values():
                         yield (where, f"app {name}"), _ONCE[0]
 
-    def _where(self, state: RuleState, cls: DeviceClass, alias: Alias) -> set[str]:
+    def _where(self, state: RuleState, cls: DeviceClass, target: Target) -> set[str]:
         """What is in reach at a class: itself, routes behind it, the internet."""
         found: set[str] = set()
-        for text in self._engine.reached(state, cls, alias):
+        for text in self._engine.reached(state, cls, target):
             if text in (OWN_V4, OWN_V6):
                 found.add("")
             elif text == b"*":
                 found |= {"", *cls.shape.subnets, *(["internet"] if cls.shape.is_exit else [])}
             else:
-                found.add("internet" if alias.name == a.INTERNET else text.decode())
-        if alias.span is not None and found:
-            held = self._engine.selectors.literal_mask((alias.span,))
-            if cls.shape.literals & held:
-                found = {""} if not cls.shape.subnets else {"", *found}
+                found.add("internet" if target.alias.name == a.INTERNET else text.decode())
+        if found and cls.shape.literals & target.literal:
+            found = {""} if not cls.shape.subnets else {"", *found}
         return found
 
 
