@@ -123,7 +123,7 @@ def test_without_a_policy_everything_is_allowed():
     assert (way.rule.kind, way.source, way.target, way.ports) == ("", "*", "*", "*")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=45, deadline=None)
 @given(w.policies(ssh=False), w.topologies(least=2, most=5), st.sampled_from([(22, 6), (80, 17), (0, 1)]))
 def test_answers_are_what_the_filters_do(policy, devices, service):
     port, proto = service
