@@ -30,13 +30,9 @@ def warnings_of(policy: Policy, users: Iterable[User], devices: Iterable[Device]
     engine = PolicyEngine(policy, users)
     for device in devices:
         engine.put(device)
-    found = [
-        *_unknown_users(policy, engine),
-        *_idle_tags(policy, devices),
-        *_empty_hosts(policy, devices),
-        *_pools(policy),
-        *_idle_rules(engine),
-    ]
+    found = [*_unknown_users(policy, engine), *_pools(policy)]
+    if devices:  # nothing can be said of a tenant that only begins
+        found += [*_idle_tags(policy, devices), *_empty_hosts(policy, devices), *_idle_rules(engine)]
     ordered = sorted(found, key=lambda one: one.line or 1 << 30)
     return tuple(dict.fromkeys(ordered))
 

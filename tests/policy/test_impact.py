@@ -235,3 +235,4 @@ def test_what_looks_wrong_is_told_in_order():
         "host gone (192.168.9.9) is no device's address, and no approved route leads there",
     ]
     assert warnings_of(NO_POLICY, w.USERS, DEVICES) == ()
+    assert len(warnings_of(accept(text, w.USERS, []), w.USERS, [])) == 4
