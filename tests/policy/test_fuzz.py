@@ -131,13 +131,13 @@ def test_the_policy_that_is_mutated_is_taken():
     assert judge(TEXT)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text() | st.text(alphabet='{}[]",:/*\\u0d8 \n1e-.tfn'))
 def test_any_text(text):
     judge(text)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_a_policy_with_letters_changed(data):
     text = TEXT
@@ -158,7 +158,7 @@ def places(value, path=()):
 PATHS = list(places(FULL))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PATHS[1:]), junk, st.booleans()), min_size=1, max_size=2))
 def test_a_policy_with_values_and_names_changed(changes):
     policy = json.loads(TEXT)
