@@ -106,6 +106,10 @@ class Refresher:
         """Put into the hub what is stored of a device of this tenant now, or that it is gone."""
         await self._reload_devices({(tenant_id, device_id)})
 
+    async def reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
+        """The same for many; above RELOAD_ABOVE the whole cluster is loaded instead."""
+        await (self.load() if len(ids) > RELOAD_ABOVE else self._reload_devices(ids))
+
     async def reload_user(self, tenant_id: TenantId, user_id: UserId) -> None:
         """Put into the hub what is stored of a user of this tenant now, or that it is gone."""
         await self._reload_users({(tenant_id, user_id)})

@@ -25,12 +25,15 @@ from app.request_kinds import (
     DeviceTag,
     KeyCreate,
     KeyExpire,
+    NetmapRebuild,
     UserCreate,
     UserDelete,
     UserRename,
     parse_request,
 )
+from app.scopes import parse_scope
 from node.hub import Hub
+from node.rebuild import Rebuilder
 from node.refresh import Refresher
 
 _log = log.get("requests")
@@ -185,6 +188,14 @@ async def _delete_user(work: Work, args: UserDelete) -> Result:
     return {"user_id": user_id}
 
 
+async def _rebuild_netmaps(work: Work, args: NetmapRebuild) -> Result:
+    async def report(progress: Result) -> None:
+        await work.scoped.report_progress(work.request.id, progress)
+
+    rebuilder = Rebuilder(work.hub, work.refresher, report)
+    return await rebuilder.run(work.tenant_id, parse_scope(args.scope))
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_expire": _expire_device,
@@ -197,6 +208,7 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "user_create": _create_user,
     "user_rename": _rename_user,
     "user_delete": _delete_user,
+    "netmap_rebuild": _rebuild_netmaps,
 }
 
 

@@ -76,6 +76,7 @@ class TenantNetmap:
         self._pending_users: dict[UserId, User | None] = {}
         self._pending_common: dict[str, bytes] = {}
         self._pending_policy: Policy | None = None
+        self._pending_renewal: set[DeviceId] = set()
 
     # -- what is known now (committed or not) ---------------------------------------------------
 
@@ -125,7 +126,11 @@ class TenantNetmap:
     @property
     def is_dirty(self) -> bool:
         return bool(
-            self._pending or self._pending_users or self._pending_common or self._pending_policy is not None
+            self._pending
+            or self._pending_users
+            or self._pending_common
+            or self._pending_renewal
+            or self._pending_policy is not None
         )
 
     def put(self, device: Device, *, expired: bool = False) -> None:
@@ -155,6 +160,12 @@ class TenantNetmap:
     def set_policy(self, policy: Policy) -> None:
         """Another policy; NO_POLICY lets everybody reach everybody."""
         self._pending_policy = policy
+
+    def renew(self, devices: set[DeviceId]) -> None:
+        """Make the rows of these devices from scratch; of all of them, everything else as well."""
+        self._pending_renewal |= devices
+        if self._rows.keys() <= devices and self._pending_policy is None:
+            self._pending_policy = self.engine.policy
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
@@ -221,7 +232,8 @@ class TenantNetmap:
 
     def _commit_rows(self, again: set[DeviceId]) -> dict[DeviceId, RowChange]:
         changes: dict[DeviceId, RowChange] = {}
-        for device_id in again - self._pending.keys():
+        renewed, self._pending_renewal = self._pending_renewal, set()
+        for device_id in (again | renewed) - self._pending.keys():
             row = self._rows.get(device_id)
             if row is not None:
                 self._pending[device_id] = (row.device, row.expired)
@@ -238,7 +250,7 @@ class TenantNetmap:
                 fqdn = self.fqdn(device)
                 if old is not None and (device, expired, fqdn) == (old.device, old.expired, old.fqdn):
                     is_reclassed = device_id in again and self.engine.put(device) is not old.cls
-                    if not is_reclassed:
+                    if not is_reclassed and device_id not in renewed:
                         continue
                 try:
                     new = self._row(device, fqdn, expired, old, again)
