@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app import log
 from app.model import DeviceId
+from app.netmap.blocks import BlockCounts
 from app.netmap.flush import RESYNC, Flush
 from app.netmap.tenant import TenantNetmap
 from node.session import MapSession, SessionState
@@ -47,6 +48,11 @@ class RoundStats:
     resyncs: int = 0
     late_maps: int = 0
     seconds: float = 0.0
+    #: Changes handed to the netmap since the round before; over `devices` it says how well they coalesce.
+    puts: int = 0
+    blocks_known: int = 0
+    blocks_made: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -168,6 +174,7 @@ class TenantFanout:
         self._urgent = False
         joiners, self._joiners = self._joiners, []
         viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
+        stats.puts, self.netmap.puts = self.netmap.puts, 0
         flush = self.netmap.commit()
         stats.devices = len(flush.changes)
         self._report_rejected()
@@ -182,6 +189,9 @@ class TenantFanout:
         await self._deliver(joiners, stats)
         self._settle()
         stats.encodings = flush.encodings
+        stats.kinds = dict(flush.kinds)
+        stats.blocks_known, stats.blocks_made = self.netmap.blocks.known, self.netmap.blocks.made
+        self.netmap.blocks = BlockCounts()
         stats.seconds = self._loop.time() - started
         self._loaded = stats.seconds > GATHER_LOADED_S / 2
         ended = self._loop.time()

@@ -54,7 +54,8 @@ class Refresher:
         *,
         instance: str,
         on_derp: Callable[[], Awaitable[None]],
-        on_rows: Callable[[int], None],
+        on_rows: Callable[[int, float], None],
+        clock: Callable[[], float],
     ) -> None:
         self._source = source
         self._hub = hub
@@ -62,6 +63,7 @@ class Refresher:
         self._instance = instance
         self._on_derp = on_derp
         self._on_rows = on_rows
+        self._clock = clock
         self.generation: str | None = None
         self._position = ""
         self._missed_load = True
@@ -94,7 +96,8 @@ class Refresher:
         foreign = [change for change in changes if change.origin != self._instance]
         if foreign or self._again:
             await self._apply(foreign)
-            self._on_rows(len(foreign))
+            oldest = min((change.at for change in foreign), default=0.0)
+            self._on_rows(len(foreign), self._clock() - oldest)
         self._position = position
         await self._settle_policies()
         return len(foreign)

@@ -15,7 +15,7 @@ from app.errors import NotFound
 from app.keys import machine_key_text, node_key_text
 from app.model import TAGGED_DEVICES_USER_ID, Device, DeviceId, Tenant, User, UserId
 from app.netmap.access import Access, filter_member, ssh_member
-from app.netmap.blocks import encode_lists
+from app.netmap.blocks import BlockCounts, encode_lists
 from app.netmap.dns import DnsPlan, dns_config, suffix
 from app.netmap.flush import Flush, RowChange, Swap
 from app.netmap.members import Members
@@ -77,6 +77,9 @@ class TenantNetmap:
         self._pending_common: dict[str, bytes] = {}
         self._pending_policy: Policy | None = None
         self._pending_renewal: set[DeviceId] = set()
+        #: Since somebody last looked and reset them.
+        self.puts = 0
+        self.blocks = BlockCounts()
 
     # -- what is known now (committed or not) ---------------------------------------------------
 
@@ -136,6 +139,7 @@ class TenantNetmap:
     def put(self, device: Device, *, expired: bool = False) -> None:
         """A device is new or has changed. `expired`: its key is, by the caller's clock."""
         self._pending[device.id] = (device, expired)
+        self.puts += 1
 
     def remove(self, device_id: DeviceId) -> None:
         self._pending[device_id] = None
@@ -359,7 +363,7 @@ class TenantNetmap:
             part = self._class_parts[viewer] = self._class_part(viewer)
         pieces = [encode(head, variant, self._compress), part.encoded(variant, self._compress)]
         lists = self._members.lists_for(viewer, self.engine)
-        pieces += encode_lists(lists, variant, self._compress, device_id)
+        pieces += encode_lists(lists, variant, self._compress, device_id, self.blocks)
         pieces.append(encode(b"]}", variant, self._compress))
         return b"".join(pieces)
 
