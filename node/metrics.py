@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 
@@ -20,8 +22,8 @@ class Metrics:
         def counter(name: str, text: str, *extra: str) -> Counter:
             return Counter(name, text, [*labels, *extra], registry=self.registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, labels, registry=self.registry)
+        def gauge(name: str, text: str, *extra: str) -> Gauge:
+            return Gauge(name, text, [*labels, *extra], registry=self.registry)
 
         self._cluster_id = cluster_id
         self._registrations = counter("hs_registrations", "Answers to register requests.", "outcome")
@@ -36,6 +38,9 @@ class Metrics:
         )
         self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
             cluster_id
+        )
+        self._policy_invalid = gauge(
+            "hs_policy_invalid", "Tenants whose policy in force does not pass.", "tenant"
         )
         self._frames = counter("hs_delta_frames", "Deltas written to viewers.").labels(cluster_id)
         self._frame_bytes = counter("hs_delta_bytes", "Bytes of deltas.").labels(cluster_id)
@@ -61,6 +66,14 @@ class Metrics:
 
     def registration(self, outcome: str) -> None:
         self._registrations.labels(self._cluster_id, outcome).inc()
+
+    def policy_invalid(self, tenant: str, invalid: bool) -> None:
+        """Whether the policy in force of a tenant does not pass; a series only while it does not."""
+        if invalid:
+            self._policy_invalid.labels(self._cluster_id, tenant).set(1)
+        else:
+            with suppress(KeyError):
+                self._policy_invalid.remove(self._cluster_id, tenant)
 
     def map_request(self, kind: str) -> None:
         self._map_requests.labels(self._cluster_id, kind).inc()

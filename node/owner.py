@@ -35,6 +35,8 @@ from node.jobs import Job
 from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
+from node.policies import TenantPolicies
+from node.policy_file import PolicyFile
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
@@ -82,6 +84,7 @@ class Owner:
     hot: HotState
     queries: ClientQueries
     api: MachineApi
+    policies: TenantPolicies
     refresher: Refresher
     requests: RequestRunner
     listener: Listener
@@ -104,8 +107,10 @@ class Owner:
         metrics: Metrics,
         derp_map: DerpMapSource,
         may_write: Callable[[], bool],
+        policy_file: PolicyFile | None = None,
     ) -> Owner:
-        """`may_write`: whether the lease is held for certain at this moment."""
+        """`may_write`: whether the lease is held for certain at this moment. `policy_file`: the home
+        tenant's policy, None when it lies in the database."""
         dns = DnsPlan(
             settings.dns.base_domain,
             magic_dns=settings.dns.magic_dns,
@@ -152,8 +157,11 @@ class Owner:
             if await derp_map.refresh():
                 hub.set_derp_map(derp_map.current)
 
+        policies = TenantPolicies(
+            scoped, hub, file=policy_file, may_write=may_write, on_invalid=metrics.policy_invalid
+        )
         refresher = Refresher(
-            scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
+            scoped, hub, policies, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
         )
         requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
         listener = Listener(
@@ -174,6 +182,7 @@ class Owner:
             hot=hot,
             queries=queries,
             api=api,
+            policies=policies,
             refresher=refresher,
             requests=requests,
             listener=listener,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +33,7 @@ from node.jobs import schedule
 from node.listen import reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
+from node.policy_file import PolicyFile
 from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
 
 _log = log.get("serve")
@@ -56,6 +58,7 @@ class Serving:
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
+    policy_file: PolicyFile | None = None
 
     @property
     def state(self) -> str:
@@ -67,6 +70,7 @@ class Serving:
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
+            self._follow_policy_file(stack)
             dsn = await stack.enter_async_context(database_dsn(settings))
             try:
                 database = await Database.prepare(dsn)
@@ -91,6 +95,27 @@ class Serving:
             raise LeaseLost(
                 f"another instance has taken cluster {settings.cluster_id!r} over: this one has stopped"
             )
+
+    # -- policy file ----------------------------------------------------------------------------
+
+    def _follow_policy_file(self, stack: AsyncExitStack) -> None:
+        """Take the file, if there is to be one, and again on SIGHUP. Raises ConfigError."""
+        path = self.settings.policy.file
+        if path is None:
+            return
+        self.policy_file = PolicyFile(path)
+        self.policy_file.take()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self.daemon.spawn("policy file", self._reload_policy_file())
+        )
+        stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+
+    async def _reload_policy_file(self) -> None:
+        if self.owner is not None:
+            await self.owner.policies.reload_file()
+        elif self.policy_file is not None:
+            self.policy_file.try_again()
 
     # -- ownership ------------------------------------------------------------------------------
 
@@ -170,6 +195,7 @@ class Serving:
             metrics=metrics,
             derp_map=derp_map,
             may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
+            policy_file=self.policy_file,
         )
         self.owner = owner
         tasks: list[asyncio.Task[None]] = []

@@ -60,6 +60,7 @@ __all__ = [
     "peer_hostinfo",
     "register_response",
     "rfc3339",
+    "ssh_rejection",
     "static_fields",
     "user_profile",
     "utc",
@@ -318,6 +319,11 @@ def register_response(
             "Error": clean_text(error),
         }
     )
+
+
+def ssh_rejection(message: str) -> bytes:
+    """A tailcfg.SSHAction that ends a session; its user reads the message."""
+    return orjson.dumps({"message": f"{clean_text(message)}\n", "reject": True})
 
 
 class Whole(enum.Enum):

@@ -202,7 +202,9 @@ BEGIN
             IF d.user_id IS NOT NULL AND to_timestamp(wish) > at THEN
                 until := LEAST(until, to_timestamp(wish));
             END IF;
-            gives_routes := merged_texts(d.approved_routes, permitted(may, announced, d.user_id, d.tags));
+            -- What it announced before stays as somebody may have decided it since.
+            gives_routes := merged_texts(d.approved_routes, permitted(
+                may, ARRAY(SELECT unnest(announced) EXCEPT SELECT unnest(d.announced_routes)), d.user_id, d.tags));
             UPDATE nodes SET hostname = host, host_info = info::json, capver = cap, expiry = until,
                    announced_routes = announced, approved_routes = gives_routes
              WHERE cluster_id = c AND tenant_id = d.tenant_id AND id = d.id
