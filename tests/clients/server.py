@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.clients.namespace import Namespace
+from tests.clients.netmaps import ClientNetmap
 from tests.clients.process import Process
 from tests.clients.waiting import eventually
 
@@ -148,9 +149,13 @@ class Server:
         assert answer.status == 200, f"{path} of device {device_id}: {answer}"
         return answer.body
 
+    def netmap(self, device_id: int | str) -> ClientNetmap:
+        """The netmap that a client holds."""
+        return ClientNetmap(json.loads(self.ask(device_id, "/debug/netmap"))["current"])
+
     def known_peers(self, device_id: int | str) -> dict[str, dict[str, Any]]:
         """The peers in the netmap that a client holds, by FQDN without the last dot."""
-        netmap = json.loads(self.ask(device_id, "/debug/netmap"))["current"]
+        netmap = self.netmap(device_id).raw
         return {peer["Name"].rstrip("."): peer for peer in netmap["Peers"] or []}
 
     def wait_known(self, device_id: int | str, fqdn: str, former_disco_key: str = "") -> None:
