@@ -47,6 +47,10 @@ _CONFIG = """\
 		header_up Host {{header.X-Peer}}
 		transport tailscale {hostname}
 	}}
+	handle_errors {{
+		header X-Error "{{err.message}}"
+		respond {{err.status_code}}
+	}}
 }}
 """
 _SITE = """\
@@ -165,7 +169,8 @@ class CaddyNode:
     ) -> Answer:
         """The page of a peer, dialled anew by this device unless `path` is KEPT.
 
-        `peer` is a MagicDNS name or an address, with its port unless that is 80.
+        `peer` is a MagicDNS name or an address, with its port unless that is 80. Why there is no page is
+        in the header x-error.
         """
         where = peer if ":" in peer else f"{peer}:80"
         return self._namespace.fetch(

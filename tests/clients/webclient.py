@@ -1,8 +1,7 @@
 """Tailscale's own web client of one device, driven by another: it changes what a tsnet device cannot be told.
 
 tailscale v1.90.9 client/web: web.go servePostRoutes, auth.go getSession. Who drives it must be the same
-user's device, or have been granted tailscale.com/cap/webui on a tagged one. It also answers, with a redirect
-to its device's own address, whatever reaches the device through a route that it carries.
+user's device, or have been granted tailscale.com/cap/webui on a tagged one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 from typing import Any
 
 from tests.clients.caddy import WEB_CLIENT_PORT, CaddyNode
-from tests.clients.namespace import Answer
 
 
 class WebClient:
@@ -45,10 +43,3 @@ class WebClient:
             body=json.dumps(body),
         )
         assert answer.status == 200, answer
-
-
-def answered_by(answer: Answer) -> str:
-    """The address of the device whose web client answered; "" when none did."""
-    location = answer.headers.get("location", "")
-    head, _, rest = location.partition("://")
-    return rest.rpartition(f":{WEB_CLIENT_PORT}")[0] if head == "http" else ""
