@@ -25,8 +25,8 @@ class Deployment:
         self._keys: dict[str, str] = {}
         self._administrations: list[Administration] = []
 
-    def server(self, cluster_id: str) -> Server:
-        """The running server of a cluster with the user `USER`."""
+    def server(self, cluster_id: str, settings: dict[str, str] | None = None) -> Server:
+        """The running server of a cluster with the user `USER`; `settings` count at its start."""
         if cluster_id not in self._servers:
             server = Server(
                 self._namespace,
@@ -34,6 +34,7 @@ class Deployment:
                 cluster_id=cluster_id,
                 dsn=self._dsn,
                 secret_key_file=self._home / "secret.key",
+                settings=settings,
             ).start()
             self._servers[cluster_id] = server
             server.create_user(USER)

@@ -27,9 +27,16 @@ class Server:
     """`hs-node serve` of one cluster, and the shell commands against it."""
 
     def __init__(
-        self, namespace: Namespace, home: Path, *, cluster_id: str, dsn: str, secret_key_file: Path
+        self,
+        namespace: Namespace,
+        home: Path,
+        *,
+        cluster_id: str,
+        dsn: str,
+        secret_key_file: Path,
+        settings: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. All ports are this server's own."""
+        """Nothing runs before `start`. All ports are this server's own. `settings` by environment variable."""
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
         self._namespace = namespace
@@ -52,6 +59,7 @@ class Server:
             "HS_DERP__SERVER__LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DNS__BASE_DOMAIN": BASE_DOMAIN,
+            **(settings or {}),
         }
 
     def __repr__(self) -> str:

@@ -209,7 +209,7 @@ ONE_PORT = _case("one port", {"acls": [_acl("ada@", "tag:web:80")]}, ("ada", "we
 EVERYTHING = _case(
     "everything",
     {"acls": [_acl("*", "*:*")]},
-    *((one, other, port) for one, other in itertools.permutations(("ada", "bob", "web"), 2) for port in PORTS),
+    *((*pair, port) for pair in itertools.permutations(("ada", "bob", "web"), 2) for port in PORTS),
 )
 CASES = (
     NOBODY,

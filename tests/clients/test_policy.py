@@ -127,7 +127,9 @@ def test_ssh_policy_reaches_the_device_and_is_revoked(stage: Stage) -> None:
     users = ["root", "autogroup:nonroot"]
     rule = {"action": "accept", "src": ["ada@"], "dst": ["tag:web"], "users": users}
     stage.administration.set_policy({**EVERYTHING.policy, "ssh": [rule]})
-    (told,) = eventually(lambda: stage.netmaps()["web"].ssh_rules, TOLD_DEADLINE_S, "web is told who may log in")
+    (told,) = eventually(
+        lambda: stage.netmaps()["web"].ssh_rules, TOLD_DEADLINE_S, "web is told who may log in"
+    )
     assert {principal["nodeIP"] for principal in told["principals"]} == set(stage.addresses["ada"])
     assert told["action"]["accept"] is True
     assert told["sshUsers"] == {"root": "root", "*": "="}
