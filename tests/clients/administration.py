@@ -34,9 +34,7 @@ class Administration:
     def __init__(self, dsn: str, cluster_id: str) -> None:
         """The server of the cluster has started once."""
         self._runner = asyncio.Runner()
-        self._scoped = self._runner.run(
-            Scoped.open(dsn, cluster_id=cluster_id, role="hs_admin", pool_size=1)
-        )
+        self._scoped = self._runner.run(Scoped.open(dsn, cluster_id=cluster_id, role="hs_admin", pool_size=1))
         self._tenant: TenantId = self._runner.run(self._scoped.tenant()).id
 
     def close(self) -> None:

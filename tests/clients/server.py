@@ -36,7 +36,7 @@ class Server:
         secret_key_file: Path,
         settings: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. All ports are this server's own. `settings` by environment variable."""
+        """Nothing runs before `start`. All ports are its own. `settings` by environment variable."""
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
         self._namespace = namespace

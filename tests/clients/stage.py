@@ -192,9 +192,7 @@ def _acl(source: str, *destinations: str, proto: str = "") -> dict[str, Any]:
     return rule | ({"proto": proto} if proto else {})
 
 
-def _case(
-    name: str, rules: dict[str, Any], *flows: tuple[str, str, int], seen: tuple[str, ...] = ()
-) -> Case:
+def _case(name: str, rules: dict[str, Any], *flows: tuple[str, str, int], seen: tuple[str, ...] = ()) -> Case:
     """`seen` are further devices of which each sees each."""
     return Case(
         name,
