@@ -23,7 +23,8 @@ from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
 from app.policy.hujson import PolicyError
 from app.policy.people import Directory
 from app.policy.reader import read
-from node.fanout import LAZY_S, RoundStats, TenantFanout
+from app.scopes import Scope
+from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
 
 _log = log.get("hub")
@@ -322,6 +323,18 @@ class Hub:
         if tenant_id is None:
             raise NotFound(f"no device {device_id}")
         return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
+
+    def devices_in(self, tenant_id: TenantId, scope: Scope) -> list[Device]:
+        """The devices of a tenant that a scope holds."""
+        fanout = self._tenants.get(tenant_id)
+        return [] if fanout is None else [d for d in fanout.netmap.devices() if scope.holds(d)]
+
+    def rebuild(self, tenant_id: TenantId, devices: set[DeviceId]) -> Delivery:
+        """Netmaps made from scratch and sent whole. Raises NotFound."""
+        fanout = self._tenants.get(tenant_id)
+        if fanout is None:
+            raise NotFound(f"tenant {tenant_id} is not in this cluster")
+        return fanout.rebuild(devices)
 
     def set_derp_map(self, derp_map: bytes) -> None:
         self._derp_map = derp_map

@@ -51,6 +51,38 @@ class Metrics:
         self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(
             cluster_id
         )
+        self._kinds = counter("hs_messages", "Deltas by the weightiest thing in them.", "kind")
+        self._puts = counter("hs_netmap_puts", "Changes handed to netmaps, before they coalesce.").labels(
+            cluster_id
+        )
+        self._blocks = counter("hs_map_blocks", "Blocks of peers in full maps: known or encoded.", "from")
+        self._rebuild_s = Histogram(
+            "hs_rebuild_seconds",
+            "Duration of rebuilds that operators asked for.",
+            [*labels, "scope"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stall = Histogram(
+            "hs_loop_stall_seconds",
+            "How late the event loop was, sampled.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lag = Histogram(
+            "hs_change_lag_seconds",
+            "From a foreign change's row to its effect in memory.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lagging = gauge(
+            "hs_sessions_lagging", "Map polls that are behind and wait for a full map."
+        ).labels(cluster_id)
+        self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
+            cluster_id
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
@@ -78,8 +110,17 @@ class Metrics:
     def map_request(self, kind: str) -> None:
         self._map_requests.labels(self._cluster_id, kind).inc()
 
-    def foreign_rows(self, count: int) -> None:
+    def foreign_rows(self, count: int, lag_s: float) -> None:
+        """`lag_s`: age of the oldest of them when it took effect."""
         self._rows.inc(count)
+        if count:
+            self._lag.observe(max(0.0, lag_s))
+
+    def rebuilt(self, scope: str, seconds: float) -> None:
+        self._rebuild_s.labels(self._cluster_id, scope).observe(seconds)
+
+    def loop_stall(self, seconds: float) -> None:
+        self._stall.observe(seconds)
 
     def tunnel_opened(self) -> None:
         self._tunnels.inc()
@@ -96,9 +137,26 @@ class Metrics:
         self._resyncs.inc(stats.resyncs)
         self._late.inc(stats.late_maps)
         self._changed.inc(stats.devices)
+        self._puts.inc(stats.puts)
+        for kind, count in stats.kinds.items():
+            self._kinds.labels(self._cluster_id, kind).inc(count)
+        self._blocks.labels(self._cluster_id, "cache").inc(stats.blocks_known)
+        self._blocks.labels(self._cluster_id, "encoder").inc(stats.blocks_made)
         self._rounds.observe(stats.seconds)
 
-    def gauges(self, *, tenants: int, devices: int, sessions: int, half_open: int, waiting: int) -> None:
+    def gauges(
+        self,
+        *,
+        tenants: int,
+        devices: int,
+        sessions: int,
+        half_open: int,
+        waiting: int,
+        sessions_lagging: int,
+        sessions_waiting: int,
+    ) -> None:
+        self._lagging.set(sessions_lagging)
+        self._waiting_maps.set(sessions_waiting)
         self._tenants.set(tenants)
         self._devices.set(devices)
         self._sessions.set(sessions)

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from node.policy_file import PolicyFile
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
+from node.session import SessionState
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -161,9 +163,22 @@ class Owner:
             scoped, hub, file=policy_file, may_write=may_write, on_invalid=metrics.policy_invalid
         )
         refresher = Refresher(
-            scoped, hub, policies, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
+            scoped,
+            hub,
+            policies,
+            instance=instance,
+            on_derp=refresh_derp,
+            on_rows=metrics.foreign_rows,
+            clock=time.time,
         )
-        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
+        requests = RequestRunner(
+            scoped,
+            hub,
+            refresher,
+            may_write=may_write,
+            count=metrics.operator_request,
+            on_rebuild=metrics.rebuilt,
+        )
         listener = Listener(
             dsn,
             [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
@@ -301,12 +316,15 @@ class Owner:
 
     def metrics_text(self) -> bytes:
         tenants, devices, sessions = self.hub.counts()
+        states = Counter(session.state for session in self.hub.sessions())
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
             sessions=sessions,
             half_open=self.limits.half_open,
             waiting=self.hot.waiting,
+            sessions_lagging=states[SessionState.LAGGING],
+            sessions_waiting=states[SessionState.WAITING],
         )
         return self.metrics.text()
 

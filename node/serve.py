@@ -28,13 +28,15 @@ from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from node.debug_pages import debug_routes
 from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.listen import reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
 from node.policy_file import PolicyFile
-from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
+from node.stall import watch_loop
+from node.web import Facts, client_app, metrics_app, verify_app
 
 _log = log.get("serve")
 
@@ -215,6 +217,7 @@ class Serving:
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
+                ("loop watch", watch_loop(owner.metrics.loop_stall)),
                 ("stale watch", self._end_when_stale()),
             ):
                 tasks.append(self.daemon.spawn(name, work))
