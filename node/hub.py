@@ -18,9 +18,9 @@ from app.model import ClusterSnapshot, Device, DeviceId, StoredPolicy, Tenant, T
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
-from app.policy.document import NO_POLICY, NOTHING_ALLOWED
-from app.policy.engine import PolicyEngine
+from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
 from app.policy.hujson import PolicyError
+from app.policy.people import Directory
 from app.policy.reader import read
 from app.scopes import Scope
 from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
@@ -220,10 +220,13 @@ class Hub:
         """What is stored as a tenant's policy, whether or not it passes."""
         return self._policies.get(tenant_id)
 
-    def policy_engine(self, tenant_id: TenantId) -> PolicyEngine | None:
-        """The policy in force with everything committed; None for an unknown tenant."""
+    def policy_in_force(self, tenant_id: TenantId) -> tuple[Policy, Directory] | None:
+        """The policy and the users as it names them, from the moment they are put: who asks need not
+        wait for the round that tells the devices. None for a tenant without a policy."""
         fanout = self._tenants.get(tenant_id)
-        return None if fanout is None else fanout.netmap.engine
+        if fanout is None or tenant_id not in self._policies:
+            return None
+        return fanout.netmap.policy()
 
     def put_user(self, user: User) -> None:
         if self._users.get(user.id) == user:

@@ -24,6 +24,7 @@ from app.netmap.variant import Compress, Piece, Variant, encode
 from app.policy.classes import DeviceClass
 from app.policy.document import NO_POLICY, Policy
 from app.policy.engine import PolicyEngine
+from app.policy.people import Directory
 from app.wire import tailcfg
 
 _TAGGED_PROFILE = orjson.dumps(
@@ -119,6 +120,13 @@ class TenantNetmap:
         """Every user, committed or not."""
         known = {**self._users, **self._pending_users}
         return [user for user in known.values() if user is not None]
+
+    def policy(self) -> tuple[Policy, Directory]:
+        """The newest policy, and the users as it names them, committed or not."""
+        if self._pending_policy is None and not self._pending_users:
+            return self.engine.policy, self.engine.directory
+        policy = self.engine.policy if self._pending_policy is None else self._pending_policy
+        return policy, Directory(self.users(), policy.groups)
 
     def fqdn(self, device: Device) -> str:
         """A device's MagicDNS name without trailing dot."""
