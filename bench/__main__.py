@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import delta, http2_micro, join, memory, netmap, noise_micro, registration, report
+from bench import delta, http2_micro, join, memory, netmap, noise_micro, policy, registration, report
 from bench.report import Table
 from bench.system import Lab, lab
 
@@ -17,6 +17,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "memory": memory.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
+    "policy": policy.run,
     "http2": http2_micro.run,
     "noise": noise_micro.run,
 }
