@@ -20,6 +20,7 @@ from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
+from app.entry.limits import HANDSHAKE_DEADLINE_S
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
 from app.model import Login
@@ -238,12 +239,14 @@ class Serving:
         http = runner.server
         assert http is not None
         host, port = split_listen(self.settings.listen_addr)
+        tls = tls_context(self.settings)
         try:
             server = await asyncio.get_running_loop().create_server(
                 owner.entry(lambda: http()).protocol,
                 host,
                 port,
-                ssl=tls_context(self.settings),
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_DEADLINE_S,
                 backlog=BACKLOG,
             )
         except OSError as error:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
 from app.entry.head import UPGRADE_PROTOCOL, Head, parse_head, split_head
-from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
+from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
 from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
 
@@ -41,6 +41,11 @@ _PROXY_HINT = (
 
 class Tunnel(Protocol):
     """What a finished handshake becomes (node.tunnel)."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether a record of the client's has opened. Anybody can replay an initiation; this proves the keys."""
+        ...
 
     def data_received(self, data: bytes) -> None: ...
 
@@ -94,7 +99,7 @@ class Entry:
 class EntryProtocol(asyncio.Protocol):
     """Reads the head of a fresh connection and hands the connection to whom it belongs."""
 
-    __slots__ = ("_buffer", "_deadline", "_entry", "_established", "_remote", "_transport", "_tunnel")
+    __slots__ = ("_buffer", "_deadline", "_entry", "_established", "_place", "_remote", "_transport", "_tunnel")
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
@@ -102,6 +107,7 @@ class EntryProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tunnel: Tunnel | None = None
         self._remote = ""
+        self._place: Place | None = None
         self._established = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -109,7 +115,8 @@ class EntryProtocol(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._remote = str(peer[0]) if peer else "?"
         stream = cast(asyncio.Transport, transport)
-        if not self._entry.limits.admit(self._remote):
+        self._place = self._entry.limits.admit(self._remote, stream.abort)
+        if self._place is None:
             stream.abort()
             return
         self._transport = stream
@@ -118,10 +125,10 @@ class EntryProtocol(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is None:
+        if self._transport is None or self._place is None:
             return
         self._cancel_deadline()
-        self._entry.limits.closed(self._remote, established=self._established)
+        self._entry.limits.closed(self._place)
         if self._tunnel is not None:
             self._tunnel.connection_lost(exc)
         self._transport = self._tunnel = None
@@ -136,7 +143,7 @@ class EntryProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
-            self._tunnel.data_received(data)
+            self._feed(self._tunnel, data)
             return
         if self._transport is None:
             return
@@ -153,6 +160,11 @@ class EntryProtocol(asyncio.Protocol):
         except (BadRequest, RemoteProtocolError) as error:
             self._refuse(400, error.message)
 
+    def _feed(self, tunnel: Tunnel, data: bytes) -> None:
+        tunnel.data_received(data)
+        if not self._established and tunnel.heard:
+            self._finish_handshake()
+
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -161,15 +173,17 @@ class EntryProtocol(asyncio.Protocol):
     def _finish_handshake(self) -> None:
         self._cancel_deadline()
         self._established = True
-        self._entry.limits.established(self._remote)
+        assert self._place is not None
+        self._entry.limits.established(self._place)
 
     def _hand_to_web(self) -> None:
         """aiohttp takes the connection, with its own deadlines for heads and idle connections."""
         assert self._transport is not None
-        transport = self._transport
+        assert self._place is not None
+        transport, place = self._transport, self._place
         self._finish_handshake()
         web = self._entry.make_web()
-        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(self._remote, established=True))
+        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(place))
         self._transport = None
         transport.set_protocol(counted)
         counted.connection_made(transport)
@@ -199,7 +213,6 @@ class EntryProtocol(asyncio.Protocol):
             raise RemoteProtocolError("X-Tailscale-Handshake is not base64", code="bad_handshake") from error
         responder = noise.open_initiation(initiation, self._entry.private_key, self._entry.public_key)
         response, keys = responder.respond(X25519PrivateKey.generate())
-        self._finish_handshake()
         self._buffer = bytearray()
         handshake = Handshake(responder, keys, self._remote, pipe is not None)
         if pipe is not None:
@@ -210,7 +223,7 @@ class EntryProtocol(asyncio.Protocol):
         else:
             self._tunnel = self._entry.make_tunnel(handshake, outlet, answer + response)
         if rest and self._tunnel is not None:
-            self._tunnel.data_received(rest)
+            self._feed(self._tunnel, rest)
 
     def _refuse(self, status: int, text: str) -> None:
         if self._transport is None:
@@ -259,6 +272,10 @@ class _WebSocketPipe:
         self._transport = transport
         self._codec = websocket.WebSocketCodec()
         self.tunnel: Any = None
+
+    @property
+    def heard(self) -> bool:
+        return bool(self.tunnel.heard)
 
     # towards the client
 
