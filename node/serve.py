@@ -57,6 +57,7 @@ class Serving:
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
+    was_stale: bool = False
 
     @property
     def state(self) -> str:
@@ -91,6 +92,11 @@ class Serving:
         if self.was_deposed:
             raise LeaseLost(
                 f"another instance has taken cluster {settings.cluster_id!r} over: this one has stopped"
+            )
+        if self.was_stale:
+            raise Unavailable(
+                f"pg_dsn: the database was away for longer than timing.max_stale"
+                f" ({settings.timing.max_stale:g} s): this instance has stopped"
             )
 
     # -- ownership ------------------------------------------------------------------------------
@@ -219,6 +225,7 @@ class Serving:
                     await self.lease.wait_for(LeaseState.OWNER, LeaseState.LOST)
             except TimeoutError:
                 _log.error("frozen_too_long", max_stale_s=self.settings.timing.max_stale)
+                self.was_stale = True
                 self.daemon.stopping.set()
                 return
 
