@@ -96,7 +96,7 @@ class Serving:
         if self.was_stale:
             raise Unavailable(
                 f"pg_dsn: the database was away for longer than timing.max_stale"
-                f" ({settings.timing.max_stale:g} s): this instance has stopped"
+                f" ({self.settings.timing.max_stale:g} s): this instance has stopped"
             )
 
     # -- ownership ------------------------------------------------------------------------------

@@ -99,7 +99,16 @@ class Entry:
 class EntryProtocol(asyncio.Protocol):
     """Reads the head of a fresh connection and hands the connection to whom it belongs."""
 
-    __slots__ = ("_buffer", "_deadline", "_entry", "_established", "_place", "_remote", "_transport", "_tunnel")
+    __slots__ = (
+        "_buffer",
+        "_deadline",
+        "_entry",
+        "_established",
+        "_place",
+        "_remote",
+        "_transport",
+        "_tunnel",
+    )
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
