@@ -231,23 +231,27 @@ async def test_a_frozen_owner_keeps_silent_streams_alive(
 
 
 async def test_a_picture_that_is_too_old_is_served_no_longer(pg_server: str, tmp_path: Path) -> None:
+    async def serve_frozen(dsn: str, gate: DatabaseGate) -> None:
+        async with in_process(gate.dsn, tmp_path, {"HS_TIMING__LEASE_TTL": "2s"}) as server:
+            # Less than the settings allow, but a test has no hour.
+            timing = server.serving.settings.timing.model_copy(update={"max_stale": 0.5})
+            server.serving.settings = server.serving.settings.model_copy(update={"timing": timing})
+            async with admin(dsn) as home:
+                key = await home.auth_key()
+            async with Recorder(server.url, key) as one:
+                await joined(one)
+                connection = one._connection
+                assert connection is not None
+                await gate.refuse()
+                async with asyncio.timeout(DEADLINE_S):
+                    await connection.wait_closed()
+
     async with fresh_database(pg_server) as dsn, DatabaseGate(dsn) as gate:
         with pytest.raises(ExceptionGroup) as ended:
-            async with in_process(gate.dsn, tmp_path, {"HS_TIMING__LEASE_TTL": "2s"}) as server:
-                # Less than the settings allow, but a test has no hour.
-                timing = server.serving.settings.timing.model_copy(update={"max_stale": 0.5})
-                server.serving.settings = server.serving.settings.model_copy(update={"timing": timing})
-                async with admin(dsn) as home:
-                    key = await home.auth_key()
-                async with Recorder(server.url, key) as one:
-                    await joined(one)
-                    connection = one._connection
-                    assert connection is not None
-                    await gate.refuse()
-                    async with asyncio.timeout(DEADLINE_S):
-                        await connection.wait_closed()
+            await serve_frozen(dsn, gate)
         (error,) = ended.value.exceptions
         assert isinstance(error, Unavailable)
         assert error.message == (
-            "pg_dsn: the database was away for longer than timing.max_stale (0.5 s): this instance has stopped"
+            "pg_dsn: the database was away for longer than timing.max_stale (0.5 s):"
+            " this instance has stopped"
         )
