@@ -44,7 +44,7 @@ class Tunnel(Protocol):
 
     @property
     def heard(self) -> bool:
-        """Whether a record of the client's has opened: that proves the keys, an initiation may be a replay."""
+        """Whether a record of the client's has opened: it proves the keys, an initiation may be a replay."""
         ...
 
     def data_received(self, data: bytes) -> None: ...
