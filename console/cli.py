@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -89,6 +90,8 @@ def cli(
         async with database(settings) as dsn:
             store = PgStore(dsn, read_only=read_only)
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            # Or the terminal would stay as the console has set it up.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.exit)
             keep_terminal_clean(settings)
             await app.run_async()
 
