@@ -9,7 +9,6 @@ import signal
 from typing import Any
 
 import httpx
-import pytest
 
 from app.client.serverkey import fetch_server_key
 from app.errors import HsError
@@ -211,8 +210,7 @@ async def test_a_graceful_stop_hands_clients_back_and_flushes(database: str) -> 
             assert not stays.violations
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5])
-async def test_kill_in_a_registration_storm_loses_no_answer(database: str, share: float) -> None:
+async def test_kill_in_a_registration_storm_loses_no_answer(database: str) -> None:
     """Every device that was told "you are in" is; the rest gets in by asking again, also with a used key."""
     count = 60
     async with ServeProcess(database, settings=dict(FAST)) as serve, admin(database) as home:
@@ -232,7 +230,7 @@ async def test_kill_in_a_registration_storm_loses_no_answer(database: str, share
                 return
             if answer.get("MachineAuthorized") and not answer.get("Error"):
                 answered.append(one.hostname)
-                if len(answered) >= share * count:
+                if len(answered) == count // 3:
                     killed.set()
 
         tasks = [asyncio.create_task(register(one)) for one in devices]
