@@ -122,6 +122,8 @@ async def test_devices_hardly_notice_that_the_database_is_away(own: OwnServer, a
             assert (shell.code, shell.out) == (3, "")
             assert len(shell.err.splitlines()) == 1
             assert serve.returncode is None
+            asked = await serve.shell("health")
+            assert (asked.code, "frozen" in asked.out) == (3, True)
 
             await own.start()
             await becomes(serve, "owner")
