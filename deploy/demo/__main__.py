@@ -93,9 +93,15 @@ async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
 async def until_told(state_dir: Path, headless: bool, progress: Progress) -> int:
     """The demo, ended in order by the signals that end programs."""
     work = asyncio.create_task(demo(state_dir, headless, progress), name="demo")
+
+    def stop() -> None:
+        # Once: a second signal (a terminal that closes sends two) must not break off the stopping.
+        if not work.cancelling():
+            work.cancel()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, work.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         return await work
     except asyncio.CancelledError:

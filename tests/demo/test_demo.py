@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +14,7 @@ import psutil
 import pytest
 
 from tests.node.support import ROOT, clean_environment, eventually
+from tests.terminal import FULL_SCREEN, SCREEN_BACK, Terminal
 
 DEADLINE_S = 90.0
 DEMO = [sys.executable, "-m", "deploy.demo"]
@@ -115,80 +111,20 @@ async def test_told_to_stop_it_ends_everything(place: Path) -> None:
     assert leftovers(place) == []
 
 
-class Terminal:
-    """A terminal of 80x24 with a program on it; `text` is all it was sent, without escape sequences."""
-
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = subprocess.Popen(
-            command,
-            env=env | {"TERM": "xterm-256color"},
-            cwd=ROOT,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(slave)
-        self._received = bytearray()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                self._received += os.read(self._master, 65536)
-            except OSError:  # nobody has the terminal any more
-                return
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|[PX^_\]].*?(\x1b\\|\x07)|.)", "", self.raw, flags=re.S)
-
-    @property
-    def raw(self) -> str:
-        return self._received.decode(errors="replace")
-
-    def press(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join(10)
-        os.close(self._master)
-
-
-async def shows(terminal: Terminal, text: str) -> None:
-    async def seen() -> bool:
-        assert terminal.process.poll() is None, terminal.text
-        return text in terminal.text
-
-    await eventually(seen, f"the terminal shows {text!r}", DEADLINE_S)
-
-
-@pytest.mark.parametrize("end", ["q", "hang up"])
-async def test_with_a_terminal_the_console_is_on_top_and_live(place: Path, end: str) -> None:
-    terminal = Terminal(DEMO, environment(place) | {"COLUMNS": "", "LINES": ""})
+async def test_with_a_terminal_the_console_is_on_top_and_live(place: Path) -> None:
+    terminal = Terminal(DEMO, environment(place))
     try:
-        await shows(terminal, "starting cluster east")
-        await shows(terminal, "40 of 40 joined")
-        await shows(terminal, "palette")  # the console's last line
-        assert "\x1b[?1049h" in terminal.raw, "the console has the whole screen"
-        if end == "hang up":
-            os.kill(terminal.process.pid, signal.SIGHUP)
-            assert terminal.process.wait(DEADLINE_S) == 0
-        else:
-            terminal.press("2")
-            await shows(terminal, "east-cache-1")
-            await shows(terminal, "offline")  # somebody leaves while one watches
-            terminal.press("q")
-            assert terminal.process.wait(DEADLINE_S) == 0
-            assert "stopping devices, clusters and database" in terminal.text
-        assert "\x1b[?1049l" in terminal.raw, "the screen is given back"
+        await terminal.shows("starting cluster east", DEADLINE_S)
+        await terminal.shows("40 of 40 joined", DEADLINE_S)
+        await terminal.shows("palette", DEADLINE_S)  # the console's last line
+        assert FULL_SCREEN in terminal.raw
+        terminal.press("2")
+        await terminal.shows("east-cache-1", DEADLINE_S)
+        await terminal.shows("offline", DEADLINE_S)  # somebody leaves while one watches
+        terminal.press("q")
+        assert terminal.process.wait(DEADLINE_S) == 0
+        assert SCREEN_BACK in terminal.raw
+        assert "stopping devices, clusters and database" in terminal.text
         assert leftovers(place) == []
     finally:
         terminal.close()
