@@ -41,6 +41,8 @@ _log = log.get("serve")
 BACKLOG = 4096
 HEALTH_DEADLINE_S = 1.0
 WEB_KEEPALIVE_S = 30.0
+#: Between two looks at an embedded server that does not answer.
+REVIVE_PAUSE_S = 1.0
 #: Pages under way get so long when the process stops.
 WEB_STOP_S = 2.0
 
@@ -197,6 +199,7 @@ class Serving:
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
                 ("stale watch", self._end_when_stale()),
+                ("embedded database", self._revive_database()),
             ):
                 tasks.append(self.daemon.spawn(name, work))
             scheduler = schedule(owner.jobs())
@@ -228,6 +231,18 @@ class Serving:
                 self.was_stale = True
                 self.daemon.stopping.set()
                 return
+
+    async def _revive_database(self) -> None:
+        """An embedded server that died has nobody else to start it again."""
+        assert self.lease is not None
+        while self.settings.pg_dsn is None:
+            await self.lease.wait_for(LeaseState.FROZEN)
+            try:
+                async with database_dsn(self.settings):
+                    pass  # one user more makes sure that it runs
+            except HsError as error:
+                _log.error("embedded_database_not_started", reason=error.message)
+            await asyncio.sleep(REVIVE_PAUSE_S)
 
     # -- listeners ------------------------------------------------------------------------------
 

@@ -36,12 +36,27 @@ SENTENCE_DEADLINE_S = 5.0
 SETTINGS = {"HS_TIMING__OFFLINE_GRACE": "300ms"}
 
 
+async def kill_server(data_dir: Path) -> None:
+    """All processes of a PostgreSQL end at once, without a word to clients or disk."""
+    server = psutil.Process(int((data_dir / "postmaster.pid").read_text().split()[0]))
+    family = [server, *server.children(recursive=True)]
+    for process in family:
+        process.send_signal(signal.SIGKILL)
+
+    def dead(process: psutil.Process) -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    await until(lambda: all(dead(process) for process in family), "the database is dead")
+
+
 class OwnServer:
     """A PostgreSQL of one test alone; synchronous commits, so that a crash may lose nothing."""
 
     def __init__(self, state_dir: Path) -> None:
         self._embedded = EmbeddedPostgres(state_dir)
-        self._pid_file = self._embedded.data_dir / "postmaster.pid"
 
     async def start(self) -> str:
         return await self._embedded.start()
@@ -50,12 +65,7 @@ class OwnServer:
         await self._embedded.stop()
 
     async def crash(self) -> None:
-        """All its processes end at once, without a word to clients or disk."""
-        server = psutil.Process(int(self._pid_file.read_text().split()[0]))
-        family = [server, *server.children(recursive=True)]
-        for process in family:
-            process.send_signal(signal.SIGKILL)
-        await until(lambda: not any(p.is_running() for p in family), "the database is dead")
+        await kill_server(self._embedded.data_dir)
 
 
 @pytest.fixture
@@ -205,6 +215,35 @@ async def test_a_database_that_crashes_in_a_registration_storm_loses_no_answer(o
             assert not one.violations
         for one in devices:
             await one.close()
+
+
+async def test_an_embedded_database_that_dies_is_started_again(enterable_dir: Path) -> None:
+    """Without settings nobody else would; devices and what they said are as they were."""
+    place = enterable_dir / f"embedded-{os.getpid()}"
+    serve = ServeProcess("", state_dir=place, settings={**SETTINGS, "HS_TIMING__LEASE_TTL": "2s"})
+    del serve.env["PG_DSN"]
+    place.mkdir(mode=0o711)
+    async with serve:
+        embedded = EmbeddedPostgres(place)
+        async with admin(await embedded.start()) as home:
+            key = await home.auth_key()
+            async with fleet(serve.url, key, 2) as (viewer, talker), Recorder(serve.url, key) as stranger:
+                await kill_server(embedded.data_dir)
+                await talker.update(endpoints=["192.0.2.1:1"])
+                await viewer.sees(talker.id, Endpoints=["192.0.2.1:1"])
+
+                async def in_again() -> bool:
+                    return not (await stranger.register()).get("Error")
+
+                await eventually(in_again, "devices can join again")
+
+                async def stored() -> bool:
+                    rows = {d.id: d for d in await home.devices()}
+                    return rows[talker.id].endpoints == ("192.0.2.1:1",)
+
+                await eventually(stored, "what stood in line is written")
+                assert (viewer.polls, talker.polls) == (1, 1)
+        await embedded.stop()
 
 
 async def test_a_frozen_owner_keeps_silent_streams_alive(
