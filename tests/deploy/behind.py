@@ -108,7 +108,7 @@ async def behind(name: str, pg_server: str, home: Path) -> AsyncIterator[Behind]
         dsn = await stack.enter_async_context(fresh_database(pg_server))
         serve = ServeProcess(dsn, CLUSTER)
         at = Place(home, free_port(), free_port(), serve.port, Certificate.make(home))
-        serve.env["HS_SERVER_URL"] = at.url
+        serve.env |= {"HS_SERVER_URL": at.url, "HS_TRUSTED_PROXIES": ADDRESS}
         await stack.enter_async_context(serve)
         made = Behind(name, at, serve)
         await made.start()

@@ -128,7 +128,8 @@ def nginx_command(place: Place) -> list[str]:
     user = "user root;\n" if os.geteuid() == 0 else ""  # the files of a test are root's own
     (home / "nginx.conf").write_text(
         f"{user}daemon off;\nworker_processes 1;\npid {home / 'nginx.pid'};\nerror_log stderr notice;\n"
-        f"events {{}}\nhttp {{\n{temporary}\n  access_log /dev/stdout;\n  include {home / 'hs-node.conf'};\n}}\n"
+        f"events {{}}\nhttp {{\n{temporary}\n  access_log /dev/stdout;\n"
+        f"  include {home / 'hs-node.conf'};\n}}\n"
     )
     return [found, "-p", str(home), "-e", "stderr", "-c", str(home / "nginx.conf")]
 

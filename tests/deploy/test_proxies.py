@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from urllib.parse import urlsplit
 
@@ -75,13 +76,13 @@ async def test_a_login_waits_and_is_approved(place: Behind) -> None:
     """The page's address is the proxy's, and the request that waits gets its answer through it."""
     async with place.tenant("login") as tenant, place.device(None) as device:
         await tenant.user("alice")
-        answer = await device.register()
-        url = answer["AuthURL"]
+        waiting = asyncio.create_task(device.login(DEADLINE_S))
+        await until(lambda: device.login_urls, "a page is shown")
+        (url,) = device.login_urls
         assert url.startswith(place.at.url + "/register/")
         page = await place.get(url.removeprefix(place.at.url))
         assert device.hostname in page.text
         login_id = url.rpartition("/")[2]
-        waiting = device.login(DEADLINE_S)
         approved = await place.serve.shell(
             "auth", "approve", login_id, "--user", "alice", "--tenant", tenant.tenant.name
         )
@@ -134,9 +135,14 @@ async def test_a_request_without_upgrade_is_told_why(place: Behind) -> None:
     assert "does a proxy in between strip it?" in answer.text
 
 
-async def test_the_proxys_log_has_the_clients_address(place: Behind) -> None:
-    assert (await place.get("/robots.txt", source="127.0.0.9")).status_code == 200
+async def test_logs_have_the_clients_address(place: Behind) -> None:
+    """Of both; and what a client claims about itself counts for nothing."""
+    lies = {"X-Forwarded-For": "203.0.113.99"}
+    answer = await place.ask("POST", "/ts2021", source="127.0.0.9", headers=lies)
+    assert answer.status_code == 400
     await until(
-        lambda: [line for line in place.log().splitlines() if "127.0.0.9" in line and "/robots.txt" in line],
+        lambda: [line for line in place.log().splitlines() if "127.0.0.9" in line and "/ts2021" in line],
         "the proxy's log has a line of the request",
     )
+    refused = [line for line in place.serve.log().splitlines() if "entry_refused" in line]
+    assert "remote=127.0.0.9 " in refused[-1]
