@@ -125,9 +125,9 @@ def nginx_command(place: Place) -> list[str]:
     (home / "hs-node.conf").write_text(sample)
     scratch = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"  {name}_temp_path {home / name};" for name in scratch)
-    user = "user root;\n" if os.geteuid() == 0 else ""  # the files of a test are root's own
+    # As root, also of a user namespace, nginx would become another account; the test's files are root's.
     (home / "nginx.conf").write_text(
-        f"{user}daemon off;\nworker_processes 1;\npid {home / 'nginx.pid'};\nerror_log stderr notice;\n"
+        f"user root;\ndaemon off;\nworker_processes 1;\npid {home / 'nginx.pid'};\nerror_log stderr notice;\n"
         f"events {{}}\nhttp {{\n{temporary}\n  access_log /dev/stdout;\n"
         f"  include {home / 'hs-node.conf'};\n}}\n"
     )
