@@ -101,13 +101,13 @@ class Behind:
 
 
 @asynccontextmanager
-async def behind(name: str, pg_server: str, home: Path) -> AsyncIterator[Behind]:
+async def behind(name: str, pg_server: str, home: Path, *, standby_port: int = 0) -> AsyncIterator[Behind]:
     """A running server and proxy of this kind; skips where the proxy is not installed."""
     program(name)
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
         serve = ServeProcess(dsn, CLUSTER)
-        at = Place(home, free_port(), free_port(), serve.port, Certificate.make(home))
+        at = Place(home, free_port(), free_port(), serve.port, Certificate.make(home), standby_port)
         serve.env |= {"HS_SERVER_URL": at.url, "HS_TRUSTED_PROXIES": ADDRESS}
         await stack.enter_async_context(serve)
         made = Behind(name, at, serve)

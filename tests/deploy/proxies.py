@@ -79,6 +79,8 @@ class Place:
     plain_port: int
     backend_port: int
     certificate: Certificate
+    #: Where a standby would listen: the sample's line for it is then put in force.
+    standby_port: int = 0
 
     @property
     def url(self) -> str:
@@ -122,6 +124,9 @@ def nginx_command(place: Place) -> list[str]:
             "/etc/ssl/hs.example.com/privkey.pem": str(place.certificate.key),
         },
     )
+    if place.standby_port:
+        standby = f"server {ADDRESS}:{place.standby_port} backup"
+        sample = substituted(sample, {"# server 192.0.2.2:8080 backup": standby})
     (home / "hs-node.conf").write_text(sample)
     scratch = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"  {name}_temp_path {home / name};" for name in scratch)
@@ -152,6 +157,9 @@ def haproxy_command(place: Place) -> list[str]:
             "/etc/haproxy/hs.example.com.pem": str(pem),
         },
     )
+    if place.standby_port:
+        standby = f"server standby {ADDRESS}:{place.standby_port} check backup"
+        sample = substituted(sample, {"# server standby 192.0.2.2:8080 check backup": standby})
     config = place.home / "haproxy.cfg"
     config.write_text(f"global\n    log stdout format raw local0\n\n{defaults[0]}\n{sample}")
     return [found, "-db", "-f", str(config)]
