@@ -10,14 +10,15 @@ import asyncio
 import base64
 import binascii
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Protocol, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
-from app.entry.head import UPGRADE_PROTOCOL, Head, parse_head, split_head
+from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
 from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
@@ -86,6 +87,8 @@ class Entry:
     make_tunnel: TunnelFactory
     make_web: Callable[[], asyncio.Protocol]
     limits: ConnectionLimits
+    #: Peers that may say for whom they ask.
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
 
     def protocol(self) -> EntryProtocol:
         return EntryProtocol(self)
@@ -94,22 +97,34 @@ class Entry:
 class EntryProtocol(asyncio.Protocol):
     """Reads the head of a fresh connection and hands the connection to whom it belongs."""
 
-    __slots__ = ("_buffer", "_deadline", "_entry", "_established", "_remote", "_transport", "_tunnel")
+    __slots__ = (
+        "_buffer",
+        "_deadline",
+        "_entry",
+        "_established",
+        "_peer",
+        "_remote",
+        "_transport",
+        "_tunnel",
+    )
 
     def __init__(self, entry: Entry) -> None:
         self._entry = entry
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._tunnel: Tunnel | None = None
+        #: Who is at the other end of the TCP connection: what limits count.
+        self._peer = ""
+        #: Whose request it is.
         self._remote = ""
         self._established = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        self._remote = str(peer[0]) if peer else "?"
+        self._peer = self._remote = str(peer[0]) if peer else "?"
         stream = cast(asyncio.Transport, transport)
-        if not self._entry.limits.admit(self._remote):
+        if not self._entry.limits.admit(self._peer):
             stream.abort()
             return
         self._transport = stream
@@ -121,7 +136,7 @@ class EntryProtocol(asyncio.Protocol):
         if self._transport is None:
             return
         self._cancel_deadline()
-        self._entry.limits.closed(self._remote, established=self._established)
+        self._entry.limits.closed(self._peer, established=self._established)
         if self._tunnel is not None:
             self._tunnel.connection_lost(exc)
         self._transport = self._tunnel = None
@@ -146,6 +161,7 @@ class EntryProtocol(asyncio.Protocol):
             if parts is None:
                 return
             head = parse_head(parts[0])
+            self._remote = client_address(head, self._peer, self._entry.trusted_proxies)
             if head.is_upgrade_path:
                 self._upgrade(head, parts[1])
             else:
@@ -161,7 +177,7 @@ class EntryProtocol(asyncio.Protocol):
     def _finish_handshake(self) -> None:
         self._cancel_deadline()
         self._established = True
-        self._entry.limits.established(self._remote)
+        self._entry.limits.established(self._peer)
 
     def _hand_to_web(self) -> None:
         """aiohttp takes the connection, with its own deadlines for heads and idle connections."""
@@ -169,7 +185,7 @@ class EntryProtocol(asyncio.Protocol):
         transport = self._transport
         self._finish_handshake()
         web = self._entry.make_web()
-        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(self._remote, established=True))
+        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(self._peer, established=True))
         self._transport = None
         transport.set_protocol(counted)
         counted.connection_made(transport)
