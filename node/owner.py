@@ -199,6 +199,7 @@ class Owner:
             make_tunnel=self._make_tunnel,
             make_web=make_web,
             limits=self.limits,
+            trusted_proxies=[ipaddress.ip_network(text) for text in self.settings.trusted_proxies],
         )
 
     def _make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:

@@ -10,14 +10,15 @@ import asyncio
 import base64
 import binascii
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Protocol, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
-from app.entry.head import UPGRADE_PROTOCOL, Head, parse_head, split_head
+from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
 from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
@@ -91,6 +92,8 @@ class Entry:
     make_tunnel: TunnelFactory
     make_web: Callable[[], asyncio.Protocol]
     limits: ConnectionLimits
+    #: Peers that may say for whom they ask.
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
 
     def protocol(self) -> EntryProtocol:
         return EntryProtocol(self)
@@ -115,8 +118,10 @@ class EntryProtocol(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._tunnel: Tunnel | None = None
-        self._remote = ""
+        #: What limits count: by who is at the other end of the TCP connection.
         self._place: Place | None = None
+        #: Whose request it is.
+        self._remote = ""
         self._established = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -154,7 +159,7 @@ class EntryProtocol(asyncio.Protocol):
         if self._tunnel is not None:
             self._feed(self._tunnel, data)
             return
-        if self._transport is None:
+        if self._transport is None or self._place is None:
             return
         self._buffer += data
         try:
@@ -162,6 +167,7 @@ class EntryProtocol(asyncio.Protocol):
             if parts is None:
                 return
             head = parse_head(parts[0])
+            self._remote = client_address(head, self._place.address, self._entry.trusted_proxies)
             if head.is_upgrade_path:
                 self._upgrade(head, parts[1])
             else:

@@ -74,6 +74,7 @@ class CaddyNode:
         page: str,
         ephemeral: bool = False,
         derp_only: bool = False,
+        env: dict[str, str] | None = None,
     ) -> None:
         """Nothing runs before `start`. `home` is made, and kept for later starts."""
         home.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,7 @@ class CaddyNode:
         self._home = home
         self._port = namespace.free_port()
         self._derp_only = derp_only
+        self._more_env = env or {}
         self._process: Process | None = None
         self._config = home / "Caddyfile"
         self._config.write_text(
@@ -115,6 +117,7 @@ class CaddyNode:
             "XDG_DATA_HOME": str(self._home / "data"),
             "TS_NO_LOGS_NO_SUPPORT": "true",
             "TS_DISABLE_PORTMAPPER": "1",
+            **self._more_env,
         }
         if self._derp_only:
             env["TS_DEBUG_ALWAYS_USE_DERP"] = "true"

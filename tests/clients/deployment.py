@@ -23,8 +23,10 @@ class Deployment:
         self._servers: dict[str, Server] = {}
         self._keys: dict[str, str] = {}
 
-    def server(self, cluster_id: str) -> Server:
-        """The running server of a cluster with the user `USER`."""
+    def server(
+        self, cluster_id: str, *, behind: str = "", client_env: dict[str, str] | None = None
+    ) -> Server:
+        """The running server of a cluster with the user `USER`; the options count at its first start."""
         if cluster_id not in self._servers:
             server = Server(
                 self._namespace,
@@ -32,6 +34,8 @@ class Deployment:
                 cluster_id=cluster_id,
                 dsn=self._dsn,
                 secret_key_file=self._home / "secret.key",
+                behind=behind,
+                client_env=client_env,
             ).start()
             self._servers[cluster_id] = server
             server.create_user(USER)
@@ -75,6 +79,7 @@ class Devices:
             auth_key=auth_key,
             page=f"{hostname} of {server.cluster_id}",
             derp_only=derp_only,
+            env=server.client_env,
         )
         self._nodes.append(node)
         return node.start()

@@ -26,16 +26,29 @@ class Server:
     """`hs-node serve` of one cluster, and the shell commands against it."""
 
     def __init__(
-        self, namespace: Namespace, home: Path, *, cluster_id: str, dsn: str, secret_key_file: Path
+        self,
+        namespace: Namespace,
+        home: Path,
+        *,
+        cluster_id: str,
+        dsn: str,
+        secret_key_file: Path,
+        behind: str = "",
+        client_env: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. All ports are this server's own."""
+        """Nothing runs before `start`. All ports are this server's own.
+
+        `behind`: the URL of the proxy by which clients come, with `client_env` in their environment.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
         self._namespace = namespace
         self._home = home
-        self._listen = f"127.0.0.1:{namespace.free_port()}"
+        self.port = namespace.free_port()
+        self._listen = f"127.0.0.1:{self.port}"
         self._metrics = f"127.0.0.1:{namespace.free_port()}"
-        self.url = f"http://{self._listen}"
+        self.url = behind or f"http://{self._listen}"
+        self.client_env = client_env or {}
         self._process: Process | None = None
         self._env = {
             "PATH": os.environ["PATH"],
@@ -75,7 +88,7 @@ class Server:
 
         def healthy() -> bool:
             assert process.running, f"{process!r} instead of serving"
-            return self._namespace.fetch(f"{self.url}/health", timeout_s=2).status == 200
+            return self._namespace.fetch(f"http://{self._listen}/health", timeout_s=2).status == 200
 
         eventually(healthy, START_DEADLINE_S, f"{self!r} is healthy")
         return self
