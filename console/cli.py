@@ -19,7 +19,7 @@ from app import __version__, log
 from app.errors import ConfigError, HsError
 from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
-from console import export, query
+from console import export, query, terminal
 from console.main import ConsoleApp
 from console.store import PgStore
 
@@ -89,6 +89,7 @@ def cli(
         async with database(settings) as dsn:
             store = PgStore(dsn, read_only=read_only)
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            terminal.tend(app.exit)
             keep_terminal_clean(settings)
             await app.run_async()
 

@@ -27,6 +27,7 @@ from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from app.wire import records
 from node.c2n import ClientQueries
+from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
 from node.hotstate import HotState
@@ -225,6 +226,7 @@ class Owner:
     async def start_relay(self, verify_url: str) -> None:
         """Start the relay process and put its region where every cluster finds it."""
         self.relay = Supervisor(relay_config(self.settings, verify_url))
+        self.metrics.registry.register(RelayCollector(self.settings.cluster_id, lambda: self.relay))
         await self.relay.start()
         await self._publish_region()
 
@@ -298,6 +300,8 @@ class Owner:
             devices=devices,
             sessions=sessions,
             half_open=self.limits.half_open,
+            displaced=self.limits.displaced,
+            refused=self.limits.refused,
             waiting=self.hot.waiting,
         )
         return self.metrics.text()
