@@ -179,3 +179,7 @@ def main() -> None:
     except HsError as error:
         click.echo(f"hs-console: {log.escape(error.message)}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
