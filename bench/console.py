@@ -48,7 +48,7 @@ class Terminal:
                 **{"PG_DSN": dsn, "HS_STATE_DIR": str(state_dir), "TERM": "xterm-256color"},
                 **{"COLORTERM": "truecolor", "LANG": "C.UTF-8"},
             }
-            os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)  # noqa: S606
+            os.execve(sys.executable, [sys.executable, "-m", module, *arguments], environment)
         self.pid = pid
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
         self._seen = b""
@@ -152,7 +152,9 @@ def run(lab: Lab) -> Table:
         asyncio.run(seed(dsn, devices))
         pattern = f"of {devices:,}"
         starts, memory = _first_screen(dsn, place, "console.cli", 2 if lab.quick else STARTS, pattern)
-        naive_starts, naive_memory = _first_screen(dsn, place, "bench.console_naive", 1, f"{devices:,} devices")
+        naive_starts, naive_memory = _first_screen(
+            dsn, place, "bench.console_naive", 1, f"{devices:,} devices"
+        )
         with Terminal(dsn, place, "console.cli", "--screen", "devices") as terminal:
             terminal.painted(pattern)
             terminal.idle(2.0)

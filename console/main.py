@@ -155,8 +155,8 @@ class ConsoleApp(App[None]):
     def feed_pending(self) -> int:
         return len(self.followed)
 
-    def feed_kick(self) -> None:
-        self.feed.kick()
+    def feed_kick(self, *, urgent: bool = False) -> None:
+        self.feed.kick(urgent=urgent)
 
     def _wanted(self) -> Wanted | None:
         base = self.base

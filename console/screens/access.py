@@ -66,6 +66,9 @@ class KeysScreen(ListScreen[KeyRow]):
             return self.pen.state("off", "used")
         return self.pen.state("ok", "active")
 
+    def moving(self, row: KeyRow) -> object:
+        return None if row.expiration is None else until(row.expiration - self.now)
+
     def cells_of(self, row: KeyRow) -> dict[str, Text]:
         cell = self.pen.cell
         never = row.expiration is None
