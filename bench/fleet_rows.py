@@ -27,10 +27,11 @@ WITH place AS (
            (SELECT array_agg(k.id ORDER BY k.id) FROM pre_auth_keys k WHERE k.tenant_id = t.tenant_id) AS keys
       FROM tenants t
 ), made AS (
-    SELECT n, p.*, n / $2::int AS nth FROM generate_series(0, $1::int - 1) n JOIN place p ON p.at = n % $2::int
+    SELECT n, p.*, n / $2::int AS nth
+      FROM generate_series(0, $1::int - 1) n JOIN place p ON p.at = n % $2::int
 )
-INSERT INTO nodes (tenant_id, cluster_id, user_id, tags, machine_key, node_key, disco_key, ipv4, ipv6, hostname,
-                   given_name, auth_key_id, expiry, capver, host_info, created_at)
+INSERT INTO nodes (tenant_id, cluster_id, user_id, tags, machine_key, node_key, disco_key, ipv4, ipv6,
+                   hostname, given_name, auth_key_id, expiry, capver, host_info, created_at)
 SELECT tenant_id, cluster_id, CASE WHEN n % 7 > 0 THEN users[1 + nth % cardinality(users)] END,
        CASE WHEN n % 7 = 0 THEN ARRAY['tag:server', 'tag:rack' || n % 20] ELSE '{}' END,
        sha256(('m' || n)::bytea), sha256(('n' || n)::bytea), sha256(('d' || n)::bytea),
@@ -41,7 +42,8 @@ SELECT tenant_id, cluster_id, CASE WHEN n % 7 > 0 THEN users[1 + nth % cardinali
        CASE WHEN n % 10 = 0 THEN now() + (n % 1000 - 20) * interval '1 hour' END, 130,
        json_build_object('OS', (ARRAY['linux', 'macOS', 'windows', 'android', 'iOS'])[1 + n % 5],
                          'IPNVersion', '1.9' || n % 9 || '.1-t0123456789', 'OSVersion', '6.1.0-18-amd64',
-                         'BackendLogID', repeat(to_hex(n % 16), 64), 'GoArch', 'amd64', 'Hostname', 'host' || n,
+                         'BackendLogID', repeat(to_hex(n % 16), 64), 'GoArch', 'amd64',
+                         'Hostname', 'host' || n,
                          'Services', json_build_array(json_build_object('Proto', 'peerapi4', 'Port', 41234))),
        now() - n * interval '1 minute'
   FROM made ORDER BY n

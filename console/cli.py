@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import json
 import os
@@ -90,6 +91,8 @@ def cli(
             store = PgStore(dsn, read_only=read_only)
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
             keep_terminal_clean(settings)
+            # The libraries stay; looking through them for garbage again and again is a pause under the keys.
+            gc.freeze()
             await app.run_async()
 
     asyncio.run(run())

@@ -131,7 +131,7 @@ class ResourceTable(DataTable[Text]):
         return next(key for key in self.columns if key.value == name)
 
     def _update_dimensions(self, new_rows: Iterable[RowKey]) -> None:
-        """Only the size as a whole: widths and heights are fixed, measuring every new cell takes longest of all."""
+        """Only the size as a whole: widths and heights are fixed, and measuring takes longest of all."""
         super()._update_dimensions(())
 
     # -- rows -----------------------------------------------------------------------------------
