@@ -11,13 +11,12 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from app.db.fleet import Fleet
-from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
 from app.fleet import DeviceRow, KeyRow, Overview, Page, TenantRef, UserRow, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 
-FLEET_CHANNEL = "hs_fleet"
 #: A screen's read, all waiting included.
 STORE_TIMEOUT_S = 6.0
 RELISTEN_S = 1.0
