@@ -16,6 +16,8 @@ from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from console.cells import Pen
 
+#: Of a value to choose no more is shown.
+SHOWN_VALUE = 44
 #: Objects a dialog names; the rest is a number.
 NAMED_OBJECTS = 8
 
@@ -245,19 +247,30 @@ class ChoiceDialog(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "close", "Close")]
 
-    def __init__(self, pen: Pen, title: str, choices: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        pen: Pen,
+        title: str,
+        choices: Sequence[tuple[str, str]],
+        hint: str = "a number copies, esc closes",
+        *,
+        show_values: bool = True,
+    ) -> None:
+        """`choices`: label and value, whose beginning may be shown beside it."""
         super().__init__()
+        self.hint, self.show_values = hint, show_values
         self.pen, self.heading, self.choices = pen, title, list(choices)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as box:
             box.border_title = self.heading
             for number, (label, value) in enumerate(self.choices, 1):
+                value = value[:SHOWN_VALUE] if self.show_values else ""
                 yield words(
                     self.pen.join(f" {number}  ", self.pen.cell(label, "strong"), "  ", self.pen.cell(value))
                 )
             yield words("")
-            yield words("a number copies, esc closes")
+            yield words(self.hint)
 
     def key_enter(self) -> None:
         self.dismiss(self.choices[0][1])
@@ -267,5 +280,41 @@ class ChoiceDialog(ModalScreen[str | None]):
         if key.isdigit() and 1 <= int(key) <= len(self.choices):
             self.dismiss(self.choices[int(key) - 1][1])
 
+    def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class LostDialog(ModalScreen[None]):
+    """The database is away: since when, why, and what still works. Closes by itself when it is back."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "close", "Hide"), ("r", "retry", "Retry now")]
+
+    def __init__(self, pen: Pen, where: str, tell: Callable[[], Text], retry: Callable[[], object]) -> None:
+        """`tell`: since when and when next, told again every second."""
+        super().__init__()
+        self.pen, self.where, self.tell, self.retry = pen, where, tell, retry
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = self.pen.cell(f"Connection to {self.where} lost")
+            yield words(self.tell(), id="lost")
+            yield words("")
+            yield words(
+                "You can keep reading, filtering needs the database. Changes are off until the link is back;"
+                " nothing you typed is lost. The console goes on trying."
+            )
+            with Horizontal(classes="buttons"):
+                yield Button("Hide  esc", id="cancel")
+                yield Button("Retry now  r", id="retry")
+
+    def on_mount(self) -> None:
+        self.query_one("#cancel").focus()
+        self.set_interval(1.0, lambda: self.query_one("#lost", Static).update(self.tell()))
+
+    @on(Button.Pressed, "#retry")
+    def action_retry(self) -> None:
+        self.retry()
+
+    @on(Button.Pressed, "#cancel")
     def action_close(self) -> None:
         self.dismiss(None)

@@ -94,6 +94,10 @@ class ResourceTable(DataTable[Text]):
         """All keys, in the order shown."""
         return [str(row.key.value) for row in self.ordered_rows]
 
+    def cells_of(self, key: str) -> list[Text]:
+        """The cells of a row as shown, without cursor and mark."""
+        return self._rows[key]
+
     def move_to(self, key: str) -> bool:
         """Puts the cursor on a row; False when it is not in this window."""
         try:

@@ -1,7 +1,7 @@
 """Tells consoles and standbys that something of this cluster was committed: NOTIFY `hs_fleet`.
 
-A transaction that notifies shares its flush with no other of the server (DESIGN section 7), so it is one of its
-own, at most one per EVERY_S however much happens. It only wakes: whoever hears it reads again.
+A transaction that notifies shares its flush with no other of the server (DESIGN section 7), so it is
+one of its own, at most one per EVERY_S however much happens. It only wakes: whoever hears it reads again.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ READ_TIMEOUT_S = 5.0
 INSTANCE_GONE_S = 90.0
 EXPIRING_SOON_S = 86_400.0
 RECENT_LINES = 20
+HISTORY_LINES = 200
 #: Tenants a form offers.
 TENANT_CHOICES = 500
 #: Fields of a device in the order of the statement's places for them.
@@ -88,6 +89,11 @@ class Fleet:
     async def keys(self, view: View) -> Page[KeyRow]:
         """A window of auth keys, without secrets."""
         return _page(await self._fetch(QUERIES["fleet_keys"], *_arguments(view)), _key)
+
+    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+        """The newest lines of the audit log about one object (`device:17`)."""
+        found = await self._fetch(QUERIES["fleet_history"], cluster_id, what, HISTORY_LINES)
+        return [AuditRow(*row) for row in found]
 
     async def tenants(self, cluster_id: str | None = None) -> list[TenantRef]:
         """Tenants to choose from, home tenants first in each cluster."""

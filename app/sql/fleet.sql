@@ -30,6 +30,15 @@ SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object
  WHERE $1::text IS NULL OR cluster_id = $1
  ORDER BY id DESC LIMIT $2
 
+-- fleet_history --
+-- What was done to one object, newest first.
+-- $1 cluster_id, $2 object, $3 limit
+SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object, COALESCE(before::text, ''),
+       COALESCE(after::text, '')
+  FROM audit_log
+ WHERE cluster_id = $1 AND object = $2
+ ORDER BY id DESC LIMIT $3
+
 -- fleet_tenants --
 -- Tenants by cluster, home tenants first.
 -- $1 cluster_id or NULL for all, $2 limit

@@ -54,6 +54,9 @@ class KeysScreen(ListScreen[KeyRow]):
     def name_of(self, row: KeyRow) -> str:
         return f"{row.id}"
 
+    def place_of(self, row: KeyRow) -> tuple[str, str]:
+        return row.cluster_id, f"auth_key:{row.id}"
+
     def copies_of(self, row: KeyRow) -> list[tuple[str, str]]:
         return [("prefix", row.prefix), ("id", str(row.id))]
 

@@ -10,6 +10,9 @@ from textual.widgets import DataTable, Input
 
 from console import query
 from console.actions import BY_ID, actions_of
+from console.cells import count_text, plural
+from console.dialogs import ChoiceDialog
+from console.files import FORMATS
 from console.screens.frame import ListFrame, RowT
 from console.widgets import FilterLine, Line
 
@@ -89,6 +92,7 @@ class ListScreen(ListFrame[RowT]):
         line.open(bool(text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.change_view()
+        self.console.note_place()
 
     async def do_app_back(self) -> None:
         line = self.query_one(FilterLine)
@@ -166,7 +170,38 @@ class ListScreen(ListFrame[RowT]):
         lines = [self.pen.cell(line) for line in text.splitlines()]
         self.console.open_page(f"{self.NOUN} {self.name_of(row)}", Text("\n", end="").join(lines))
 
+    async def do_row_history(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.show_history(self.name_of(row), *self.place_of(row))
+
+    async def do_list_export(self) -> None:
+        """What is marked, else what is in the window, or everything that matches."""
+        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
+        near = marked or [self.rows[key] for key in self.table.keys]
+        what = f"{len(near)} {'marked' if marked else 'shown'}"
+        total = self.page.total if self.page is not None else 0
+        everything = f"all {count_text(total)} matching"
+        choices = [(f"{word}, {form}", f"{word}|{form}") for word in (what, everything) for form in FORMATS]
+
+        def chosen(choice: str | None) -> None:
+            if choice is not None:
+                word, _, form = choice.rpartition("|")
+                self.console.save_rows(self, form, word, None if word == everything else near)
+
+        hint = "a number saves it, esc closes"
+        self.app.push_screen(ChoiceDialog(self.pen, "Export", choices, hint, show_values=False), chosen)
+
     async def do_row_copy(self) -> None:
         row = self.current
         assert row is not None
-        self.console.choose_copy(self.copies_of(row))
+        names = [column.title for column, _ in self.table.shown]
+        rows = [[cell.plain.strip() for cell in self.table.cells_of(key)] for key in self.table.keys]
+        lines = ["\t".join(words) for words in [names, *rows]]
+        self.console.choose_copy(
+            [
+                *self.copies_of(row),
+                ("row as JSON", orjson.dumps(row, default=repr).decode()),
+                (f"{plural(len(self.rows), 'row')} as TSV", "\n".join(lines)),
+            ]
+        )

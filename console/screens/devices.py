@@ -51,6 +51,9 @@ class DevicesScreen(ListScreen[DeviceRow]):
     def name_of(self, row: DeviceRow) -> str:
         return row.name
 
+    def place_of(self, row: DeviceRow) -> tuple[str, str]:
+        return row.cluster_id, f"device:{row.id}"
+
     def copies_of(self, row: DeviceRow) -> list[tuple[str, str]]:
         return [
             ("name", row.name),

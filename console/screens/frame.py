@@ -61,6 +61,8 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.wanted_since: float | None = None
         #: A new view shows its first rows before the rest of its window is read.
         self.is_partial = True
+        #: Rows of the newest picture that the one before had not, or had otherwise.
+        self.rows_changed = 0
         self._made: dict[str, tuple[RowT, object, list[Text]]] = {}
 
     # -- for subclasses -------------------------------------------------------------------------
@@ -84,6 +86,10 @@ class ListFrame(Screen[None], Generic[RowT]):
         raise KeyError(width)
 
     def name_of(self, row: RowT) -> str:
+        raise KeyError(row)
+
+    def place_of(self, row: RowT) -> tuple[str, str]:
+        """Cluster and name in the audit log."""
         raise KeyError(row)
 
     def copies_of(self, row: RowT) -> list[tuple[str, str]]:
@@ -214,6 +220,8 @@ class ListFrame(Screen[None], Generic[RowT]):
                 continue
             cells = self.cells_of(row)
             made[key] = row, moving, [self._sized(cells[column.name], column, size) for column, size in shown]
+        self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
+        self.rows_changed += len(self._made.keys() - made.keys())
         self._made = made
         lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
         if lost is not None:
