@@ -96,6 +96,10 @@ class AskingApp(App[None]):
             verb = action.label.capitalize()
             self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
 
+    def why_not_now(self) -> str:
+        """Why nothing can be asked at this moment; empty when it can."""
+        return "" if self.feed.link.is_up else "the database is not connected; this stays until it is back"
+
     def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
         """A form; its answers become requests. A refusal opens it again with what was typed."""
 
@@ -104,7 +108,7 @@ class AskingApp(App[None]):
                 filled = [_filled(field, answers) for field in fields]
                 self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks))
 
-        self.push_screen(FormDialog(self.pen, title, fields, verb, effect), answered)
+        self.push_screen(FormDialog(self.pen, title, fields, verb, effect, self.why_not_now), answered)
 
     @work(group="ask", exit_on_error=True)
     async def submit(self, asks: list[Ask]) -> None:
@@ -114,12 +118,16 @@ class AskingApp(App[None]):
     async def submit_form(self, answers: dict[str, str], asks: Asks, again: Callable[[], None]) -> None:
         try:
             made = asks(dict(answers))
-            await self._submit(await made if inspect.isawaitable(made) else made)
+            sent = await self._submit(await made if inspect.isawaitable(made) else made)
         except HsError as error:
             self.say(error.message, "error")
+            sent = 0
+        if not sent:
             again()
 
-    async def _submit(self, asks: list[Ask]) -> None:
+    async def _submit(self, asks: list[Ask]) -> int:
+        """How many of them are stored; of the others it is told why not."""
+        sent = 0
         for ask in asks:
             try:
                 request_id = await self.store.submit(ask, self.actor)
@@ -128,7 +136,9 @@ class AskingApp(App[None]):
                 continue
             self.followed[request_id] = Followed(ask, self.clock())
             self.feed.followed[request_id] = ask.label
+            sent += 1
         self.feed.kick()
+        return sent
 
     def _take_request(self, request: OperatorRequest) -> None:
         if not request.is_finished or request.id not in self.followed:

@@ -118,8 +118,18 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel")]
 
-    def __init__(self, pen: Pen, title: str, fields: Sequence[Field], verb: str, effect: str = "") -> None:
+    def __init__(
+        self,
+        pen: Pen,
+        title: str,
+        fields: Sequence[Field],
+        verb: str,
+        effect: str = "",
+        obstacle: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`obstacle`: why it cannot be sent now; then it stays as it is."""
         super().__init__()
+        self.obstacle = obstacle
         self.pen, self.heading, self.fields = pen, title, list(fields)
         self.verb, self.effect = verb, effect
 
@@ -174,6 +184,9 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                 self.query_one("#complaint", Static).update(self.pen.cell(complaint, "failed"))
                 self.query_one(f"#{field.name}").focus()
                 return
+        if obstacle := self.obstacle():
+            self.query_one("#complaint", Static).update(self.pen.cell(obstacle, "failed"))
+            return
         self.dismiss(answers)
 
     @on(Button.Pressed, "#cancel")

@@ -175,8 +175,6 @@ class ConsoleApp(AskingApp):
             changed = f", {plural(base.rows_changed, 'row')} changed" if base is not None else ""
             self.say(f"back after {age(self.clock() - self._was_down_since)}{changed}")
             self._was_down_since = None
-        if link.is_up and isinstance(self.top, LostDialog):
-            self.top.dismiss(None)
         if before.kind != link.kind:
             self.refresh_bindings()
         self.tick()
@@ -192,6 +190,8 @@ class ConsoleApp(AskingApp):
     def _tell_lost(self) -> None:
         """A dialog once per loss, over a list only: what is being typed is not disturbed."""
         since = self._was_down_since
+        if self.link.is_up and isinstance(self.top, LostDialog):
+            self.top.dismiss(None)
         if since is None or self._told_lost or self.link.kind != "down" or self.top is not self.base:
             return
         if self.clock() - since < LOST_DIALOG_S or isinstance(self.focused, Input):
@@ -205,7 +205,8 @@ class ConsoleApp(AskingApp):
         since = self._was_down_since if self._was_down_since is not None else now
         return self.pen.join(
             self.pen.cell(link.reason, "failed"),
-            f"\nsince {clock_text(since)} ({age(now - since)} ago); try {link.attempt}, the next in {wait} s",
+            "  ",
+            f"since {clock_text(since)} ({age(now - since)} ago); try {link.attempt}, the next in {wait} s",
         )
 
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
