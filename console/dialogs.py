@@ -66,12 +66,15 @@ class ConfirmDialog(ModalScreen[bool]):
         return not self.typed or self.query_one("#typed", Input).value == self.typed
 
     def on_key(self, event: events.Key) -> None:
-        """Letters go to the line that must be typed, although Cancel has the focus."""
+        """Letters go to the line that must be typed, although Cancel has the focus.
+
+        Those the line got itself do not come by here; those typed while the focus moved do.
+        """
         if event.character is not None and event.is_printable and self._type(event.character):
             event.stop()
 
     def _type(self, character: str) -> bool:
-        if not self.typed or not self.query("#typed") or isinstance(self.focused, Input):
+        if not self.typed or not self.query("#typed"):
             return False
         line = self.query_one("#typed", Input)
         self.set_focus(line)

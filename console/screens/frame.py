@@ -194,6 +194,9 @@ class ListFrame(Screen[None], Generic[RowT]):
             return
         self.received_at = at
         self.accept(data)
+        if self.wanted_since is not None:
+            # Another view has other rows; nothing was removed.
+            self.lost_key = None
         if self.is_partial and self.page is not None and len(self.page.rows) == FIRST_ROWS:
             self.console.feed_kick(urgent=True)
         else:
