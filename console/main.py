@@ -58,6 +58,8 @@ HS_SAFE = Theme(
 
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
+#: A screen that is being made is looked at again after this.
+NOT_READY_S = 0.02
 
 
 class Reported(Message):
@@ -111,6 +113,7 @@ class ConsoleApp(AskingApp):
         self.register_theme(HS_SAFE)
         self.theme = "hs-safe"
         self.switch_mode(self.start_screen)
+        self.trail.visit((self.start_screen, ""))
         self.run_feed()
         self.set_interval(1.0, self.tick)
 
@@ -224,7 +227,7 @@ class ConsoleApp(AskingApp):
         """Another screen; with a filter, that one."""
         self.switch_mode(screen)
         if filter_text is not None:
-            self.call_later(self._filter, filter_text)
+            self.call_later(self._filter, screen, filter_text)
         else:
             self.call_later(self.note_place)
         self.feed.kick()
@@ -241,14 +244,17 @@ class ConsoleApp(AskingApp):
             return
         screen, text = place
         self.switch_mode(screen)
-        base = self.base
-        if base is not None and base.is_ready and base.filter_text != text:
-            base.set_filter(text)
+        self._filter(screen, text)
 
-    def _filter(self, text: str) -> None:
+    def _filter(self, screen: str, text: str) -> None:
+        """Once the screen is there; the operator may have gone on meanwhile."""
         base = self.base
-        if base is not None:
+        if base is None or screen != base.NAME:
+            return
+        if base.is_ready:
             base.set_filter(text)
+        else:
+            self.set_timer(NOT_READY_S, lambda: self._filter(screen, text))
 
     @work(group="history", exclusive=True, exit_on_error=True)
     async def show_history(self, name: str, cluster_id: str, what: str) -> None:

@@ -44,6 +44,8 @@ class ListScreen(ListFrame[RowT]):
     async def action_command(self, action_id: str) -> None:
         """Every key and every line of the palette ends here."""
         action = BY_ID[action_id]
+        if not self.is_ready and not action_id.startswith(("screen.", "app.quit")):
+            return
         obstacle = self.obstacle(action)
         if obstacle:
             self.console.say(f"{action.label}: {obstacle}", "warning")

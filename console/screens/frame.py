@@ -113,7 +113,7 @@ class ListFrame(Screen[None], Generic[RowT]):
     @property
     def is_ready(self) -> bool:
         """Whether its parts are there: not before it is composed, nor while it is taken down."""
-        return self.is_attached and bool(self.query("#keys"))
+        return self.is_attached and bool(self.query("#keys")) and bool(self.query("#table"))
 
     @property
     def table(self) -> ResourceTable:
@@ -253,7 +253,7 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     @property
     def current(self) -> RowT | None:
-        key = self.table.cursor_key
+        key = self.table.cursor_key if self.is_ready else None
         return self.rows.get(key) if key is not None else None
 
     def chosen(self, action: Action) -> list[RowT]:

@@ -56,6 +56,11 @@ class Pane:
         return picture
 
 
+def without(words: str) -> str:
+    """A pattern of pictures that have these words nowhere."""
+    return rf"\A(?![^█]*{words})"
+
+
 @asynccontextmanager
 async def console(dsn: str, directory: Path, *arguments: str, size: tuple[int, int]) -> AsyncIterator[Pane]:
     """The console in a pane; when it ends the pane says `ended` and its exit code."""
@@ -130,7 +135,7 @@ async def test_an_operator_at_work(pg_server: str, tmp_path: Path) -> None:
             pane.keys("x")
             await pane.sees(r"Expire 1 device[^█]*Cancel")
             pane.keys("Enter")
-            await pane.sees(r"► ?beta .*● online")
+            await pane.sees(without("Expire 1 device"))
             pane.keys("x")
             await pane.sees("Expire 1 device")
             pane.keys("y")
@@ -165,7 +170,7 @@ async def test_an_operator_at_work(pg_server: str, tmp_path: Path) -> None:
             pane.keys("l")
             await pane.sees(r"History of omega[^█]*device_rename[^█]*omega")
             pane.keys("Escape")
-            await pane.sees(r"► ?omega ")
+            await pane.sees(without("History"))
 
             # export of what is shown, into the current directory
             pane.keys("e")
@@ -207,7 +212,7 @@ async def test_read_only_and_ascii_in_a_terminal(pg_server: str, tmp_path: Path)
             pane.keys("x", "D", "r", "?")
             await pane.sees("Keys on devices")
             pane.keys("Escape")
-            await pane.sees(r"> ?alpha .*\* online")
+            await pane.sees(without("Keys on devices"))
             pane.keys("q")
             await pane.sees("ended 0")
         assert not await run_sql(dsn, "SELECT 1 FROM requests")
