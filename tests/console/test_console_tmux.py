@@ -69,7 +69,7 @@ async def console(dsn: str, directory: Path, *arguments: str, size: tuple[int, i
     program = f"{sys.executable} -m console.cli {' '.join(arguments)}; echo ended $?; exec cat"
     # fmt: off
     pane.tmux("-f", os.devnull, "new-session", "-d", "-s", "console", "-x", str(size[0]), "-y", str(size[1]),
-              "-c", str(directory), "env", *environment, "sh", "-c", program)
+              "-c", str(directory), "env", "-u", "COLUMNS", "-u", "LINES", *environment, "sh", "-c", program)
     # fmt: on
     try:
         yield pane
@@ -179,7 +179,9 @@ async def test_an_operator_at_work(pg_server: str, tmp_path: Path) -> None:
             await pane.sees("3 rows saved")
             assert names_saved(tmp_path) == ["beta", "delta", "omega"]
 
-            # another screen, and back
+            # a wide terminal shows more columns; another screen, and back
+            pane.tmux("resize-window", "-t", "console", "-x", "170", "-y", "50")
+            await pane.sees(r"NAME .*CLUSTER .*VERSION .*EXPIRES")
             pane.keys("3")
             await pane.sees(r"alice +\d+ ")
             pane.keys("-")
