@@ -316,8 +316,8 @@ class LostDialog(ModalScreen[None]):
             yield words(self.tell(), id="lost")
             yield words("")
             yield words(
-                "You can keep reading, filtering needs the database. Changes are off until the link is back;"
-                " nothing you typed is lost. The console goes on trying."
+                "You can keep reading and copying what is here. Filters and changes wait for the link;"
+                " nothing you typed is lost."
             )
             with Horizontal(classes="buttons"):
                 yield Button("Hide  esc", id="cancel")
