@@ -192,12 +192,14 @@ class Serving:
             # A failover between this load and the first LISTEN is another history too.
             owner.listener.generation = owner.refresher.generation
             await owner.heartbeat()
+            owner.news.touch()
             for name, work in (
                 ("listen", owner.listener.run()),
                 ("refresh", owner.refresher.run(owner.events())),
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
+                ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
                 ("embedded database", self._revive_database()),
             ):
