@@ -22,7 +22,7 @@ from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settin
 from node.cli_policy import policy
 from node.cli_rebuild import rebuild
 from node.cli_routes import routes
-from node.cli_system import config_check, configuration, db
+from node.cli_system import config_check, configuration, db, health
 from node.cli_users import users
 
 COMPLETION_VARIABLE = "_HS_NODE_COMPLETE"
@@ -94,7 +94,10 @@ def completion(kind: str) -> None:
     click.echo(found(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
 
 
-for group in (users, preauthkeys, nodes, routes, policy, auth, clusters, configuration, db, rebuild, debug):
+for group in (
+    *(users, preauthkeys, nodes, routes, policy, auth, clusters, configuration, db),
+    *(health, rebuild, debug),
+):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
 cli.also(
