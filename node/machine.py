@@ -152,23 +152,31 @@ class MachineApi:
                 raise NotFound("this device was deleted meanwhile")
             changed = self._durable_difference(device, request)
             if changed is not None:
-                approvals = self._approvals(device, changed)
-                if approvals:
-                    approved = tuple(sorted({*changed.approved_routes, *approvals}))
-                    changed = replace(changed, approved_routes=approved)
-                await self.hot.store(changed, approvals)
+                changed = await self._store(device, changed)
                 self.hub.put_device(changed, lazily=request.stream)
         self._go_on(tunnel, stream_id, request, changed or device)
+
+    async def _store(self, device: Device, changed: Device) -> Device:
+        """Store what a device says now; the device with the routes that need nobody's approval."""
+        while True:
+            approvals = self._approvals(device, changed)
+            if approvals:
+                approved = tuple(sorted({*changed.approved_routes, *approvals}))
+                changed = replace(changed, approved_routes=approved)
+            await self.hot.store(changed, approvals)
+            # A policy that came in meanwhile did not find these routes in the database.
+            if not set(self._approvals(device, changed) or ()).difference(approvals or ()):
+                return changed
 
     def _approvals(self, old: Device, new: Device) -> tuple[str, ...] | None:
         """Routes announced just now that need nobody's approval; None when it announces what it did."""
         if old.announced_routes == new.announced_routes:
             return None
-        engine = self.hub.policy_engine(new.tenant_id)
+        in_force = self.hub.policy_in_force(new.tenant_id)
         fresh = set(new.announced_routes).difference(old.announced_routes)
-        if engine is None or not fresh:
+        if in_force is None or not fresh:
             return ()
-        return auto_approved(engine.policy, engine.directory, new.user_id, new.tags, fresh)
+        return auto_approved(*in_force, new.user_id, new.tags, fresh)
 
     def _go_on(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device

@@ -33,9 +33,15 @@ class Metrics:
         self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
         self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
         self._tenants = gauge("hs_tenants", "Tenants of this cluster.").labels(cluster_id)
-        self._half_open = gauge("hs_half_open_connections", "Connections before their handshake.").labels(
+        self._half_open = gauge("hs_half_open_connections", "Connections before their first record.").labels(
             cluster_id
         )
+        self._displaced = gauge(
+            "hs_displaced_connections", "Unfinished connections cut for newer ones since the start: a flood."
+        ).labels(cluster_id)
+        self._refused = gauge(
+            "hs_refused_connections", "Connections refused since the start: too many of one address."
+        ).labels(cluster_id)
         self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
             cluster_id
         )
@@ -49,6 +55,38 @@ class Metrics:
         self._encodings = counter("hs_delta_encodings", "Distinct encodings of deltas.").labels(cluster_id)
         self._resyncs = counter("hs_resyncs", "Viewers that needed a full map in between.").labels(cluster_id)
         self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(
+            cluster_id
+        )
+        self._kinds = counter("hs_messages", "Deltas by the weightiest thing in them.", "kind")
+        self._puts = counter("hs_netmap_puts", "Changes handed to netmaps, before they coalesce.").labels(
+            cluster_id
+        )
+        self._blocks = counter("hs_map_blocks", "Blocks of peers in full maps: known or encoded.", "from")
+        self._rebuild_s = Histogram(
+            "hs_rebuild_seconds",
+            "Duration of rebuilds that operators asked for.",
+            [*labels, "scope"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stall = Histogram(
+            "hs_loop_stall_seconds",
+            "How late the event loop was, sampled.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lag = Histogram(
+            "hs_change_lag_seconds",
+            "From a foreign change's row to its effect in memory.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lagging = gauge(
+            "hs_sessions_lagging", "Map polls that are behind and wait for a full map."
+        ).labels(cluster_id)
+        self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
@@ -78,8 +116,17 @@ class Metrics:
     def map_request(self, kind: str) -> None:
         self._map_requests.labels(self._cluster_id, kind).inc()
 
-    def foreign_rows(self, count: int) -> None:
+    def foreign_rows(self, count: int, lag_s: float) -> None:
+        """`lag_s`: age of the oldest of them when it took effect."""
         self._rows.inc(count)
+        if count:
+            self._lag.observe(max(0.0, lag_s))
+
+    def rebuilt(self, scope: str, seconds: float) -> None:
+        self._rebuild_s.labels(self._cluster_id, scope).observe(seconds)
+
+    def loop_stall(self, seconds: float) -> None:
+        self._stall.observe(seconds)
 
     def tunnel_opened(self) -> None:
         self._tunnels.inc()
@@ -96,13 +143,34 @@ class Metrics:
         self._resyncs.inc(stats.resyncs)
         self._late.inc(stats.late_maps)
         self._changed.inc(stats.devices)
+        self._puts.inc(stats.puts)
+        for kind, count in stats.kinds.items():
+            self._kinds.labels(self._cluster_id, kind).inc(count)
+        self._blocks.labels(self._cluster_id, "cache").inc(stats.blocks_known)
+        self._blocks.labels(self._cluster_id, "encoder").inc(stats.blocks_made)
         self._rounds.observe(stats.seconds)
 
-    def gauges(self, *, tenants: int, devices: int, sessions: int, half_open: int, waiting: int) -> None:
+    def gauges(
+        self,
+        *,
+        tenants: int,
+        devices: int,
+        sessions: int,
+        half_open: int,
+        displaced: int,
+        refused: int,
+        waiting: int,
+        sessions_lagging: int,
+        sessions_waiting: int,
+    ) -> None:
+        self._lagging.set(sessions_lagging)
+        self._waiting_maps.set(sessions_waiting)
         self._tenants.set(tenants)
         self._devices.set(devices)
         self._sessions.set(sessions)
         self._half_open.set(half_open)
+        self._displaced.set(displaced)
+        self._refused.set(refused)
         self._waiting.set(waiting)
 
     def text(self) -> bytes:

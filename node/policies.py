@@ -97,10 +97,10 @@ class TenantPolicies:
                 self._unjudged.add(tenant_id)
 
     def _put(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
-        if self._in_force.get(tenant_id) == stored:
+        if self._in_force.get(tenant_id) == stored == self._hub.policy(tenant_id):
             return
         if stored is None:
-            del self._in_force[tenant_id]
+            self._in_force.pop(tenant_id, None)
             self._report(tenant_id, None)
         else:
             self._in_force[tenant_id] = stored
@@ -188,13 +188,16 @@ class TenantPolicies:
             accept(text, users, await self._store.list_devices(tenant_id))
 
     async def _approve(self, tenant_id: TenantId) -> list[DeviceId]:
-        engine = self._hub.policy_engine(tenant_id)
-        if engine is None or not (engine.policy.route_approvers or engine.policy.exit_approvers):
+        in_force = self._hub.policy_in_force(tenant_id)
+        if in_force is None:
+            return []
+        policy, directory = in_force
+        if not (policy.route_approvers or policy.exit_approvers):
             return []
         missing: dict[DeviceId, tuple[str, ...]] = {}
         for device in await self._store.routers(tenant_id):
             routes = set(device.announced_routes).difference(device.approved_routes)
-            wanted = auto_approved(engine.policy, engine.directory, device.user_id, device.tags, routes)
+            wanted = auto_approved(policy, directory, device.user_id, device.tags, routes)
             if wanted:
                 missing[device.id] = wanted
         if not missing:

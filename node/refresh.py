@@ -54,7 +54,8 @@ class Refresher:
         *,
         instance: str,
         on_derp: Callable[[], Awaitable[None]],
-        on_rows: Callable[[int], None],
+        on_rows: Callable[[int, float], None],
+        clock: Callable[[], float],
     ) -> None:
         self._source = source
         self._hub = hub
@@ -62,6 +63,7 @@ class Refresher:
         self._instance = instance
         self._on_derp = on_derp
         self._on_rows = on_rows
+        self._clock = clock
         self.generation: str | None = None
         self._position = ""
         self._missed_load = True
@@ -94,7 +96,8 @@ class Refresher:
         foreign = [change for change in changes if change.origin != self._instance]
         if foreign or self._again:
             await self._apply(foreign)
-            self._on_rows(len(foreign))
+            oldest = min((change.at for change in foreign), default=0.0)
+            self._on_rows(len(foreign), self._clock() - oldest)
         self._position = position
         await self._settle_policies()
         return len(foreign)
@@ -105,6 +108,10 @@ class Refresher:
     async def reload_device(self, tenant_id: TenantId, device_id: DeviceId) -> None:
         """Put into the hub what is stored of a device of this tenant now, or that it is gone."""
         await self._reload_devices({(tenant_id, device_id)})
+
+    async def reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
+        """The same for many; above RELOAD_ABOVE the whole cluster is loaded instead."""
+        await (self.load() if len(ids) > RELOAD_ABOVE else self._reload_devices(ids))
 
     async def reload_user(self, tenant_id: TenantId, user_id: UserId) -> None:
         """Put into the hub what is stored of a user of this tenant now, or that it is gone."""

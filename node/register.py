@@ -121,10 +121,10 @@ class Registrar:
         """The wish with what the tenant's policy says of the tags and routes in it."""
         if tenant_id is None or not (wish.request_tags or wish.announced_routes):
             return wish
-        engine = self.hub.policy_engine(tenant_id)
-        if engine is None:
+        in_force = self.hub.policy_in_force(tenant_id)
+        if in_force is None:
             return wish
-        may = permits(engine.policy, engine.directory, wish.request_tags, wish.announced_routes)
+        may = permits(*in_force, wish.request_tags, wish.announced_routes)
         return replace(wish, permits=may)
 
     def _check_lease(self) -> None:
@@ -146,7 +146,7 @@ class Registrar:
 
     def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
         if self.hub.tenant(tenant.id) is None:
-            self.hub.put_tenant(tenant)
+            self.hub.put_tenant(tenant, sure=False)
         if user is not None:
             self.hub.put_user(user)
         self.hub.put_device(device, lazily=True)

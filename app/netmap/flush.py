@@ -7,6 +7,7 @@ PeersRemoved and in PeersChanged (CLIENTS.md 6b: the Go client would drop the pe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -56,7 +57,7 @@ class _ClassDelta:
     `template`: a new packet filter with holes for each viewer's own addresses.
     """
 
-    __slots__ = ("_shared", "head", "ids", "patches", "removed", "template", "whole")
+    __slots__ = ("_shared", "has_access", "head", "ids", "patches", "removed", "template", "whole")
 
     def __init__(self, removed: list[DeviceId], whole: dict[DeviceId, bytes], patches: dict[DeviceId, bytes]):
         self.removed = removed
@@ -65,7 +66,19 @@ class _ClassDelta:
         self.ids = {*removed, *whole, *patches}
         self.head: list[bytes] = []
         self.template: Template | None = None
+        self.has_access = False
         self._shared: dict[Variant, bytes | None] = {}
+
+    @property
+    def kind(self) -> str:
+        """The weightiest thing it tells; empty for nothing."""
+        if self.whole or self.removed:
+            return "peers"
+        if self.has_access:
+            return "access"
+        if self.patches:
+            return "patch"
+        return "settings" if self.head else ""
 
     def shared(self, variant: Variant, compress: Compress) -> bytes | None:
         if variant not in self._shared:
@@ -121,6 +134,8 @@ class Flush:
     access_before: Mapping[DeviceClass, tuple[Template, bytes]]
     swap: Swap | None = None
     encodings: int = 0
+    #: Messages made so far by what is in them: peers, patch, access, self, settings.
+    kinds: Counter[str] = field(default_factory=Counter)
     _deltas: dict[tuple[DeviceClass, DeviceClass] | None, _ClassDelta] = field(default_factory=dict)
 
     @property
@@ -155,8 +170,12 @@ class Flush:
             own.append(filter_member(delta.template.filled(row.device.ipv4, row.device.ipv6)))
         if own or viewer in delta.ids:
             self.encodings += 1
-            return delta.message(variant, self.compress, without=viewer, own=own)
-        return delta.shared(variant, self.compress)
+            message = delta.message(variant, self.compress, without=viewer, own=own)
+        else:
+            message = delta.shared(variant, self.compress)
+        if message is not None:
+            self.kinds[delta.kind or "self"] += 1
+        return message
 
     @staticmethod
     def _hears_of_itself(old: Row, before: DeviceClass, row: Row) -> bool:
@@ -254,6 +273,7 @@ class Flush:
         if told is None:
             return
         template, ssh = self.access.of(after)
+        delta.has_access = (template, ssh) != told
         if template != told[0]:
             if template.is_shared:
                 delta.head.append(filter_member(template.json))

@@ -15,7 +15,7 @@ from app.errors import NotFound
 from app.keys import machine_key_text, node_key_text
 from app.model import TAGGED_DEVICES_USER_ID, Device, DeviceId, Tenant, User, UserId
 from app.netmap.access import Access, filter_member, ssh_member
-from app.netmap.blocks import encode_lists
+from app.netmap.blocks import BlockCounts, encode_lists
 from app.netmap.dns import DnsPlan, dns_config, suffix
 from app.netmap.flush import Flush, RowChange, Swap
 from app.netmap.members import Members
@@ -24,6 +24,7 @@ from app.netmap.variant import Compress, Piece, Variant, encode
 from app.policy.classes import DeviceClass
 from app.policy.document import NO_POLICY, Policy
 from app.policy.engine import PolicyEngine
+from app.policy.people import Directory
 from app.wire import tailcfg
 
 _TAGGED_PROFILE = orjson.dumps(
@@ -76,6 +77,10 @@ class TenantNetmap:
         self._pending_users: dict[UserId, User | None] = {}
         self._pending_common: dict[str, bytes] = {}
         self._pending_policy: Policy | None = None
+        self._pending_renewal: set[DeviceId] = set()
+        #: Since somebody last looked and reset them.
+        self.puts = 0
+        self.blocks = BlockCounts()
 
     # -- what is known now (committed or not) ---------------------------------------------------
 
@@ -116,6 +121,13 @@ class TenantNetmap:
         known = {**self._users, **self._pending_users}
         return [user for user in known.values() if user is not None]
 
+    def policy(self) -> tuple[Policy, Directory]:
+        """The newest policy, and the users as it names them, committed or not."""
+        if self._pending_policy is None and not self._pending_users:
+            return self.engine.policy, self.engine.directory
+        policy = self.engine.policy if self._pending_policy is None else self._pending_policy
+        return policy, Directory(self.users(), policy.groups)
+
     def fqdn(self, device: Device) -> str:
         """A device's MagicDNS name without trailing dot."""
         return f"{device.given_name}.{suffix(self._dns_plan, self.tenant.dns_label)}"
@@ -125,12 +137,17 @@ class TenantNetmap:
     @property
     def is_dirty(self) -> bool:
         return bool(
-            self._pending or self._pending_users or self._pending_common or self._pending_policy is not None
+            self._pending
+            or self._pending_users
+            or self._pending_common
+            or self._pending_renewal
+            or self._pending_policy is not None
         )
 
     def put(self, device: Device, *, expired: bool = False) -> None:
         """A device is new or has changed. `expired`: its key is, by the caller's clock."""
         self._pending[device.id] = (device, expired)
+        self.puts += 1
 
     def remove(self, device_id: DeviceId) -> None:
         self._pending[device_id] = None
@@ -155,6 +172,12 @@ class TenantNetmap:
     def set_policy(self, policy: Policy) -> None:
         """Another policy; NO_POLICY lets everybody reach everybody."""
         self._pending_policy = policy
+
+    def renew(self, devices: set[DeviceId]) -> None:
+        """Make the rows of these devices from scratch; of all of them, everything else as well."""
+        self._pending_renewal |= devices
+        if self._rows.keys() <= devices and self._pending_policy is None:
+            self._pending_policy = self.engine.policy
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
@@ -221,7 +244,8 @@ class TenantNetmap:
 
     def _commit_rows(self, again: set[DeviceId]) -> dict[DeviceId, RowChange]:
         changes: dict[DeviceId, RowChange] = {}
-        for device_id in again - self._pending.keys():
+        renewed, self._pending_renewal = self._pending_renewal, set()
+        for device_id in (again | renewed) - self._pending.keys():
             row = self._rows.get(device_id)
             if row is not None:
                 self._pending[device_id] = (row.device, row.expired)
@@ -238,7 +262,7 @@ class TenantNetmap:
                 fqdn = self.fqdn(device)
                 if old is not None and (device, expired, fqdn) == (old.device, old.expired, old.fqdn):
                     is_reclassed = device_id in again and self.engine.put(device) is not old.cls
-                    if not is_reclassed:
+                    if not is_reclassed and device_id not in renewed:
                         continue
                 try:
                     new = self._row(device, fqdn, expired, old, again)
@@ -347,7 +371,7 @@ class TenantNetmap:
             part = self._class_parts[viewer] = self._class_part(viewer)
         pieces = [encode(head, variant, self._compress), part.encoded(variant, self._compress)]
         lists = self._members.lists_for(viewer, self.engine)
-        pieces += encode_lists(lists, variant, self._compress, device_id)
+        pieces += encode_lists(lists, variant, self._compress, device_id, self.blocks)
         pieces.append(encode(b"]}", variant, self._compress))
         return b"".join(pieces)
 

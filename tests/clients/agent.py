@@ -54,15 +54,22 @@ def set_up_interfaces() -> None:
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
-    """One HTTP request; `timeout` seconds hold for connecting and for each read."""
+    """One HTTP request; `timeout` seconds hold for connecting and for each read.
+
+    `target` takes the place of the URL's path, as a proxy is asked.
+    """
     url = urlsplit(request["url"])
     assert url.hostname is not None
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=request["timeout"])
-    target = url.path + (f"?{url.query}" if url.query else "")
+    target = request["target"] or url.path + (f"?{url.query}" if url.query else "")
     try:
-        connection.request(request["method"], target, headers=request["headers"])
+        connection.request(request["method"], target, body=request["body"], headers=request["headers"])
         response = connection.getresponse()
-        return {"status": response.status, "body": response.read().decode("utf-8", "replace")}
+        return {
+            "status": response.status,
+            "body": response.read().decode("utf-8", "replace"),
+            "headers": {name.lower(): value for name, value in response.headers.items()},
+        }
     except (OSError, http.client.HTTPException) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.clients.namespace import Namespace
+from tests.clients.netmaps import ClientNetmap
 from tests.clients.process import Process
 from tests.clients.waiting import eventually
 
@@ -26,16 +27,31 @@ class Server:
     """`hs-node serve` of one cluster, and the shell commands against it."""
 
     def __init__(
-        self, namespace: Namespace, home: Path, *, cluster_id: str, dsn: str, secret_key_file: Path
+        self,
+        namespace: Namespace,
+        home: Path,
+        *,
+        cluster_id: str,
+        dsn: str,
+        secret_key_file: Path,
+        settings: dict[str, str] | None = None,
+        behind: str = "",
+        client_env: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. All ports are this server's own."""
+        """Nothing runs before `start`. All ports are this server's own.
+
+        `settings` by environment variable. `behind`: the URL of the proxy by which clients come, with
+        `client_env` in their environment.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
         self._namespace = namespace
         self._home = home
-        self._listen = f"127.0.0.1:{namespace.free_port()}"
+        self.port = namespace.free_port()
+        self._listen = f"127.0.0.1:{self.port}"
         self._metrics = f"127.0.0.1:{namespace.free_port()}"
-        self.url = f"http://{self._listen}"
+        self.url = behind or f"http://{self._listen}"
+        self.client_env = client_env or {}
         self._process: Process | None = None
         self._env = {
             "PATH": os.environ["PATH"],
@@ -51,6 +67,7 @@ class Server:
             "HS_DERP__SERVER__LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DNS__BASE_DOMAIN": BASE_DOMAIN,
+            **(settings or {}),
         }
 
     def __repr__(self) -> str:
@@ -75,7 +92,7 @@ class Server:
 
         def healthy() -> bool:
             assert process.running, f"{process!r} instead of serving"
-            return self._namespace.fetch(f"{self.url}/health", timeout_s=2).status == 200
+            return self._namespace.fetch(f"http://{self._listen}/health", timeout_s=2).status == 200
 
         eventually(healthy, START_DEADLINE_S, f"{self!r} is healthy")
         return self
@@ -148,9 +165,13 @@ class Server:
         assert answer.status == 200, f"{path} of device {device_id}: {answer}"
         return answer.body
 
+    def netmap(self, device_id: int | str) -> ClientNetmap:
+        """The netmap that a client holds."""
+        return ClientNetmap(json.loads(self.ask(device_id, "/debug/netmap"))["current"])
+
     def known_peers(self, device_id: int | str) -> dict[str, dict[str, Any]]:
         """The peers in the netmap that a client holds, by FQDN without the last dot."""
-        netmap = json.loads(self.ask(device_id, "/debug/netmap"))["current"]
+        netmap = self.netmap(device_id).raw
         return {peer["Name"].rstrip("."): peer for peer in netmap["Peers"] or []}
 
     def wait_known(self, device_id: int | str, fqdn: str, former_disco_key: str = "") -> None:

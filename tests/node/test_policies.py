@@ -40,8 +40,8 @@ def put(parts: Parts, text: str | None, version: int = 1) -> None:
 
 
 def in_force(parts: Parts) -> str | None:
-    engine = parts.hub.policy_engine(TENANT.id)
-    return None if engine is None else engine.policy.text
+    found = parts.hub.policy_in_force(TENANT.id)
+    return None if found is None else found[0].text
 
 
 def approved(parts: Parts, number: int) -> tuple[str, ...]:

@@ -147,7 +147,8 @@ class Parts:
             self.policies,
             instance="me",
             on_derp=self._on_derp,
-            on_rows=lambda _: None,
+            on_rows=lambda _, __: None,
+            clock=lambda: 0.0,
         )
 
     async def _on_derp(self) -> None:

@@ -19,6 +19,7 @@ PURE = [
     "app/keys.py",
     "app/model.py",
     "app/request_kinds.py",
+    "app/scopes.py",
     "app/errors.py",
     "app/names.py",
     "app/routes.py",
