@@ -11,7 +11,7 @@ from app.model import Device, User, UserId
 from app.policy.addresses import address, merged, parse_range, written
 from app.policy.check import accept
 from app.policy.engine import PolicyEngine
-from app.policy.explain import explain
+from app.policy.explain import explain, who_can_reach
 from app.policy.impact import impact
 from bench.data import TENANT, device
 from bench.netmap import cpu_ms
@@ -268,6 +268,13 @@ def _rows(lab: Lab, table: Table, label: str, world: World, budget: float | None
         cpu_ms(lambda: filters(engine, world), rounds),
         naive=cutting,
     )
+    table.add(
+        f"{label}: compile, no address seen before",
+        "ms",
+        cpu_ms(lambda: compiled(world, world.text), 3, address.cache_clear),
+        budget=budget,
+        naive=everything,
+    )
     newcomers = iter(range(count + 1, 10**6))
 
     def join() -> None:
@@ -292,4 +299,9 @@ def _rows(lab: Lab, table: Table, label: str, world: World, budget: float | None
         f"{label}: explain one pair",
         "ms",
         cpu_ms(lambda: explain(old, world.users, world.devices, *names, 22), 3),
+    )
+    table.add(
+        f"{label}: who can reach one device",
+        "ms",
+        cpu_ms(lambda: who_can_reach(old, world.users, world.devices, names[1]), 3),
     )

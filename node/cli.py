@@ -105,7 +105,7 @@ cli.also(
     preauthkeys="preauthkey authkeys authkey pre",
     nodes="node devices device",
     routes="route",
-    policy="acl policies",
+    policy="policies",
     clusters="cluster",
 )
 

@@ -1,10 +1,9 @@
-"""`hs-node policy`."""
+"""`hs-node policy`. What it does is imported by each command: the others would start slower for it."""
 
 from __future__ import annotations
 
 import click
 
-from node import shell_explain, shell_policy
 from node.cli_options import (
     Verbs,
     chosen,
@@ -39,6 +38,8 @@ expect_option = click.option(
 @output_option
 def policy_get(version: int | None, config: str | None, tenant: str | None, output: str) -> None:
     """Print the policy in force."""
+    from node import shell_policy
+
     run(shell_policy.get_policy(load_settings(config), tenant, version, output))
 
 
@@ -62,6 +63,8 @@ def policy_set(
     output: str,
 ) -> None:
     """Judge a policy (FILE, or - for stdin), tell what it changes, ask, and put it into force."""
+    from node import shell_policy
+
     name = chosen("file", file, given)
     settings = load_settings(config)
     run(shell_policy.set_policy(settings, tenant, name, note=note, expected=expected, yes=yes, output=output))
@@ -77,6 +80,8 @@ def policy_check(
     file: str | None, given: str | None, config: str | None, tenant: str | None, output: str
 ) -> None:
     """Judge a policy and tell what it would change; nothing is written."""
+    from node import shell_policy
+
     name = chosen("file", file, given)
     run(shell_policy.check_policy(load_settings(config), tenant, name, output))
 
@@ -88,6 +93,8 @@ def policy_check(
 @output_option
 def policy_history(limit: int, config: str | None, tenant: str | None, output: str) -> None:
     """List the versions, newest first."""
+    from node import shell_policy
+
     run(shell_policy.show_history(load_settings(config), tenant, limit, output))
 
 
@@ -99,6 +106,8 @@ def policy_history(limit: int, config: str | None, tenant: str | None, output: s
 @output_option
 def policy_diff(first: int, second: int | None, config: str | None, tenant: str | None, output: str) -> None:
     """What changed between two versions, or from one to the version in force."""
+    from node import shell_policy
+
     run(shell_policy.show_diff(load_settings(config), tenant, first, second, output))
 
 
@@ -118,6 +127,8 @@ def policy_rollback(
     output: str,
 ) -> None:
     """Put the text of an old version into force again, as a new version."""
+    from node import shell_policy
+
     settings = load_settings(config)
     run(shell_policy.roll_back(settings, tenant, version, expected=expected, yes=yes, output=output))
 
@@ -139,6 +150,8 @@ def policy_explain(
 
     Both may be a device, an address, a user, a group, a tag, an autogroup or a name of `hosts`.
     """
+    from node import shell_explain
+
     run(shell_explain.explain_access(load_settings(config), tenant, source, target, proto, output))
 
 
@@ -150,6 +163,8 @@ def policy_explain(
 @output_option
 def policy_who(target: str, proto: str, config: str | None, tenant: str | None, output: str) -> None:
     """Everybody who may reach TARGET, by rule."""
+    from node import shell_explain
+
     run(shell_explain.who_reaches(load_settings(config), tenant, target, proto, output))
 
 

@@ -1,10 +1,9 @@
-"""`hs-node routes`."""
+"""`hs-node routes`. What it does is imported by each command: the others would start slower for it."""
 
 from __future__ import annotations
 
 import click
 
-from node import shell_routes
 from node.cli_options import Verbs, config_option, load_settings, output_option, run, tenant_option
 
 
@@ -23,6 +22,8 @@ routes_argument = click.argument("prefixes", metavar="ROUTE...", nargs=-1, requi
 @output_option
 def routes_list(identifier: str | None, config: str | None, tenant: str | None, output: str) -> None:
     """List what devices announce, and whether they may carry it."""
+    from node import shell_routes
+
     run(shell_routes.list_routes(load_settings(config), tenant, identifier, output))
 
 
@@ -36,6 +37,8 @@ def routes_approve(
     device: str, prefixes: tuple[str, ...], config: str | None, tenant: str | None, output: str
 ) -> None:
     """Let a device carry routes it announces; 0.0.0.0/0 makes it an exit node."""
+    from node import shell_routes
+
     run(shell_routes.approve(load_settings(config), tenant, device, prefixes, output))
 
 
@@ -49,6 +52,8 @@ def routes_reject(
     device: str, prefixes: tuple[str, ...], config: str | None, tenant: str | None, output: str
 ) -> None:
     """Take the approval of routes back."""
+    from node import shell_routes
+
     run(shell_routes.reject(load_settings(config), tenant, device, prefixes, output))
 
 

@@ -2,6 +2,8 @@
 
 hujson, aliases, reader   text -> document.Policy, every refusal with line and column
 check, testing            a policy judged for the users and devices of a tenant
-rules, selectors, classes what a policy looks at, and devices that are the same to it
+rules, states, selectors, classes
+                          what a policy looks at, and devices that are the same to it
 engine                    PolicyEngine: classes, filters, peers, routes and SSH rules, kept up to date
+explain, impact, advice   for people: why, what a new policy changes, what looks wrong in it
 """

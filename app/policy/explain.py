@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from app.model import Device, User
+from app.model import Device, User, UserId
 from app.policy import aliases as a
 from app.policy.addresses import (
     INTERNET,
@@ -154,19 +154,21 @@ def explain(
     """
     scene = Scene(policy, users, devices)
     sources, targets = scene.sources(source), scene.targets(target)
-    pairs = [(s, t) for s in sources for t in targets if s.device is None or s.device is not t.device]
     answers: dict[tuple[str, str], Answer] = {}
-    for s, t in pairs:
+    for s, t in ((s, t) for s in sources for t in targets):
         key = (s.label, t.label)
-        if key not in answers and len(answers) == MAX_PAIRS:
+        if s.device is not None and s.device is t.device:
             continue
+        if key not in answers and len(answers) == MAX_PAIRS:
+            break
         answer = scene.answer(s, t, port, proto)
         known = answers.get(key)
         # An address may be in reach through several routers: one of them is enough.
         if known is None or (answer.allowed and not known.allowed):
             answers[key] = answer
-    left_out = len({(s.label, t.label) for s, t in pairs}) - len(answers)
-    return Explanation(tuple(answers.values()), left_out)
+    both = {s.device.id for s in sources if s.device} & {t.device.id for t in targets if t.device}
+    total = len({s.label for s in sources}) * len({t.label for t in targets}) - len(both)
+    return Explanation(tuple(answers.values()), total - len(answers))
 
 
 def who_can_reach(
@@ -230,6 +232,7 @@ class Scene:
         self._wild = merged([*TAILNET, *map(prefix, self.engine.routes())])
         self._kinds = {access.place: access.kind for access in policy.access or ()}
         self._refs: dict[Place, RuleRef] = {}
+        self._sources_of: dict[tuple[RuleState, Alias, UserId | None, bool], list[Device]] = {}
 
     def ref(self, state: RuleState) -> RuleRef:
         """Where a rule stands."""
@@ -381,20 +384,30 @@ class Scene:
         if carrier is None:
             return
         for alias in state.rule.sources:
-            found = []
-            for device in self.devices:
-                one = self._device(device)
-                if device is not end.device and any(
-                    self._means(state, alias, one, span, carrier)
-                    for span in one.spans
-                    if (span[1] <= V4_END) == (end.spans[0][1] <= V4_END)
-                ):
-                    found.append(device.given_name)
+            named = self._named(state, alias, carrier, is_v4=end.spans[0][1] <= V4_END)
+            found = [device.given_name for device in named if device is not end.device]
             # A range and `*` reach also from what no device is.
-            if found or (alias.span is not None or alias.kind is Kind.ANY or alias.name == a.DANGER_ALL):
-                if state.rule.self_only and not found:
-                    continue
+            is_wide = alias.span is not None or alias.kind is Kind.ANY or alias.name == a.DANGER_ALL
+            if found or (is_wide and not state.rule.self_only):
                 yield alias_text(alias), found
+
+    def _named(self, state: RuleState, alias: Alias, carrier: Device, *, is_v4: bool) -> list[Device]:
+        """The devices that a source of a rule means, by their addresses of one family."""
+        user = carrier.user_id if state.rule.self_only else None
+        key = (state, alias, user, is_v4)
+        known = self._sources_of.get(key)
+        if known is None:
+            known = self._sources_of[key] = [
+                device
+                for device in self.devices
+                if any(
+                    self._means(state, alias, end, span, carrier)
+                    for end in (self._device(device),)
+                    for span in end.spans
+                    if (span[1] <= V4_END) == is_v4
+                )
+            ]
+        return known
 
     # -- one pair -------------------------------------------------------------------------------
 

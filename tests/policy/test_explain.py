@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.policy.check import accept
-from app.policy.explain import explain, who_can_reach
+from app.policy.explain import MAX_PAIRS, explain, who_can_reach
 from tests.policy import worlds as w
 from tests.policy.test_properties import allowed, engine_of, filter_of
 
@@ -99,6 +99,12 @@ def test_several_at_once():
     assert (len(answer.answers), answer.any_allowed) == (6, False)
     both = asked("ada@example.com", "tag:a", 22)
     assert (len(both.answers), both.allowed) == (4, True)
+
+
+def test_many_pairs_are_counted_but_not_all_told():
+    devices = [w.device(number, 1, (), ()) for number in range(1, 41)]
+    found = explain(accept("{}", w.USERS, []), w.USERS, devices, "*", "ada@example.com")
+    assert (len(found.answers), found.left_out) == (MAX_PAIRS, 40 * 39 - MAX_PAIRS)
 
 
 def test_unknown_names_are_refused():
