@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.clients.caddy import KEPT
 from tests.clients.deployment import USER, Deployment, Devices
 from tests.clients.namespace import Namespace
 from tests.clients.stage import (
     CASES,
     EVERYTHING,
-    HOPELESS_FETCH_S,
     NOBODY,
     ONE_PORT,
     PORTS,
@@ -110,17 +108,6 @@ def test_switching_policies_converges_within_a_second_without_a_leak(
         print(f"{len(results)} switches, commit to {what}: {describe(seconds)}")
     assert max(result.netmaps for result in results) < CONVERGED_S
     assert max(result.pages for result in results) < CONVERGED_S
-
-
-def test_established_connection_ends_with_the_peer(stage: Stage) -> None:
-    """A client's filter judges new connections; one to a peer that vanishes has nowhere to go."""
-    ada, web = stage.nodes["ada"], stage.nodes["web"]
-    stage.switch(ONE_PORT)
-    assert ada.fetch("web", path=KEPT).body == web.page
-    stage.switch(NOBODY)
-    assert ada.fetch("web", path=KEPT, timeout_s=HOPELESS_FETCH_S).body == ""
-    stage.switch(ONE_PORT)
-    assert all(answer.body == web.page for answer in stage.fetch(Flow("ada", "web", 80), CONVERGED_S))
 
 
 def test_ssh_policy_reaches_the_device_and_is_revoked(stage: Stage) -> None:
