@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: demo serve test lint types check bench docs clean
+.PHONY: demo serve test lint types check soak bench docs clean
 
 demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
-	@$(BIN)/python deploy/demo.py $(if $(filter-out 0,$(HEADLESS)),--headless)
+	@$(BIN)/python -m deploy.demo $(if $(filter-out 0,$(HEADLESS)),--headless)
 
 serve: $(READY)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve
 
 test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clients included
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: $(STAMP)  ## tests that last a minute or load the machine; not part of `make test`
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m soak
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

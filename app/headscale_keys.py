@@ -53,9 +53,6 @@ FOREIGN_KEYS: dict[str, ForeignKey] = {
         "not read, so devices of another server have to log in again",
         quiet=({}, {"private_key_path": ""}),
     ),
-    "trusted_proxies": _later(
-        "forwarding headers of reverse proxies", "addresses in logs are those of the proxy"
-    ),
     "prefixes.v4": _whole_range("100.64.0.0/10"),
     "prefixes.v6": _whole_range("fd7a:115c:a1e0::/48"),
     "prefixes.allocation": ForeignKey("addresses are given in sequence; remove it", ("", "sequential")),

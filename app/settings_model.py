@@ -194,6 +194,9 @@ class Settings(BaseSettings):
     pg_dsn: Annotated[str, AfterValidator(values.check_dsn)] | None = Field(
         None, repr=False, description="PostgreSQL server, None = the embedded one."
     )
+    trusted_proxies: Annotated[tuple[Annotated[str, AfterValidator(values.check_proxy)], ...], Texts] = Field(
+        (), description="Reverse proxies whose X-Forwarded-For counts."
+    )
     tls_cert_path: Path | None = None
     tls_key_path: Path | None = None
     database: DatabaseSettings = DatabaseSettings()

@@ -129,6 +129,17 @@ def check_address(text: str) -> str:
     return str(ipaddress.ip_address(text)) if text else ""
 
 
+def check_proxy(text: str) -> str:
+    """An address or a network whose forwarding headers count."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError("is neither an IP address nor a network such as 10.0.0.0/8") from error
+    if network.prefixlen == 0:
+        raise ValueError("would let everybody choose the address that is logged; name your proxies")
+    return str(network)
+
+
 def check_nameserver(text: str) -> str:
     """An address, or a DNS-over-HTTPS URL."""
     if text.startswith("https://"):

@@ -18,7 +18,6 @@ from app.model import ClusterSnapshot, Device, DeviceId, StoredPolicy, Tenant, T
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
-from app.policy.check import judge
 from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
 from app.policy.hujson import PolicyError
 from app.policy.people import Directory
@@ -60,8 +59,7 @@ class Hub:
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
         self._policies: dict[TenantId, StoredPolicy] = {}
-        #: Tenants whose stored policy does not pass, and why.
-        self.policy_faults: dict[TenantId, str] = {}
+        self._unsure: set[TenantId] = set()
         self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
@@ -134,7 +132,6 @@ class Hub:
             self.remove_tenant(tenant_id)
         for tenant in snapshot.tenants:
             self.put_tenant(tenant)
-        policies = {policy.tenant_id: policy for policy in snapshot.policies}
         users = {user.id for user in snapshot.users}
         for user_id in [u for u in self._users if u not in users]:
             self.remove_user(self._users[user_id])
@@ -150,16 +147,29 @@ class Hub:
             self.put_device(device)
             if first_seen and device.online:
                 self._expect_departure(device.id)
-        # Last: its tests speak of users and devices. All of it takes effect in one commit.
-        for tenant in snapshot.tenants:
-            self.put_policy(tenant.id, policies.get(tenant.id))
+        # From here on it is certain who has a policy; those that have one get it from node.policies.
+        for tenant_id in self._unsure & tenants:
+            if all(policy.tenant_id != tenant_id for policy in snapshot.policies):
+                self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
+                self._tenants[tenant_id].mark()
+        self._unsure -= tenants
 
-    def put_tenant(self, tenant: Tenant) -> None:
+    def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
+        """A tenant is new or has changed. Not `sure`: whether it has a policy is not known yet, and
+        nobody reaches anybody until the next `load`."""
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
             fanout.netmap.tenant = tenant
             return
-        netmap = TenantNetmap(tenant, compress=self._compress, dns=self._dns, derp_map=self._derp_map)
+        netmap = TenantNetmap(
+            tenant,
+            compress=self._compress,
+            dns=self._dns,
+            derp_map=self._derp_map,
+            policy=NO_POLICY if sure else NOTHING_ALLOWED,
+        )
+        if not sure:
+            self._unsure.add(tenant.id)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
             control_time=self._control_time,
@@ -175,7 +185,7 @@ class Hub:
             session.end()
         fanout.stop()
         self._policies.pop(tenant_id, None)
-        self.policy_faults.pop(tenant_id, None)
+        self._unsure.discard(tenant_id)
         for device_id in [d for d, t in self._tenant_of.items() if t == tenant_id]:
             self._forget(device_id, fanout.netmap.device(device_id))
         for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
@@ -184,14 +194,14 @@ class Hub:
     def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
         """The policy a tenant has now; None lets everybody reach everybody.
 
-        One that no longer passes is in force all the same, and shouted about. One that cannot even be
-        read leaves the policy before it in force, or at the start nobody reaches anybody.
+        A text that cannot be read leaves what was in force, or at the start lets nobody reach anybody;
+        node.policies says so.
         """
         fanout = self._tenants.get(tenant_id)
-        if fanout is None or self._policies.get(tenant_id) == stored:
+        if fanout is None or (self._policies.get(tenant_id) == stored and tenant_id not in self._unsure):
             return
         had_one = tenant_id in self._policies
-        self.policy_faults.pop(tenant_id, None)
+        self._unsure.discard(tenant_id)
         policy = NO_POLICY
         if stored is None:
             self._policies.pop(tenant_id, None)
@@ -199,25 +209,12 @@ class Hub:
             self._policies[tenant_id] = stored
             try:
                 policy = read(stored.text)
-                judge(policy, fanout.netmap.users(), fanout.netmap.devices())
-            except PolicyError as error:
-                self._shout(tenant_id, stored, error)
-                if policy is NO_POLICY:
-                    if had_one:
-                        return
-                    policy = NOTHING_ALLOWED
+            except PolicyError:
+                if had_one:
+                    return
+                policy = NOTHING_ALLOWED
         fanout.netmap.set_policy(policy)
         fanout.mark()
-
-    def _shout(self, tenant_id: TenantId, stored: StoredPolicy, error: PolicyError) -> None:
-        self.policy_faults[tenant_id] = error.message
-        _log.error(
-            "policy_invalid",
-            tenant=tenant_id,
-            version=stored.version,
-            author=stored.author,
-            reason=error.message,
-        )
 
     def policy(self, tenant_id: TenantId) -> StoredPolicy | None:
         """What is stored as a tenant's policy, whether or not it passes."""

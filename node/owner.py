@@ -28,14 +28,17 @@ from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from app.wire import records
 from node.c2n import ClientQueries
+from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
+from node.fanout import RoundStats
 from node.hotstate import HotState
 from node.hub import Hub
 from node.jobs import Job
 from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
+from node.news import FleetNews
 from node.policies import TenantPolicies
 from node.policy_file import PolicyFile
 from node.refresh import Refresher
@@ -91,6 +94,7 @@ class Owner:
     requests: RequestRunner
     listener: Listener
     login_waiters: Waiters
+    news: FleetNews
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _counted: int = 0
@@ -120,6 +124,20 @@ class Owner:
             nameservers=settings.dns.nameservers.global_,
             search_domains=settings.dns.search_domains,
         )
+        news = FleetNews(scoped.notify_fleet, may_write)
+
+        def on_round(stats: RoundStats) -> None:
+            metrics.round(stats)
+            news.touch()
+
+        def on_rows(count: int, lag_s: float) -> None:
+            metrics.foreign_rows(count, lag_s)
+            news.touch()
+
+        def on_request(kind: str, outcome: str) -> None:
+            metrics.operator_request(kind, outcome)
+            news.touch()
+
         hot: HotState
         hub = Hub(
             compress=compress,
@@ -129,9 +147,9 @@ class Owner:
             control_time=control_time,
             offline_grace_s=settings.timing.offline_grace,
             on_hot=lambda device: hot.mark(device),
-            on_round=lambda tenant, stats: metrics.round(stats),
+            on_round=lambda tenant, stats: on_round(stats),
         )
-        hot = HotState(scoped, hub.device, may_write)
+        hot = HotState(scoped, hub.device, may_write, news.touch)
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
         registrar = Registrar(
@@ -168,7 +186,7 @@ class Owner:
             policies,
             instance=instance,
             on_derp=refresh_derp,
-            on_rows=metrics.foreign_rows,
+            on_rows=on_rows,
             clock=time.time,
         )
         requests = RequestRunner(
@@ -176,7 +194,7 @@ class Owner:
             hub,
             refresher,
             may_write=may_write,
-            count=metrics.operator_request,
+            count=on_request,
             on_rebuild=metrics.rebuilt,
         )
         listener = Listener(
@@ -202,6 +220,7 @@ class Owner:
             requests=requests,
             listener=listener,
             login_waiters=waiters,
+            news=news,
             may_write=may_write,
         )
 
@@ -222,6 +241,7 @@ class Owner:
             make_tunnel=self._make_tunnel,
             make_web=make_web,
             limits=self.limits,
+            trusted_proxies=[ipaddress.ip_network(text) for text in self.settings.trusted_proxies],
         )
 
     def _make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
@@ -248,6 +268,7 @@ class Owner:
     async def start_relay(self, verify_url: str) -> None:
         """Start the relay process and put its region where every cluster finds it."""
         self.relay = Supervisor(relay_config(self.settings, verify_url))
+        self.metrics.registry.register(RelayCollector(self.settings.cluster_id, lambda: self.relay))
         await self.relay.start()
         await self._publish_region()
 
@@ -322,6 +343,8 @@ class Owner:
             devices=devices,
             sessions=sessions,
             half_open=self.limits.half_open,
+            displaced=self.limits.displaced,
+            refused=self.limits.refused,
             waiting=self.hot.waiting,
             sessions_lagging=states[SessionState.LAGGING],
             sessions_waiting=states[SessionState.WAITING],

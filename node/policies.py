@@ -97,10 +97,10 @@ class TenantPolicies:
                 self._unjudged.add(tenant_id)
 
     def _put(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
-        if self._in_force.get(tenant_id) == stored:
+        if self._in_force.get(tenant_id) == stored == self._hub.policy(tenant_id):
             return
         if stored is None:
-            del self._in_force[tenant_id]
+            self._in_force.pop(tenant_id, None)
             self._report(tenant_id, None)
         else:
             self._in_force[tenant_id] = stored

@@ -146,7 +146,7 @@ class Registrar:
 
     def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
         if self.hub.tenant(tenant.id) is None:
-            self.hub.put_tenant(tenant)
+            self.hub.put_tenant(tenant, sure=False)
         if user is not None:
             self.hub.put_user(user)
         self.hub.put_device(device, lazily=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import parse_qs, urlsplit
 
 from app.errors import RemoteProtocolError
@@ -11,11 +13,15 @@ from app.errors import RemoteProtocolError
 MAX_HEAD_BYTES = 16 * 1024
 UPGRADE_PROTOCOL = "tailscale-control-protocol"
 UPGRADE_PATH = "/ts2021"
+FORWARDED_FOR = "x-forwarded-for"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Method, path, query and headers (names in lower case, the last value wins)."""
+    """Method, path, query and headers (names in lower case, the last value wins).
+
+    Lines of X-Forwarded-For are one list: HAProxy adds a line of its own, nginx goes on in the old one.
+    """
 
     method: str
     target: str
@@ -55,5 +61,29 @@ def parse_head(head: bytes) -> Head:
         name, colon, value = line.partition(b":")
         if not colon:
             raise RemoteProtocolError("malformed header line", code="bad_head")
-        headers[name.decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
+        key, text = name.decode("latin-1").strip().lower(), value.decode("latin-1").strip()
+        headers[key] = f"{headers[key]},{text}" if key == FORWARDED_FOR and key in headers else text
     return Head(words[0].decode("latin-1"), words[1].decode("latin-1"), headers)
+
+
+def client_address(head: Head, peer: str, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+    """Whose request it is: the peer's, or behind trusted proxies his of whom they say so.
+
+    Every proxy adds at the right end of X-Forwarded-For who asked it, so that is read from there, as long
+    as the speaker is trusted: what a client wrote itself stands further left and is never reached.
+    """
+    address = peer
+    for hop in reversed(head.headers.get(FORWARDED_FOR, "").split(",")):
+        speaker, heard = _parse(address), _parse(hop.strip())
+        if speaker is None or heard is None or not any(speaker in network for network in trusted):
+            break
+        address = str(heard)
+    return address
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

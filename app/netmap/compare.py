@@ -58,4 +58,4 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value in (None, [], "") else str(value)
+    return str(value) if value else "nothing"

@@ -7,6 +7,7 @@ pair (first, last), both included.
 from __future__ import annotations
 
 import ipaddress
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -14,7 +15,9 @@ from functools import lru_cache
 Range = tuple[int, int]
 
 _V6 = 1 << 128
-_V4_END = (1 << 32) - 1
+_BITS = re.compile(r"0|[1-9][0-9]{0,2}")
+#: The last place of IPv4.
+V4_END = (1 << 32) - 1
 
 
 @lru_cache(maxsize=65536)
@@ -29,6 +32,10 @@ def prefix(text: str) -> Range:
     """The range of an address or a CIDR; host bits are cleared. Raises ValueError."""
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
+    _, slash, bits = text.partition("/")
+    if slash and not _BITS.fullmatch(bits):
+        # Python would take 10.0.0.0/255.0.0.0 too, and 10.0.0.0/0.0.0.255 as its opposite.
+        raise ValueError(f"{text!r} does not end in a number of bits")
     net = ipaddress.ip_network(text, strict=False)
     shift = 0 if net.version == 4 else _V6
     return int(net.network_address) + shift, int(net.broadcast_address) + shift
@@ -73,11 +80,11 @@ def overlaps_any(ranges: Iterable[Range], wanted: Range) -> bool:
 
 
 def _ip(place: int) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv4Address(place) if place <= _V4_END else ipaddress.IPv6Address(place - _V6)
+    return ipaddress.IPv4Address(place) if place <= V4_END else ipaddress.IPv6Address(place - _V6)
 
 
 def _bits(place: int) -> int:
-    return 32 if place <= _V4_END else 128
+    return 32 if place <= V4_END else 128
 
 
 @lru_cache(maxsize=65536)
@@ -87,7 +94,7 @@ def written(span: Range) -> str:
     size = high - low + 1
     if size == 1:
         return str(_ip(low))
-    base = low if low <= _V4_END else low - _V6
+    base = low if low <= V4_END else low - _V6
     if size & (size - 1) == 0 and base % size == 0:
         return f"{_ip(low)}/{_bits(low) - size.bit_length() + 1}"
     return f"{_ip(low)}-{_ip(high)}"
@@ -105,8 +112,8 @@ def complement_v4(holes: Iterable[str]) -> tuple[Range, ...]:
         if at < low:
             out.append((at, low - 1))
         at = high + 1
-    if at <= _V4_END:
-        out.append((at, _V4_END))
+    if at <= V4_END:
+        out.append((at, V4_END))
     return tuple(out)
 
 

@@ -55,6 +55,8 @@ WITH_PORTS = frozenset({6, 17, 132})
 _TAG = re.compile(r"tag:[A-Za-z][A-Za-z0-9-]*")
 _NUMBER = re.compile(r"[0-9]{1,5}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+#: Go counts nanoseconds in 63 bits.
+_MAX_DURATION_S = (2**63 - 1) / 1e9
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -220,7 +222,7 @@ def duration(text: str) -> float:
             break
         total += float(match.group(1)) * _UNITS[match.group(2)]
         at = match.end()
-    if not body or at != len(body):
+    if not body or at != len(body) or total > _MAX_DURATION_S:
         raise ValueError(f'time: invalid duration "{text}"')
     return sign * total
 

@@ -7,72 +7,42 @@ times, then ask; `take_touched` says what the answers of may have changed.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import orjson
 
 from app.model import Device, DeviceId, User, UserId
-from app.policy import aliases as a
-from app.policy.addresses import CGNAT, TAILNET, address, overlap, overlaps_any, prefix, written
-from app.policy.aliases import Alias, Kind
+from app.policy.addresses import address, overlap, prefix, written
 from app.policy.attributes import SUGGEST_EXIT_NODE, Attributes
-from app.policy.classes import ClassShape, DeviceClass, spans_of, split_routes
+from app.policy.classes import ClassShape, DeviceClass, Facts, may_hold_devices, spans_of, split_routes
 from app.policy.document import Policy
-from app.policy.filters import Line, Template, destinations, grant_entry, port_entries, template
+from app.policy.filters import Line, Template, grant_entry, port_entries, template
 from app.policy.people import Directory
 from app.policy.routes import Primaries
-from app.policy.rules import Rule, rules_of
+from app.policy.rules import rules_of
 from app.policy.selectors import Selectors
-from app.policy.sources import AddressSet, wildcard_texts
+from app.policy.shown import ShownRoutes
+from app.policy.sources import AddressBook, AddressSet, wildcard_texts
 from app.policy.ssh import Member, SshCompiler
+from app.policy.states import RuleState, SourceSet, Target, selectors_aliases, states_of
 
+#: What is remembered of kinds of devices is bounded: kinds that were may never come again.
+MAX_REMEMBERED = 4096
 _DANGER_JSON = b'["*"]'
 _EXIT_CAPS = orjson.dumps({SUGGEST_EXIT_NODE: None})
 
 
+_MergeKey = tuple[bytes, tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True)
-class _Facts:
-    """One device as the engine holds it."""
+class _Ranks:
+    """Where rules stand once those with equal sources and protocols are one: the first place of each
+    pair, and the place of every rule (-1: left out)."""
 
-    cls: DeviceClass
-    v4: int
-    v6: int
-    user: UserId | None
-    tags: int
-    subnets: tuple[str, ...]
-
-    @property
-    def addresses(self) -> tuple[int, ...]:
-        return (self.v6,) if self.cls.shape.no_v4 else (self.v4, self.v6)
-
-
-@dataclass(eq=False, slots=True)
-class _SourceSet:
-    """What the sources of some rules stand for, and the classes whose filters write it."""
-
-    mask: int
-    has_any: bool
-    has_danger: bool
-    absorbs: bool
-    addresses: AddressSet
-    users: set[DeviceClass] = field(default_factory=set)
-    rendered: tuple[int, bytes] | None = None
-
-
-@dataclass(eq=False, slots=True)
-class _RuleState:
-    rule: Rule
-    sources: _SourceSet
-    source_mask: int
-    source_spans: tuple[tuple[int, int], ...]
-    source_literals: int
-    from_all: bool
-    via_mask: int
-    caps_json: bytes
-    source_bits: int = 0
-    target_bits: int = 0
+    first: dict[_MergeKey, int]
+    of: list[int]
 
 
 class PolicyEngine:
@@ -81,18 +51,22 @@ class PolicyEngine:
     def __init__(self, policy: Policy, users: Iterable[User], *, auto_update: bool = False) -> None:
         self.policy = policy
         self.directory = Directory(users, policy.groups)
-        self._rules = rules_of(policy)
+        rules = rules_of(policy)
         self.attributes = Attributes(policy, auto_update=auto_update)
-        via = {tag: Alias(Kind.TAG, tag) for rule in self._rules for tag in rule.via}
-        self.selectors = Selectors(_all_aliases(policy, self._rules, via.values()), self.directory)
-        self._sets: dict[tuple[object, ...], _SourceSet] = {}
-        self._states = [self._state(rule, via) for rule in self._rules]
-        self._self_states = [state for state in self._states if state.rule.self_only]
+        self.selectors = Selectors(selectors_aliases(policy, rules), self.directory)
+        self.states, self._sets = states_of(rules, self.selectors)
+        self._self_states = [state for state in self.states if state.rule.self_only]
+        self._self_places = [place for place, state in enumerate(self.states) if state.rule.self_only]
+        self._via_mask = 0
+        for state in self.states:
+            self._via_mask |= state.via_mask
+        self._roles: dict[tuple[object, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._sets_by_identity: dict[int, list[SourceSet]] = {}
+        self._ranks: dict[int, _Ranks] = {}
         self.ssh = SshCompiler(policy, self.directory, self.selectors)
-        self._devices: dict[DeviceId, _Facts] = {}
+        self._devices: dict[DeviceId, Facts] = {}
         self._by_user: dict[UserId, set[DeviceId]] = {}
-        self._by_address: list[int] = []
-        self._owner_of: dict[int, DeviceId] = {}
+        self._addresses = AddressBook()
         self._classes: dict[ClassShape, DeviceClass] = {}
         self._by_index: dict[int, DeviceClass] = {}
         self._user_bits: dict[UserId, int] = {}
@@ -101,38 +75,14 @@ class PolicyEngine:
         self._route_counts: dict[str, int] = {}
         self._routers: set[DeviceId] = set()
         self._overlay: set[DeviceClass] = set()
-        self._texts: dict[bytes, int] = {}
         self.primaries = Primaries()
+        self._shown = ShownRoutes(
+            self.states, self.selectors, self.primaries, lambda i: self._devices[i].cls.shape.identity
+        )
         #: Of no device: what a record is tried in before it is taken.
         self.untold_class = DeviceClass(ClassShape(0, 0, None, (), False, False), -1)
         self._touched: set[DeviceClass] = set()
         self._touched_routers: set[DeviceId] = set()
-
-    def _state(self, rule: Rule, via: dict[str, Alias]) -> _RuleState:
-        danger = any(s.name == a.DANGER_ALL for s in rule.sources)
-        from_any = any(s.kind is Kind.ANY for s in rule.sources)
-        sources = _sources_without_self(rule)
-        mask, spans = self.selectors.mask(sources), self.selectors.spans(sources)
-        key = (mask, tuple(sorted(spans)), from_any, danger, bool(rule.via))
-        known = self._sets.get(key)
-        if known is None:
-            known = self._sets[key] = _SourceSet(
-                mask,
-                from_any,
-                danger,
-                bool(rule.via),
-                AddressSet([*spans, *(TAILNET if from_any and rule.via else ())]),
-            )
-        return _RuleState(
-            rule=rule,
-            sources=known,
-            source_mask=mask,
-            source_spans=spans,
-            source_literals=self.selectors.literal_mask(spans),
-            from_all=from_any or danger,
-            via_mask=self.selectors.mask(via[tag] for tag in rule.via),
-            caps_json=orjson.dumps(rule.caps or {}),
-        )
 
     # -- devices --------------------------------------------------------------------------------
 
@@ -140,19 +90,13 @@ class PolicyEngine:
         """A device is new or has changed; returns its class."""
         known = self._devices.get(device.id)
         shape = self._shape(device)
-        if known is not None:
-            if known.cls.shape == shape and (known.v4, known.v6) == (
-                address(device.ipv4),
-                address(device.ipv6),
-            ):
-                if self.primaries.put(device.id, shape.subnets, device.online):
-                    self._touch_routers()
-                return known.cls
-            self._take_out(device.id, known)
-        cls = self._classes.get(shape) or self._new_class(shape)
         user = None if device.tags else device.user_id
-        facts = _Facts(cls, address(device.ipv4), address(device.ipv6), user, len(device.tags), shape.subnets)
-        self._put_in(device.id, facts)
+        cls = self._classes.get(shape) or self._new_class(shape)
+        facts = Facts(cls, address(device.ipv4), address(device.ipv6), user, len(device.tags), shape.subnets)
+        if facts != known:
+            if known is not None:
+                self._take_out(device.id, known)
+            self._put_in(device.id, facts)
         if self.primaries.put(device.id, shape.subnets, device.online):
             self._touch_routers()
         return cls
@@ -192,10 +136,12 @@ class PolicyEngine:
         v4, v6 = address(device.ipv4), address(device.ipv6)
         subnets, is_exit = split_routes(device.active_routes)
         spans_of(subnets)
-        no_v4 = self.attributes.disables_v4(identity, self.selectors.holding((v4, v6)), self.selectors)
-        literals = self.selectors.holding((v6,) if no_v4 else (v4, v6))
+        declared = self.selectors.holding((v4, v6))
+        no_v4 = self.attributes.disables_v4(identity, declared, self.selectors)
+        literals = self.selectors.holding((v6,)) if no_v4 else declared
         user = None if device.tags or not self._cares_for_user(identity, literals) else device.user_id
-        return ClassShape(identity, literals, user, subnets, is_exit, no_v4)
+        alone = device.id if subnets and may_hold_devices(subnets) else None
+        return ClassShape(identity, literals, user, subnets, is_exit, no_v4, declared, alone)
 
     def _cares_for_user(self, identity: int, literals: int) -> bool:
         return self.ssh.cares_for_user or any(
@@ -203,20 +149,18 @@ class PolicyEngine:
             for state in self._self_states
         )
 
-    def _put_in(self, device_id: DeviceId, facts: _Facts) -> None:
+    def _put_in(self, device_id: DeviceId, facts: Facts) -> None:
         cls = facts.cls
         self._devices[device_id] = facts
         cls.members.add(device_id)
         if facts.user is not None:
             self._by_user.setdefault(facts.user, set()).add(device_id)
         for at in facts.addresses:
-            insort(self._by_address, at)
-            self._owner_of[at] = device_id
-        for sources in self._sets.values():
-            if cls.shape.identity & sources.mask:
-                for at in facts.addresses:
-                    sources.addresses.add(at)
-                self._touch_set(sources)
+            self._addresses.add(at, device_id)
+        for sources in self._sets_of(cls.shape.identity):
+            for at in facts.addresses:
+                sources.addresses.add(at)
+            self._touch_set(sources)
         self._count_routes(facts.subnets, +1)
         if facts.subnets or cls.shape.is_exit:
             self._routers.add(device_id)
@@ -225,20 +169,18 @@ class PolicyEngine:
         self.ssh.touch(cls.shape.identity)
         self._touch_overlay()
 
-    def _take_out(self, device_id: DeviceId, facts: _Facts) -> None:
+    def _take_out(self, device_id: DeviceId, facts: Facts) -> None:
         cls = facts.cls
         del self._devices[device_id]
         cls.members.discard(device_id)
         if facts.user is not None:
             self._by_user[facts.user].discard(device_id)
         for at in facts.addresses:
-            del self._by_address[bisect_left(self._by_address, at)]
-            self._owner_of.pop(at, None)
-        for sources in self._sets.values():
-            if cls.shape.identity & sources.mask:
-                for at in facts.addresses:
-                    sources.addresses.discard(at)
-                self._touch_set(sources)
+            self._addresses.remove(at, device_id)
+        for sources in self._sets_of(cls.shape.identity):
+            for at in facts.addresses:
+                sources.addresses.discard(at)
+            self._touch_set(sources)
         self._count_routes(facts.subnets, -1)
         self._routers.discard(device_id)
         self._touch_user(facts.user)
@@ -249,8 +191,9 @@ class PolicyEngine:
 
     # -- what changed ---------------------------------------------------------------------------
 
-    def _touch_set(self, sources: _SourceSet) -> None:
+    def _touch_set(self, sources: SourceSet) -> None:
         sources.rendered = None
+        self._ranks.clear()
         for cls in sources.users:
             cls.template = None
         self._touched |= sources.users
@@ -281,7 +224,7 @@ class PolicyEngine:
                 del self._route_counts[route]
         if not subnets or before == self._route_counts.keys():
             return
-        for sources in self._sets.values():
+        for sources in self._sets:
             if sources.has_any:
                 self._touch_set(sources)
 
@@ -301,10 +244,10 @@ class PolicyEngine:
                 continue
             for other in self._with_bits(cls.sees):
                 other.sees &= ~cls.bit
-            for state in self._states:
+            for state in self.states:
                 state.source_bits &= ~cls.bit
                 state.target_bits &= ~cls.bit
-            for sources in self._sets.values():
+            for sources in self._sets:
                 sources.users.discard(cls)
             self._overlay.discard(cls)
             self._touched.discard(cls)
@@ -324,28 +267,52 @@ class PolicyEngine:
             self._user_bits[shape.user] = self._user_bits.get(shape.user, 0) | cls.bit
         self._by_index[index] = cls
         self._gone.append(cls)
-        if any(overlap(span, CGNAT) or overlaps_any(TAILNET, span) for span in cls.spans):
+        if shape.alone is not None:
             self._overlay.add(cls)
         cls.peer_caps = _EXIT_CAPS if shape.is_exit else b""
-        cls.self_caps = self.attributes.self_caps(shape.identity, shape.literals, self.selectors)
-        for state in self._states:
-            is_source, is_target = self._is_source(state, cls), self._is_target(state, cls)
-            if is_source:
-                state.source_bits |= cls.bit
-            if is_target:
-                state.target_bits |= cls.bit
-                if not state.rule.is_silent:
-                    state.sources.users.add(cls)
-            if state.rule.self_only:
-                same = self._bits_of_user(shape.user)
-                cls.sees |= (state.target_bits & same if is_source else 0) | (
-                    state.source_bits & same if is_target else 0
-                )
-            else:
-                cls.sees |= (state.target_bits if is_source else 0) | (state.source_bits if is_target else 0)
+        cls.self_caps = self.attributes.self_caps(shape.identity, shape.declared, self.selectors)
+        source_of, cls.targets = self._roles_of(cls)
+        for place in source_of:
+            self.states[place].source_bits |= cls.bit
+        for place in cls.targets:
+            state = self.states[place]
+            state.target_bits |= cls.bit
+            if not (state.rule.is_silent or state.rule.self_only):
+                state.sources.users.add(cls)
+        same = self._bits_of_user(shape.user)
+        for place in source_of:
+            state = self.states[place]
+            cls.sees |= state.target_bits & same if state.rule.self_only else state.target_bits
+        for place in cls.targets:
+            state = self.states[place]
+            cls.sees |= state.source_bits & same if state.rule.self_only else state.source_bits
         for other in self._with_bits(cls.sees):
             other.sees |= cls.bit
         return cls
+
+    def _roles_of(self, cls: DeviceClass) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The numbers of the rules that a class is a source of, and a target of. Whose devices they are
+        makes no difference, only whether they are anybody's."""
+        shape = cls.shape
+        key = (shape.identity, shape.literals, shape.user is None, shape.subnets, shape.is_exit, shape.no_v4)
+        found = self._roles.get(key)
+        if found is None:
+            if len(self._roles) > MAX_REMEMBERED:
+                self._roles.clear()
+            found = self._roles[key] = (
+                tuple(place for place, state in enumerate(self.states) if state.is_source(cls)),
+                tuple(place for place, state in enumerate(self.states) if state.is_target(cls)),
+            )
+        return found
+
+    def _sets_of(self, identity: int) -> list[SourceSet]:
+        """The source sets that a device with these bits belongs to."""
+        found = self._sets_by_identity.get(identity)
+        if found is None:
+            if len(self._sets_by_identity) > MAX_REMEMBERED:
+                self._sets_by_identity.clear()
+            found = self._sets_by_identity[identity] = [s for s in self._sets if s.mask & identity]
+        return found
 
     def _bits_of_user(self, user: UserId | None) -> int:
         return 0 if user is None else self._user_bits.get(user, 0)
@@ -358,61 +325,19 @@ class PolicyEngine:
             bits ^= low
         return found
 
-    def _is_source(self, state: _RuleState, cls: DeviceClass) -> bool:
-        if state.rule.self_only and cls.shape.user is None:
-            return False
-        shape = cls.shape
-        if state.from_all or shape.identity & state.source_mask or shape.literals & state.source_literals:
-            return True
-        return any(overlap(span, route) for span in state.source_spans for route in cls.spans)
+    def reached(self, state: RuleState, cls: DeviceClass, target: Target) -> list[bytes]:
+        """How a target of a rule is written in the filter of a class; nothing if it does not concern it."""
+        others = self._others(cls, target.mask) if cls in self._overlay else ()
+        return state.destinations(cls, target, others)
 
-    def _is_target(self, state: _RuleState, cls: DeviceClass) -> bool:
-        return any(self._destinations(state, cls, target) for target, _ in state.rule.targets)
-
-    def _destinations(
-        self, state: _RuleState, cls: DeviceClass, target: Alias, others: Sequence[bytes] = ()
-    ) -> list[bytes]:
-        rule, shape = state.rule, cls.shape
-        if rule.via and not shape.identity & state.via_mask:
-            return []
-        if rule.self_only:
-            # Both sides are devices of one user; whose, the class says.
-            if shape.user is None or not self._in_self(target, cls):
-                return []
-            return destinations(
-                cls, Alias(Kind.AUTOGROUP, a.SELF), is_member=True, holds_own=False, has_via=False, others=()
-            )
-        return destinations(
-            cls,
-            target,
-            is_member=target.is_devices and bool(shape.identity & self.selectors.mask((target,))),
-            holds_own=target.span is not None
-            and bool(shape.literals & self.selectors.literal_mask((target.span,))),
-            has_via=bool(rule.via),
-            others=others,
-        )
-
-    def _in_self(self, target: Alias, cls: DeviceClass) -> bool:
-        return (
-            target.name == a.SELF
-            or target.kind is Kind.ANY
-            or bool(cls.shape.identity & self.selectors.mask((target,)))
-        )
-
-    def _others(self, cls: DeviceClass, target: Alias) -> list[bytes]:
-        """Addresses of the target's devices inside the routes of a class."""
-        if not target.is_devices:
-            return []
-        mask, found = self.selectors.mask((target,)), []
-        for low, high in cls.spans:
-            at = bisect_left(self._by_address, low)
-            while at < len(self._by_address) and self._by_address[at] <= high:
-                place = self._by_address[at]
-                owner = self._devices[self._owner_of[place]].cls
-                if owner is not cls and owner.shape.identity & mask:
-                    found.append(written((place, place)).encode())
-                at += 1
-        return found
+    def _others(self, cls: DeviceClass, mask: int) -> list[bytes]:
+        """Addresses of a target's devices inside the routes of a class."""
+        return [
+            written((at, at)).encode()
+            for span in (cls.spans if mask else ())
+            for at, device_id in self._addresses.within(span)
+            if (owner := self._devices[device_id].cls) is not cls and owner.shape.identity & mask
+        ]
 
     # -- answers: who sees whom -----------------------------------------------------------------
 
@@ -424,71 +349,18 @@ class PolicyEngine:
         return [cls for cls in self._with_bits(viewer.sees) if cls.members]
 
     def shown_routes(self, viewer: DeviceClass, device_id: DeviceId) -> tuple[str, ...]:
-        """The subnet routes of a router that devices of this class have in its AllowedIPs.
-
-        Those it is the primary of for this viewer, if a rule lets the viewer reach the route or the
-        route reach the viewer, or the viewer announces it too (policy-corpus, "Peers" and "HA").
-        """
+        """The subnet routes of a router that devices of this class have in its AllowedIPs."""
         facts = self._devices.get(device_id)
-        if facts is None:
-            return ()
-        return tuple(
-            route
-            for route in facts.subnets
-            if self._shows(viewer, route) and self._primary(viewer, route) == device_id
-        )
-
-    def _shows(self, viewer: DeviceClass, route: str) -> bool:
-        known = viewer.shows.get(route)
-        if known is None:
-            known = viewer.shows[route] = route in viewer.shape.subnets or self._concerns(viewer, route)
-        return known
-
-    def _concerns(self, viewer: DeviceClass, route: str) -> bool:
-        span = prefix(route)
-        for state in self._states:
-            if state.rule.via:
-                continue
-            if state.source_bits & viewer.bit and self._reaches(state, span):
-                return True
-            is_way_back = state.from_all or any(overlap(source, span) for source in state.source_spans)
-            if state.target_bits & viewer.bit and is_way_back and not state.rule.self_only:
-                return True
-        return self._steered(viewer, route) is not None
-
-    @staticmethod
-    def _reaches(state: _RuleState, span: tuple[int, int]) -> bool:
-        return (
-            any(
-                target.kind is Kind.ANY or (target.span is not None and overlap(target.span, span))
-                for target, _ in state.rule.targets
-            )
-            and not state.rule.self_only
-        )
-
-    def _steered(self, viewer: DeviceClass, route: str) -> tuple[str, ...] | None:
-        """The via tags a viewer must use for a route; None where no via rule concerns it."""
-        if route not in viewer.steered:
-            span, tags = prefix(route), []
-            for state in self._states:
-                if state.rule.via and state.source_bits & viewer.bit and self._reaches(state, span):
-                    tags += [tag for tag in state.rule.via if tag not in tags]
-            viewer.steered[route] = tuple(tags) or None
-        return viewer.steered[route]
-
-    def _primary(self, viewer: DeviceClass, route: str) -> DeviceId | None:
-        tags = self._steered(viewer, route)
-        if tags is None or route in viewer.shape.subnets:
-            return self.primaries.of(route)
-        mask = self.selectors.mask(Alias(Kind.TAG, tag) for tag in tags)
-        return self.primaries.among(
-            route, lambda device_id: bool(self._devices[device_id].cls.shape.identity & mask)
-        )
+        return () if facts is None else self._shown.of(viewer, device_id, facts.subnets)
 
     def carried_routes(self, device_id: DeviceId) -> tuple[str, ...]:
         """The subnet routes that a device is the primary of."""
         subnets = self._devices[device_id].subnets
         return tuple(route for route in subnets if self.primaries.of(route) == device_id)
+
+    def routes(self) -> Iterable[str]:
+        """Every approved subnet route."""
+        return self._route_counts.keys()
 
     def routers(self) -> set[DeviceId]:
         """Devices with approved routes."""
@@ -505,41 +377,87 @@ class PolicyEngine:
     def _lines(self, cls: DeviceClass) -> Iterable[Line]:
         """The rules of a class, those with the sources and protocols of an earlier rule moved up to it:
         the service merges before it looks at who is concerned (policy-corpus, acl-at06)."""
-        ranks: dict[tuple[int, tuple[int, ...]], int] = {}
+        ranks = self._ranks_of(cls.shape.identity & self._via_mask)
+        own, own_sources = self._own_ranks(cls, ranks) if self._self_places else ({}, {})
         lines: list[tuple[int, Line]] = []
-        for place, state in enumerate(self._states):
-            rule = state.rule
-            if rule.is_silent or (rule.via and not cls.shape.identity & state.via_mask):
-                continue
-            key, sources = self._self_sources(state, cls) if rule.self_only else self._rendered(state.sources)
-            if sources == b"[]" and rule.caps is None:
-                continue
-            rank = place if rule.caps is not None else ranks.setdefault((key, rule.protos), place)
-            line = self._line(state, cls, key, sources)
+        for place in range(len(self.states)) if cls in self._overlay else cls.targets:
+            state = self.states[place]
+            is_merged = state.rule.caps is None
+            if state.rule.self_only:
+                sources = own_sources.get(place)
+                if sources is None:
+                    continue
+                rank = own[sources, state.rule.protos] if is_merged else place
+            else:
+                rank = ranks.of[place]
+                if rank < 0:
+                    continue
+                sources = self._rendered(state.sources)
+                if own and is_merged:
+                    rank = own.get((sources, state.rule.protos), rank)
+            line = self._line(state, cls, sources)
             if line is not None:
                 lines.append((rank, line))
         return [line for _, line in sorted(lines, key=lambda item: item[0])]
 
-    def _line(self, state: _RuleState, cls: DeviceClass, key: int, sources: bytes) -> Line | None:
-        is_overlay = cls in self._overlay
-        if not (is_overlay or state.target_bits & cls.bit):
-            return None
-        line = Line(key, sources, state.rule.protos)
-        for target, ports in state.rule.targets:
-            others = self._others(cls, target) if is_overlay else ()
-            dsts = self._destinations(state, cls, target, others)
+    def _ranks_of(self, via: int) -> _Ranks:
+        """Where each rule stands after merging, but for those that are cut down to one user. `via`: the
+        bits of the via tags that a class has."""
+        known = self._ranks.get(via)
+        if known is None:
+            first: dict[_MergeKey, int] = {}
+            of = []
+            for place, state in enumerate(self.states):
+                rule = state.rule
+                sources = b"[]"
+                if not (rule.self_only or rule.is_silent or (rule.via and not via & state.via_mask)):
+                    sources = self._rendered(state.sources)
+                    if rule.caps is not None:
+                        of.append(place)
+                        continue
+                of.append(-1 if sources == b"[]" else first.setdefault((sources, rule.protos), place))
+            known = self._ranks[via] = _Ranks(first, of)
+        return known
+
+    def _own_ranks(self, cls: DeviceClass, ranks: _Ranks) -> tuple[dict[_MergeKey, int], dict[int, bytes]]:
+        """(where rules with such sources stand, the sources by rule) of rules cut down to one user."""
+        own: dict[_MergeKey, int] = {}
+        found: dict[int, bytes] = {}
+        for place in self._self_places if cls.shape.user is not None else ():
+            state = self.states[place]
+            sources = self._self_sources(state, cls)
+            if state.rule.via or (sources == b"[]" and state.rule.caps is None):
+                continue
+            found[place] = sources
+            if state.rule.caps is None:
+                key = (sources, state.rule.protos)
+                own.setdefault(key, min(place, ranks.first.get(key, place)))
+        return own, found
+
+    def _line(self, state: RuleState, cls: DeviceClass, sources: bytes) -> Line | None:
+        line = Line(sources, state.rule.protos)
+        for target in state.targets:
+            dsts = self.reached(state, cls, target)
             if not dsts:
                 continue
             if state.rule.caps is not None:
-                line.grants.append(grant_entry(cls, target, dsts, state.caps_json))
+                if target.literal and not self._answers_for(cls, target):
+                    continue
+                line.grants.append(grant_entry(cls, target.alias, dsts, state.caps_json))
             else:
-                line.ports += port_entries(dsts, ports)
+                line.ports += port_entries(dsts, target.ports)
         return line if line.grants or line.ports else None
 
-    def _key(self, json: bytes) -> int:
-        return self._texts.setdefault(json, len(self._texts))
+    @staticmethod
+    def _answers_for(cls: DeviceClass, target: Target) -> bool:
+        """Whether a range holds an address or touches a subnet route of the class: what is only in reach
+        through an exit node has no capabilities there."""
+        span = target.alias.span
+        return bool(cls.shape.literals & target.literal) or (
+            span is not None and any(overlap(span, route) for route in cls.spans)
+        )
 
-    def _rendered(self, sources: _SourceSet) -> tuple[int, bytes]:
+    def _rendered(self, sources: SourceSet) -> bytes:
         if sources.rendered is None:
             if sources.has_danger:
                 json = _DANGER_JSON
@@ -551,19 +469,18 @@ class PolicyEngine:
             else:
                 wild = wildcard_texts(self._route_counts)
                 json = orjson.dumps(sorted({*wild, *sources.addresses.texts}))
-            sources.rendered = (self._key(json), json)
+            sources.rendered = json
         return sources.rendered
 
-    def _self_sources(self, state: _RuleState, cls: DeviceClass) -> tuple[int, bytes]:
+    def _self_sources(self, state: RuleState, cls: DeviceClass) -> bytes:
         """Sources cut down to the devices of the class's own user."""
         found = AddressSet()
         for device_id in sorted(self._by_user.get(cls.shape.user, ())) if cls.shape.user is not None else ():
             facts = self._devices[device_id]
-            if self._is_source(state, facts.cls):
+            if state.is_source(facts.cls):
                 for at in facts.addresses:
                     found.add(at)
-        json = orjson.dumps(found.texts)
-        return self._key(json), json
+        return orjson.dumps(found.texts)
 
     def ssh_rules(self, cls: DeviceClass) -> bytes:
         """The tailcfg.SSHRule list of a class, as JSON."""
@@ -581,22 +498,3 @@ class PolicyEngine:
             for device_id in sorted(devices)
             if (facts := self._devices[device_id]).cls.shape.identity & mask
         ]
-
-
-def _sources_without_self(rule: Rule) -> tuple[Alias, ...]:
-    """Sources; `autogroup:self` among them (the companion of a capability) means members."""
-    if not rule.self_only:
-        return rule.sources
-    return tuple(Alias(Kind.AUTOGROUP, a.MEMBER) if s.name == a.SELF else s for s in rule.sources)
-
-
-def _all_aliases(policy: Policy, rules: Iterable[Rule], via: Iterable[Alias]) -> Iterable[Alias]:
-    for rule in rules:
-        yield from _sources_without_self(rule)
-        yield from (target for target, _ in rule.targets)
-    for ssh in policy.ssh:
-        yield from ssh.sources
-        yield from ssh.targets
-    for attr in policy.node_attrs:
-        yield from attr.targets
-    yield from via

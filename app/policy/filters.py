@@ -40,9 +40,8 @@ class Template:
 
 @dataclass(slots=True)
 class Line:
-    """One filter rule of a class: sources by the key of their set, and what is in reach."""
+    """One filter rule of a class: its sources as JSON, and what is in reach."""
 
-    source_key: int
     source_json: bytes
     protos: tuple[int, ...]
     ports: list[bytes] = field(default_factory=list)
@@ -59,7 +58,7 @@ def template(lines: Iterable[Line]) -> Template:
     """Lines with the same sources and protocols become one; those with capabilities never do."""
     merged: dict[Any, Line] = {}
     for at, line in enumerate(lines):
-        key = ("caps", at) if line.grants else (line.source_key, line.protos)
+        key = ("caps", at) if line.grants else (line.source_json, line.protos)
         known = merged.get(key)
         if known is None:
             merged[key] = line
@@ -94,7 +93,11 @@ def destinations(
     """
     shape = cls.shape
     if target.kind is Kind.ANY or target.name == a.DANGER_ALL:
-        return [b"*"] if not has_via or cls.spans or shape.is_exit else []
+        if not has_via:
+            return [b"*"]
+        # What lies behind the router, not the router itself.
+        internet = [written_as_range(span).encode() for span in INTERNET] if shape.is_exit else []
+        return [written(span).encode() for span in cls.spans] + internet
     if target.name == a.INTERNET:
         spans = INTERNET if shape.is_exit else [s for s in INTERNET if any(overlap(s, r) for r in cls.spans)]
         return [written_as_range(span).encode() for span in spans]

@@ -22,6 +22,8 @@ MAX_DEPTH = 64
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![0-9A-Za-z_.])")
+#: PostgreSQL stores no NUL, UTF-8 no surrogate; comments may not hold them either.
+_UNSTORED = re.compile("[\x00\ud800-\udfff]")
 _WORD = re.compile(r"[A-Za-z]+")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
 
@@ -71,7 +73,21 @@ def parse(text: str) -> Json:
     """The one value of a text. Raises PolicyError."""
     if len(text) > MAX_POLICY_CHARS:
         raise PolicyError(f"the policy has {len(text)} characters, more than {MAX_POLICY_CHARS}")
-    return _Parser(text).whole()
+    parser = _Parser(text)
+    odd = _UNSTORED.search(text)
+    if odd:
+        raise parser.place(odd.start()).error(
+            "neither NUL nor half a character (a lone surrogate) may stand here"
+        )
+    return parser.whole()
+
+
+def excerpt(text: str, place: Place) -> str:
+    """The text of the value that starts at a place of a text that was read before."""
+    parser = _Parser(text)
+    start = parser.go_to(place)
+    parser.value()
+    return text[start : parser.at]
 
 
 class _Parser:
@@ -83,13 +99,23 @@ class _Parser:
 
     def whole(self) -> Json:
         self._skip()
-        value = self._value(0)
+        value = self.value(0)
         self._skip()
         if self._at < len(self._text):
             raise self._error("nothing may follow the policy's closing bracket")
         return value
 
-    def _place(self, at: int | None = None) -> Place:
+    @property
+    def at(self) -> int:
+        """How much of the text is read."""
+        return self._at
+
+    def go_to(self, place: Place) -> int:
+        """Read on from a place; returns where in the text that is."""
+        self._at = self._line_starts[place.line - 1] + place.column - 1
+        return self._at
+
+    def place(self, at: int | None = None) -> Place:
         at = self._at if at is None else at
         starts = self._line_starts
         # The parser only moves forward, so the line is found from where it was.
@@ -100,7 +126,7 @@ class _Parser:
         return Place(line + 1, at - starts[line] + 1)
 
     def _error(self, reason: str) -> PolicyError:
-        return self._place().error(reason)
+        return self.place().error(reason)
 
     def _skip(self) -> None:
         """White space and comments."""
@@ -118,10 +144,10 @@ class _Parser:
             else:
                 return
 
-    def _value(self, depth: int) -> Json:
+    def value(self, depth: int = 0) -> Json:
         if depth > MAX_DEPTH:
             raise self._error(f"nested deeper than {MAX_DEPTH} levels")
-        place = self._place()
+        place = self.place()
         first = self._text[self._at : self._at + 1]
         if first == "{":
             return self._object(place, depth)
@@ -143,10 +169,11 @@ class _Parser:
         match = _STRING.match(self._text, self._at)
         if match is None:
             raise self._error("this string is not closed, or has a wrong escape or a control character")
+        place = self.place()
         self._at = match.end()
         text: str = json.loads(match.group())
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise self._error("this string holds half a character (a lone surrogate)")
+            raise place.error("this string holds half a character (a lone surrogate)")
         return text
 
     def _object(self, place: Place, depth: int) -> Json:
@@ -162,7 +189,7 @@ class _Parser:
                 raise self._error(
                     f"expected a name in quotes, found {_shown(self._text[self._at : self._at + 1])}"
                 )
-            at = self._place()
+            at = self.place()
             name = self._string()
             if name in members:
                 raise at.error(f'"{name}" stands here a second time')
@@ -171,7 +198,7 @@ class _Parser:
                 raise self._error(f'expected ":" after the name "{name}"')
             self._at += 1
             self._skip()
-            members[name] = self._value(depth + 1)
+            members[name] = self.value(depth + 1)
             names[name] = at
             self._after_element("}")
 
@@ -183,7 +210,7 @@ class _Parser:
             if self._text.startswith("]", self._at):
                 self._at += 1
                 return Json(items, place)
-            items.append(self._value(depth + 1))
+            items.append(self.value(depth + 1))
             self._after_element("]")
 
     def _after_element(self, closing: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from app.model import DeviceId
 from app.policy.addresses import TAILNET, Range, covers, merged, written
 
 _TAILNET_TEXTS = tuple(written(span) for span in TAILNET)
@@ -66,6 +67,31 @@ class AddressSet:
         self._highs[first:last] = [high for _, high in spans]
         for span in spans:
             insort(self._texts, written(span))
+
+
+class AddressBook:
+    """Which device has which address, in order of the addresses."""
+
+    def __init__(self) -> None:
+        self._sorted: list[int] = []
+        self._owners: dict[int, DeviceId] = {}
+
+    def add(self, at: int, device_id: DeviceId) -> None:
+        """A device has an address; the last that says so has it."""
+        if at not in self._owners:
+            insort(self._sorted, at)
+        self._owners[at] = device_id
+
+    def remove(self, at: int, device_id: DeviceId) -> None:
+        """A device has it no more; nothing if another has it by now."""
+        if self._owners.get(at) == device_id:
+            del self._sorted[bisect_left(self._sorted, at)], self._owners[at]
+
+    def within(self, span: Range) -> Iterator[tuple[int, DeviceId]]:
+        """All addresses inside a range."""
+        for index in range(bisect_left(self._sorted, span[0]), bisect_right(self._sorted, span[1])):
+            at = self._sorted[index]
+            yield at, self._owners[at]
 
 
 def wildcard_texts(routes: Iterable[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Runs inside the namespace: several arkitekt-mesh nodes in one process, and one fetch by each.
+"""Runs inside the namespace: many arkitekt-mesh nodes in one process, some of which fetch a page.
 
-Arguments: control URL, auth key, state directory, number of nodes, name of the peer to fetch. Prints one
-JSON line per node: its addresses and the body fetched.
+Arguments: control URL, auth key, state directory, number of nodes, name of the peer to fetch, number of nodes
+that fetch. Prints a JSON line for each node with its addresses, one for each fetch, one with figures; stays
+connected until its input ends.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ import asyncio
 import http.client
 import json
 import sys
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import arkitekt_mesh
+import psutil
 
-JOIN_DEADLINE_S = 20.0
+JOIN_DEADLINE_S = 60.0
 FETCH_DEADLINE_S = 10.0
+#: Nodes that start at the same time: each waits for answers most of the time.
+STARTING = 10
 
 
-def fetch(address: str) -> str:
+def fetch(address: str, target: str = "/") -> str:
+    """A page by way of a local port of a node; `target` is a whole URL where that is an HTTP proxy."""
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=FETCH_DEADLINE_S)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", target)
         return connection.getresponse().read().decode()
     finally:
         connection.close()
+
+
+def say(**members: object) -> None:
+    print(json.dumps(members), flush=True)
 
 
 async def join(control_url: str, auth_key: str, home: Path, number: int) -> arkitekt_mesh.Node:
@@ -36,12 +47,29 @@ async def join(control_url: str, auth_key: str, home: Path, number: int) -> arki
     )
 
 
-async def main(control_url: str, auth_key: str, home: str, count: str, peer: str) -> None:
-    nodes = await asyncio.gather(*(join(control_url, auth_key, Path(home), n) for n in range(int(count))))
-    for node in nodes:
-        local = await node.forward(peer, 80)
-        body = await asyncio.to_thread(fetch, local)
-        print(json.dumps({"addresses": node.addresses, "body": body}), flush=True)
+async def main(control_url: str, auth_key: str, home: str, count: str, peer: str, fetches: str) -> None:
+    process = psutil.Process()
+    before_bytes, began = process.memory_info().rss, time.monotonic()
+    places = asyncio.Semaphore(STARTING)
+
+    async def start(number: int) -> arkitekt_mesh.Node:
+        async with places:
+            node = await join(control_url, auth_key, Path(home), number)
+        say(joined=number, addresses=node.addresses)
+        return node
+
+    nodes = await asyncio.gather(*(start(number) for number in range(int(count))))
+    joined_s = time.monotonic() - began
+    for number in range(int(fetches)):
+        forwarded = await nodes[number].forward(peer, 80)
+        proxy = urlsplit(nodes[-1 - number].proxy_url).netloc
+        say(
+            fetched=number,
+            forwarded=await asyncio.to_thread(fetch, forwarded),
+            proxied=await asyncio.to_thread(fetch, proxy, f"http://{peer}/"),
+        )
+    say(joined_s=joined_s, grown_bytes=process.memory_info().rss - before_bytes)
+    await asyncio.to_thread(sys.stdin.read)
     for node in nodes:
         node.close()
 

@@ -87,6 +87,7 @@ class CaddyNode:
         ports: tuple[int, ...] = (80,),
         web_client: bool = False,
         tags: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
     ) -> None:
         """Nothing runs before `start`. `home` is made, and kept for later starts.
 
@@ -99,6 +100,7 @@ class CaddyNode:
         self._home = home
         self._port = namespace.free_port()
         self._derp_only = derp_only
+        self._more_env = env or {}
         self._process: Process | None = None
         self._config = home / "Caddyfile"
         self._config.write_text(
@@ -134,6 +136,7 @@ class CaddyNode:
             "XDG_DATA_HOME": str(self._home / "data"),
             "TS_NO_LOGS_NO_SUPPORT": "true",
             "TS_DISABLE_PORTMAPPER": "1",
+            **self._more_env,
         }
         if self._derp_only:
             env["TS_DEBUG_ALWAYS_USE_DERP"] = "true"

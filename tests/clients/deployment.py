@@ -25,8 +25,15 @@ class Deployment:
         self._keys: dict[str, str] = {}
         self._administrations: list[Administration] = []
 
-    def server(self, cluster_id: str, settings: dict[str, str] | None = None) -> Server:
-        """The running server of a cluster with the user `USER`; `settings` count at its start."""
+    def server(
+        self,
+        cluster_id: str,
+        settings: dict[str, str] | None = None,
+        *,
+        behind: str = "",
+        client_env: dict[str, str] | None = None,
+    ) -> Server:
+        """The running server of a cluster with the user `USER`; the options count at its first start."""
         if cluster_id not in self._servers:
             server = Server(
                 self._namespace,
@@ -35,6 +42,8 @@ class Deployment:
                 dsn=self._dsn,
                 secret_key_file=self._home / "secret.key",
                 settings=settings,
+                behind=behind,
+                client_env=client_env,
             ).start()
             self._servers[cluster_id] = server
             server.create_user(USER)
@@ -92,6 +101,7 @@ class Devices:
             ports=ports,
             web_client=web_client,
             tags=tags,
+            env=server.client_env,
         )
         self._nodes.append(node)
         return node.start()

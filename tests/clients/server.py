@@ -35,15 +35,23 @@ class Server:
         dsn: str,
         secret_key_file: Path,
         settings: dict[str, str] | None = None,
+        behind: str = "",
+        client_env: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. All ports are its own. `settings` by environment variable."""
+        """Nothing runs before `start`. All ports are this server's own.
+
+        `settings` by environment variable. `behind`: the URL of the proxy by which clients come, with
+        `client_env` in their environment.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
         self._namespace = namespace
         self._home = home
-        self._listen = f"127.0.0.1:{namespace.free_port()}"
+        self.port = namespace.free_port()
+        self._listen = f"127.0.0.1:{self.port}"
         self._metrics = f"127.0.0.1:{namespace.free_port()}"
-        self.url = f"http://{self._listen}"
+        self.url = behind or f"http://{self._listen}"
+        self.client_env = client_env or {}
         self._process: Process | None = None
         self._env = {
             "PATH": os.environ["PATH"],
@@ -84,7 +92,7 @@ class Server:
 
         def healthy() -> bool:
             assert process.running, f"{process!r} instead of serving"
-            return self._namespace.fetch(f"{self.url}/health", timeout_s=2).status == 200
+            return self._namespace.fetch(f"http://{self._listen}/health", timeout_s=2).status == 200
 
         eventually(healthy, START_DEADLINE_S, f"{self!r} is healthy")
         return self

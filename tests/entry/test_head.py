@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
-from app.entry.head import MAX_HEAD_BYTES, parse_head, split_head
+from app.entry.head import MAX_HEAD_BYTES, client_address, parse_head, split_head
 from app.errors import RemoteProtocolError
 
 HEAD = (
@@ -57,3 +59,31 @@ def test_a_head_without_end_is_refused_at_the_limit():
 def test_what_is_not_http1_is_refused(head):
     with pytest.raises(RemoteProtocolError):
         parse_head(head)
+
+
+TRUSTED = [ip_network("127.0.0.0/8"), ip_network("2001:db8:1::/48")]
+FORWARDED = {
+    "no header": ("127.0.0.1", [], "127.0.0.1"),
+    "a trusted peer's word": ("127.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+    "a stranger's word": ("198.51.100.1", ["192.0.2.7"], "198.51.100.1"),
+    "what the client itself wrote": ("127.0.0.1", ["203.0.113.9, 192.0.2.7"], "192.0.2.7"),
+    "what it wrote in a line of its own": ("127.0.0.1", ["203.0.113.9", "192.0.2.7"], "192.0.2.7"),
+    "two proxies": ("127.0.0.1", ["203.0.113.9, 192.0.2.7", "127.0.0.2"], "192.0.2.7"),
+    "nobody but proxies": ("127.0.0.1", ["127.0.0.3, 127.0.0.2"], "127.0.0.3"),
+    "IPv6": ("2001:db8:1::5", ["2001:db8:2::7"], "2001:db8:2::7"),
+    "a mapped peer": ("::ffff:127.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+    "junk": ("127.0.0.1", ["unknown"], "127.0.0.1"),
+    "junk behind a proxy": ("127.0.0.1", ["junk, 127.0.0.2"], "127.0.0.2"),
+    "a peer without address": ("?", ["192.0.2.7"], "?"),
+}
+
+
+@pytest.mark.parametrize(("peer", "lines", "client"), FORWARDED.values(), ids=FORWARDED)
+def test_the_clients_address_is_what_trusted_proxies_say(peer, lines, client):
+    head = "\r\n".join(["POST /ts2021 HTTP/1.1", *(f"X-Forwarded-For: {line}" for line in lines)])
+    assert client_address(parse_head(head.encode()), peer, TRUSTED) == client
+
+
+def test_nobody_is_trusted_by_default():
+    head = parse_head(b"POST /ts2021 HTTP/1.1\r\nX-Forwarded-For: 192.0.2.7")
+    assert client_address(head, "127.0.0.1", ()) == "127.0.0.1"

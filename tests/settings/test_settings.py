@@ -164,6 +164,12 @@ def test_headscales_example_loads(tmp_path: Path) -> None:
     ]
 
 
+def test_trusted_proxies_are_networks(tmp_path: Path) -> None:
+    """Addresses count as networks of one; the environment's list has commas."""
+    given = load(None, {"HS_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8,::1"}, tmp_path).settings
+    assert given.trusted_proxies == ("127.0.0.1/32", "10.0.0.0/8", "::1/128")
+
+
 def test_the_originals_file_starts(tmp_path: Path) -> None:
     loaded = from_text(tmp_path, "server_url: http://ip:port\ncluster_id: 1\n")
     assert loaded.settings.cluster_id == "1"
@@ -207,7 +213,6 @@ def test_every_key_of_headscale_is_known(tmp_path: Path) -> None:
         ("tuning: {batch_change_delay: 800ms}", "tuning: has no effect"),
         ("grpc_listen_addr: 0.0.0.0:50443", "grpc_listen_addr: has no effect: there is no gRPC"),
         ("prefixes: {allocation: random}", "prefixes.allocation: addresses are given in sequence"),
-        ("trusted_proxies: [10.0.0.1]", "trusted_proxies: forwarding headers of reverse proxies are not"),
         ("node: {routes: {ha: {probe_interval: 10s}}}", "node.routes: health probes"),
         ("cli: {address: hs.example.com}", "cli: remote shells"),
         ("noise: {private_key_path: /n.key}", "noise: the deployment's Noise key lies sealed"),

@@ -110,6 +110,9 @@ BAD = [
     ),
     ("dns: {search_domains: ['-x']}", "dns.search_domains: '-x' (FILE): is not a domain name"),
     ("dns: broken", "dns: 'broken' (FILE): Input should be a valid dictionary"),
+    ("trusted_proxies: [proxy]", "trusted_proxies: 'proxy' (FILE): is neither an IP address nor a network"),
+    ("trusted_proxies: [10.0.0.1/8]", "trusted_proxies: '10.0.0.1/8' (FILE): is neither an IP address nor"),
+    ("trusted_proxies: ['::/0']", "trusted_proxies: '::/0' (FILE): would let everybody choose the address"),
     ("tls_cert_path: a.pem", "tls_key_path: '' (not set): must be set too"),
     ("tls_key_path: a.pem", "tls_cert_path: '' (not set): must be set too"),
     (
