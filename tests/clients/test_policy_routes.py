@@ -284,7 +284,7 @@ def test_exit_node_is_used_once_approved_and_allowed(cast: Cast) -> None:
     assert cast.netmap("ada").routes_of("west") == set()
     assert cast.exit_router(outside) == ""
 
-    cast.administration.approve(cast.ids["west"], "0.0.0.0/0")
+    cast.server.run("routes", "approve", str(cast.ids["west"]), "0.0.0.0/0")
     cast.wait_routes("ada", "west", *EXIT_ROUTES)
     for address in (outside, outside6):
         cast.wait_admitted("west", "ada", address)
