@@ -147,26 +147,32 @@ class MachineApi:
         async with lock:
             if tunnel.closed:  # what a client said before it left is older than what it says now
                 return
-            device = self.hub.device(device_id)
-            if device is None:
-                raise NotFound("this device was deleted meanwhile")
+            device = self._known(device_id)
             changed = self._durable_difference(device, request)
             if changed is not None:
-                changed = await self._store(device, changed)
+                approvals = await self._store(device, changed)
+                # Others may have changed the device while that was written.
+                current = self._known(device_id)
+                changed = self._durable_difference(current, request) or current
+                approved = tuple(sorted({*changed.approved_routes, *approvals}))
+                changed = replace(changed, approved_routes=approved)
                 self.hub.put_device(changed, lazily=request.stream)
         self._go_on(tunnel, stream_id, request, changed or device)
 
-    async def _store(self, device: Device, changed: Device) -> Device:
-        """Store what a device says now; the device with the routes that need nobody's approval."""
+    def _known(self, device_id: DeviceId) -> Device:
+        device = self.hub.device(device_id)
+        if device is None:
+            raise NotFound("this device was deleted meanwhile")
+        return device
+
+    async def _store(self, old: Device, new: Device) -> tuple[str, ...]:
+        """Store what a device says now; the routes of it that need nobody's approval."""
         while True:
-            approvals = self._approvals(device, changed)
-            if approvals:
-                approved = tuple(sorted({*changed.approved_routes, *approvals}))
-                changed = replace(changed, approved_routes=approved)
-            await self.hot.store(changed, approvals)
+            approvals = self._approvals(old, new)
+            await self.hot.store(new, approvals)
             # A policy that came in meanwhile did not find these routes in the database.
-            if not set(self._approvals(device, changed) or ()).difference(approvals or ()):
-                return changed
+            if not set(self._approvals(old, new) or ()).difference(approvals or ()):
+                return approvals or ()
 
     def _approvals(self, old: Device, new: Device) -> tuple[str, ...] | None:
         """Routes announced just now that need nobody's approval; None when it announces what it did."""

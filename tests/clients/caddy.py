@@ -49,7 +49,7 @@ _CONFIG = """\
 	}}
 	handle_errors {{
 		header X-Error "{{err.message}}"
-		respond {{err.status_code}}
+		respond "" {{err.status_code}}
 	}}
 }}
 """

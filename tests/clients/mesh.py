@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.clients.caddy import KEPT
 from tests.clients.namespace import Answer, Namespace
 
 JOIN_DEADLINE_S = 40.0
@@ -28,6 +29,10 @@ class MeshNode:
     def fetch(self, where: str, *, timeout_s: float) -> Answer:
         """`http://where/`, dialled anew."""
         return self.namespace.fetch(self.proxy, target=f"http://{where}/", timeout_s=timeout_s)
+
+    def fetch_kept(self, where: str, *, timeout_s: float) -> Answer:
+        """The page of a peer, always over the same connection."""
+        return self.namespace.fetch(self.proxy, target=KEPT, tunnel=where, timeout_s=timeout_s)
 
 
 @contextmanager

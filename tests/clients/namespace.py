@@ -137,10 +137,12 @@ class Namespace:
         headers: dict[str, str] | None = None,
         body: str | None = None,
         target: str | None = None,
+        tunnel: str | None = None,
     ) -> Answer:
         """One HTTP request from inside. May be called from several threads.
 
-        With a `target` the URL is that of a proxy which is asked for it.
+        With a `target` the URL is that of a proxy which is asked for it; with a `tunnel` of one that connects
+        to that place, once for all requests with the same text, one after the other.
         """
         number = next(self._ids)
         request: dict[str, Any] = {
@@ -151,6 +153,7 @@ class Namespace:
             "headers": headers or {},
             "body": body,
             "target": target,
+            "tunnel": tunnel,
         }
         ends = time.monotonic() + timeout_s + ANSWER_GRACE_S
         assert self._agent.stdin is not None

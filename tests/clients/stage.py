@@ -71,7 +71,6 @@ class Stage:
             for source, destination in itertools.permutations(self.nodes, 2)
             for port in PORTS
         ]
-        self._spellings = itertools.count()
         self._pool = ThreadPoolExecutor(4 * len(self.flows))
 
     def close(self) -> None:
@@ -117,32 +116,8 @@ class Stage:
         return {flow for (flow, _), came in zip(tries, self._pool.map(reaches, tries), strict=True) if came}
 
     def _places(self, flow: Flow) -> list[str]:
-        spellings = self._fresh_name(flow.destination), self._fresh_ipv6(flow.destination)
-        return [f"{spelling}:{flow.port}" for spelling in spellings]
-
-    # The client's proxy keeps a dial that nobody waits for any more, and uses the connection for the next
-    # request to the same text of an address. So no text is ever used twice.
-    def _fresh_name(self, peer: str) -> str:
-        number, name = next(self._spellings), f"{peer}.mesh.test"
-        return "".join(
-            letter.upper() if number >> place & 1 else letter for place, letter in enumerate(reversed(name))
-        )[::-1]
-
-    def _fresh_ipv6(self, peer: str) -> str:
-        number = next(self._spellings)
-        text = self.addresses[peer][1].replace("::", ":0:0:0:0:")
-        letters = [place for place, letter in enumerate(text) if letter in "abcdef"]
-        spelled = [
-            letter.upper() if place in letters and number >> letters.index(place) & 1 else letter
-            for place, letter in enumerate(text)
-        ]
-        groups = "".join(spelled).split(":")
-        zeros = number >> len(letters)
-        padded = [
-            "0" * (zeros >> 2 * place & 3) + group if len(group) == 1 else group
-            for place, group in enumerate(reversed(groups))
-        ]
-        return f"[{':'.join(reversed(padded))}]"
+        ipv4, ipv6 = self.addresses[flow.destination]
+        return [f"{ipv4}:{flow.port}", f"[{ipv6}]:{flow.port}"]
 
     def _is_page(self, flow: Flow, answer: Answer) -> bool:
         return answer.body == self.nodes[flow.destination].page

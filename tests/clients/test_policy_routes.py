@@ -70,6 +70,16 @@ class Cast:
     def netmap(self, name: str) -> ClientNetmap:
         return self.server.netmap(self.ids[name])
 
+    def begin(self, policy: dict[str, Any]) -> None:
+        """A policy for a test, until it lets the devices that drive and are driven see each other."""
+        self.administration.set_policy(policy)
+        driven = {"ada", *self.routers}
+        eventually(
+            lambda: all(driven <= {name, *self.netmap(name).peers} for name in driven),
+            TOLD_DEADLINE_S,
+            "devices of one user see each other",
+        )
+
     def web_client(self, driver: CaddyNode, name: str) -> WebClient:
         """The web client of a device, driven by another of the same user."""
         return WebClient(driver, self.addresses[name][0])
@@ -165,7 +175,7 @@ def cast(
 
 def test_subnet_route_serves_once_approved_and_only_whom_the_policy_lets(cast: Cast) -> None:
     inside, route = "10.91.0.5", "10.91.0.0/16"
-    cast.administration.set_policy(_policy(_acl("ada@", f"{route}:{PORT}")))
+    cast.begin(_policy(_acl("ada@", f"{route}:{PORT}")))
     cast.announce("east", route)
     assert cast.administration.routes(cast.ids["east"]).approved == frozenset()
     assert cast.netmap("ada").routes_of("east") == set()
@@ -196,7 +206,7 @@ def test_subnet_route_serves_once_approved_and_only_whom_the_policy_lets(cast: C
 def test_auto_approvers_approve_what_is_announced_and_what_was(cast: Cast) -> None:
     may = _acl("ada@", f"10.92.0.0/15:{PORT}")
     one, other = "10.92.7.0/24", "10.93.0.0/16"
-    cast.administration.set_policy(_policy(may, autoApprovers={"routes": {"10.92.0.0/16": ["ada@"]}}))
+    cast.begin(_policy(may, autoApprovers={"routes": {"10.92.0.0/16": ["ada@"]}}))
     cast.announce("east", one, other)
     cast.wait_routes("ada", "east", one)
     cast.wait_admitted("east", "mesh", "10.92.7.5")
@@ -214,7 +224,7 @@ def test_auto_approvers_approve_what_is_announced_and_what_was(cast: Cast) -> No
 def test_second_router_takes_over_and_keeps_the_route(cast: Cast) -> None:
     inside, route = "10.94.0.5", "10.94.0.0/16"
     approved = {"routes": {route: ["ada@"]}}
-    cast.administration.set_policy(_policy(_acl("ada@", f"{route}:*"), autoApprovers=approved))
+    cast.begin(_policy(_acl("ada@", f"{route}:*"), autoApprovers=approved))
     cast.announce("east", route)
     cast.wait_routes("ada", "east", route)
     cast.announce("west", route)
@@ -237,9 +247,35 @@ def test_second_router_takes_over_and_keeps_the_route(cast: Cast) -> None:
     assert cast.mesh_router(inside) == "west"
 
 
+def test_established_connection_lasts_as_long_as_the_peer(cast: Cast) -> None:
+    """A client's packet filter judges first packets only; to a peer that vanishes there is no way at all."""
+    page, place = cast.routers["west"].page, f"{cast.addresses['west'][0]}:80"
+    cast.begin(_policy(_acl("ada@", "autogroup:self:80")))
+    eventually(
+        lambda: cast.netmap("west").admits(cast.addresses["mesh"][0], cast.addresses["west"][0], 80),
+        TOLD_DEADLINE_S,
+        "west lets mesh in",
+    )
+    assert cast.mesh.fetch_kept(place, timeout_s=FETCH_S).body == page
+
+    cast.administration.set_policy(_policy())
+    eventually(
+        lambda: not cast.netmap("west").admits(cast.addresses["mesh"][0], cast.addresses["west"][0], 80),
+        TOLD_DEADLINE_S,
+        "west does not let mesh in",
+    )
+    assert cast.mesh.fetch(place, timeout_s=HOPELESS_FETCH_S).body != page
+    assert cast.mesh.fetch_kept(place, timeout_s=FETCH_S).body == page
+
+    cast.administration.set_policy({"acls": []})
+    eventually(lambda: not cast.netmap("west").peers, TOLD_DEADLINE_S, "west sees nobody")
+    assert cast.mesh.fetch_kept(place, timeout_s=HOPELESS_FETCH_S).body != page
+    assert any(text in cast.mesh.fetch(place, timeout_s=FETCH_S).body for text in NO_ROUTE)
+
+
 def test_exit_node_is_used_once_approved_and_allowed(cast: Cast) -> None:
     allowed = _policy(_acl("ada@", "autogroup:internet:*"))
-    cast.administration.set_policy(allowed)
+    cast.begin(allowed)
     outside, outside6 = "192.31.196.5", "2620:4f:8000::5"
     ada = cast.web_client(cast.routers["west"], "ada")
     cast.announce("west")
@@ -248,7 +284,7 @@ def test_exit_node_is_used_once_approved_and_allowed(cast: Cast) -> None:
     assert cast.netmap("ada").routes_of("west") == set()
     assert cast.exit_router(outside) == ""
 
-    cast.administration.approve(cast.ids["west"], "0.0.0.0/0")
+    cast.server.run("routes", "approve", str(cast.ids["west"]), "0.0.0.0/0")
     cast.wait_routes("ada", "west", *EXIT_ROUTES)
     for address in (outside, outside6):
         cast.wait_admitted("west", "ada", address)
