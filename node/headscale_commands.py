@@ -10,7 +10,6 @@ INSTEAD = {
     "apikey": _REST,
     "api": _REST,
     "oauth-clients": _REST,
-    "acl": "access policies are set and shown by: hs-node policy",
     "nodes list-routes": "routes are listed by: hs-node routes list",
     "nodes approve-routes": "routes are approved by: hs-node routes approve DEVICE ROUTE...",
     "nodes register": "a device that waits is let in by: hs-node auth approve ID --user USER",

@@ -94,7 +94,7 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
         "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
-        "resume": True, "result": "{}", "error": None,
+        "resume": True, "result": "{}", "progress": "{}", "error": None,
         "announced": ["10.0.0.0/8"], "add_approved": ["10.0.0.0/8"], "routes": ["10.0.0.0/8"],
         "permits": None, "role": "owner", "limit": 9, "policy_version": 1, "policy_text": "stolen",
         "policy_hash": "0" * 64, "author": "a", "note": "", "region_id": 901, "region": "{}",

@@ -239,7 +239,6 @@ async def test_help_names_the_aliases() -> None:
 @pytest.mark.parametrize(
     ("command", "instead"),
     [
-        ("acl get", "hs-node policy"),
         ("apikeys list", "not built yet"),
         ("nodes list-routes", "hs-node routes list"),
         ("nodes register --user a --key b", "hs-node auth approve"),
