@@ -6,7 +6,18 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import console, delta, http2_micro, join, memory, netmap, noise_micro, registration, report
+from bench import (
+    console,
+    delta,
+    http2_micro,
+    join,
+    memory,
+    netmap,
+    noise_micro,
+    policy,
+    registration,
+    report,
+)
 from bench.report import Table
 from bench.system import Lab, lab
 
@@ -18,6 +29,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
+    "policy": policy.run,
     "http2": http2_micro.run,
     "noise": noise_micro.run,
 }
