@@ -18,6 +18,7 @@ from node.cli_clusters import clusters
 from node.cli_devices import nodes
 from node.cli_keys import preauthkeys
 from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settings, output_option
+from node.cli_simulate import simulate
 from node.cli_system import config_check, configuration, db
 from node.cli_users import users
 
@@ -93,6 +94,7 @@ def completion(kind: str) -> None:
 for group in (users, preauthkeys, nodes, auth, clusters, configuration, db):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
+cli.add_command(simulate)
 cli.also(
     users="user",
     preauthkeys="preauthkey authkeys authkey pre",
