@@ -59,7 +59,8 @@ def run(plan: Plan, output: str) -> int:
 
 async def _measured(plan: Plan) -> tuple[dict[str, Any], bool]:
     """The report, and whether somebody ended it early."""
-    work = asyncio.create_task(_live(plan, found := {}), name="simulation")
+    found: dict[str, Any] = {}
+    work = asyncio.create_task(_live(plan, found), name="simulation")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, work.cancel)
@@ -207,7 +208,8 @@ def table(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     changes = report["propagation"]
     yield (
         "change to others",
-        f"{line(changes)}; {changes['sent']:,} changes, {changes['received']:,} of {changes['expected']:,} heard",
+        f"{line(changes)}; {changes['sent']:,} changes, "
+        f"{changes['received']:,} of {changes['expected']:,} heard",
     )
     yield "change acknowledged", line(report["update"])
     yield "connections lost", f"{report['reconnect']['lost']:,}"
@@ -220,5 +222,6 @@ def table(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "violations", f"{report['violations']['count']:,}"
     yield (
         "this process",
-        f"{own['cpu_s']:.1f} s CPU, {own['peak_rss_bytes'] / 1e6:,.0f} MB at most; late by {line(own['lag'])}",
+        f"{own['cpu_s']:.1f} s CPU, {own['peak_rss_bytes'] / 1e6:,.0f} MB at most; "
+        f"late by {line(own['lag'])}",
     )

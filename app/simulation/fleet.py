@@ -98,13 +98,13 @@ class Fleet:
         await self._each(list(first.values()), self._knock)
         rest = [index for index in order if index not in set(first.values())]
         if rate is None:
-            await self._each(rest, self._join)
+            await self._each(rest, self._enter)
         else:
             async with asyncio.TaskGroup() as group:
                 for number, index in enumerate(rest):
                     due_s = started_s + number / rate
                     await asyncio.sleep(max(0.0, due_s - now_s()))
-                    group.create_task(self._join(index, due_s))
+                    group.create_task(self._enter(index, due_s))
         self.joining_s = now_s() - started_s
 
     async def _each(self, indexes: Sequence[int], work: Any) -> None:
@@ -127,13 +127,17 @@ class Fleet:
         try:
             await device.enter()
         except Refused as error:
-            tenant = device.spec.tenant + 1
-            raise Refused(f"{device.spec.url} refuses auth key {tenant}: {error.message}") from error
+            who = f"{device.spec.hostname} (auth key {device.spec.tenant + 1})"
+            raise Refused(f"{device.spec.url} does not let {who} in: {error.message}") from error
         self.joined += 1
         self.world.tally.joins.add(now_s() - started_s)
 
-    async def _join(self, index: int, started_s: float | None = None) -> None:
-        """Tries again as a client does; a refusal is the end."""
+    async def _enter(self, index: int, started_s: float | None = None) -> None:
+        if await self._join(index, started_s):
+            self.joined += 1
+
+    async def _join(self, index: int, started_s: float | None = None) -> bool:
+        """Tries again as a client does; a refusal is the end. Whether it is in."""
         device = self.devices[index]
         started_s = now_s() if started_s is None else started_s
         attempt = 0
@@ -148,12 +152,11 @@ class Fleet:
                 if isinstance(error, Refused) or now_s() + pause_s - started_s > JOIN_DEADLINE_S:
                     device.wanted = False
                     self.failed.add(index)
-                    return
+                    return False
                 await asyncio.sleep(pause_s)
             else:
-                break
-        self.joined += 1
-        self.world.tally.joins.add(now_s() - started_s)
+                self.world.tally.joins.add(now_s() - started_s)
+                return True
 
     # -------------------------------------------------------------------------------------- churn
 

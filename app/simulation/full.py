@@ -24,6 +24,8 @@ from app.simulation.world import (
 
 #: Presence follows from time as well, so two maps may differ in it.
 _PRESENCE: Final = ("Online", "LastSeen")
+#: What a device said itself; nobody needs to tell it.
+_OWN: Final = ("Endpoints", "HomeDERP", "Hostinfo", "DiscoKey")
 _SHOWN: Final = 3
 
 
@@ -116,6 +118,7 @@ class FullDevice(Device):
             await self.go_away()
 
     def drop(self) -> None:
+        self.dropped = True
         self.simulated.drop()
 
     # ----------------------------------------------------------------------------- at the end
@@ -163,8 +166,12 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _timeless(view: dict[str, Any]) -> dict[str, Any]:
-    peers = {
-        device_id: {name: value for name, value in row.items() if name not in _PRESENCE}
-        for device_id, row in view["Peers"].items()
+    return {
+        **view,
+        "Node": _without(view["Node"] or {}, (*_PRESENCE, *_OWN)),
+        "Peers": {device_id: _without(row, _PRESENCE) for device_id, row in view["Peers"].items()},
     }
-    return {**view, "Peers": peers}
+
+
+def _without(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}

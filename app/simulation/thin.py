@@ -160,6 +160,7 @@ class ThinDevice(Device):
             self.abort()
 
     def drop(self) -> None:
+        self.dropped = True
         if self._connection is not None:
             self._connection.abort()
 

@@ -91,7 +91,18 @@ class World:
 class Device(ABC):
     """What both kinds of devices have in common: who they are, and whether they are here."""
 
-    __slots__ = ("busy", "here", "index", "lost_s", "marker", "reported", "spec", "wanted", "world")
+    __slots__ = (
+        "busy",
+        "dropped",
+        "here",
+        "index",
+        "lost_s",
+        "marker",
+        "reported",
+        "spec",
+        "wanted",
+        "world",
+    )
 
     def __init__(self, world: World, spec: Spec, index: int) -> None:
         self.world = world
@@ -102,6 +113,8 @@ class Device(ABC):
         #: Has it received the first map of its present poll?
         self.here = False
         self.busy = False
+        #: The connection was cut on this side.
+        self.dropped = False
         self.lost_s = 0.0
         #: Its newest endpoints, and those that the server acknowledged.
         self.marker = world.next_marker()
@@ -172,8 +185,10 @@ class Device(ABC):
         if lost:
             self.world.tally.lost += 1
             self.lost_s = self.lost_s or now_s()
-            text = "the poll was ended" if reason is None else reason.message
-            self.world.tally.errors.add(f"connection lost: {text}")
+            if not self.dropped:
+                text = "the server ended the poll" if reason is None else reason.message
+                self.world.tally.errors.add(f"connection lost: {text}")
+        self.dropped = False
 
     def violated(self, text: str) -> None:
         """The server broke a rule towards this device."""
