@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from app.errors import BadRequest
 
@@ -58,6 +59,8 @@ def fleet(
 
     Raises BadRequest when the numbers do not fit.
     """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise BadRequest(f"not a control server's URL: {url!r}")
     if devices < 1:
         raise BadRequest("a simulation needs a device at least")
     tenants = len(auth_keys) if tenants is None else tenants
