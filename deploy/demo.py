@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import os
 import random
 import shutil
@@ -19,13 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -38,6 +36,9 @@ from app.db.setup import Database
 from app.errors import HsError, Unavailable
 from app.model import AuthKey, ClusterFacts, Device, Tenant, User
 from app.settings import Settings, load
+from app.simulation.fleet import Fleet
+from app.simulation.full import FullDevice
+from app.simulation.scenario import Churn, Spec, Step
 from node.shell import Row, administration, cell, owner_of, show, when
 from node.shell_clusters import cluster_row
 
@@ -60,17 +61,15 @@ JOIN_DEADLINE_S = 30.0
 SETTLE_DEADLINE_S = 30.0
 REQUEST_DEADLINE_S = 5.0
 POLL_S = 0.1
-JOINING_AT_ONCE = 8
 #: A lost device counts as online this long, so that the tables move while one watches.
 OFFLINE_GRACE = "1s"
 KEY_LIFE_S = 24 * 3600.0
 #: Between two events of the fleet, with a terminal and without.
 EVENT_S = 0.7
 HEADLESS_EVENT_S = 0.05
-HEADLESS_EVENTS = 60
-#: Shares of the events; the rest are moves. Fewer leave than could come back, so that most are here.
-COMES_BACK = 0.35
-LEAVES = 0.3
+HEADLESS_S = 3.0
+FOREVER_S = 1e9
+STORM_NEVER_S = 1e9
 #: At least so many are away when the headless demo prints its tables.
 AWAY_AT_LEAST = 4
 REFRESH_S = 0.5
@@ -180,120 +179,78 @@ class Server:
             self.process.wait()
 
 
-# -- the fleet ----------------------------------------------------------------------------------
+# -- devices ------------------------------------------------------------------------------------
 
 
-def private_key(*names: str) -> X25519PrivateKey:
-    """The same key in every run, so that a kept DEMO_DIR sees its devices again."""
-    return X25519PrivateKey.from_private_bytes(hashlib.sha256("/".join(names).encode()).digest())
+def device_spec(server: Server, name: str, key: str, ephemeral: bool) -> Spec:
+    """A full device; its keys are the same in every run, so that a kept DEMO_DIR sees it again."""
+    hostname = f"{server.cluster}-{name}"
+    return Spec(
+        server.url,
+        hostname,
+        key,
+        tenant=CLUSTERS.index(server.cluster),
+        full=True,
+        ephemeral=ephemeral,
+        os=SYSTEMS[sum(hostname.encode()) % len(SYSTEMS)],
+        seed=f"demo/{hostname}",
+        usual=(),
+    )
 
 
-@dataclass(slots=True)
-class Fleet:
-    """All devices of the demo, in this process, and what happens to them."""
-
-    chance: random.Random
-    devices: dict[str, list[SimulatedDevice]] = field(default_factory=dict)
-    away: list[SimulatedDevice] = field(default_factory=list)
-    left: int = 0
-    came_back: int = 0
-    moved: int = 0
-
-    def all(self) -> list[SimulatedDevice]:
-        return [device for devices in self.devices.values() for device in devices]
-
-    def add(self, cluster: str, url: str, hostname: str, key: str, ephemeral: bool) -> None:
-        device = SimulatedDevice(
-            url,
-            hostname=hostname,
-            auth_key=key,
-            machine_private=private_key("machine", cluster, hostname),
-            node_private=private_key("node", cluster, hostname),
-            ephemeral=ephemeral,
-            os=self.chance.choice(SYSTEMS),
-        )
-        device.endpoints = (self._endpoint(),)
-        self.devices.setdefault(cluster, []).append(device)
-
-    def _endpoint(self) -> str:
-        return f"192.0.2.{self.chance.randint(1, 254)}:{self.chance.randint(1024, 65535)}"
-
-    async def join(self, joined: Callable[[int], None]) -> None:
-        """All register and get their first map, some at a time. Raises HsError for a refusal."""
-        gate = asyncio.Semaphore(JOINING_AT_ONCE)
-        done = 0
-
-        async def enter(device: SimulatedDevice) -> None:
-            nonlocal done
-            async with gate:
-                answer = await device.register()
-                if answer.get("Error"):
-                    raise Unavailable(f"{device.hostname} may not join: {answer['Error']}")
-                await device.poll()
-                netmap = await device.wait_for(lambda netmap: netmap.messages > 0, JOIN_DEADLINE_S)
-                relays = sorted((netmap.derp_map or {}).get("Regions", {}))
-                if relays:
-                    await device.update(home_derp=int(relays[len(device.hostname) % len(relays)]))
-            done += 1
-            joined(done)
-
-        async with asyncio.TaskGroup() as group:
-            for device in self.all():
-                group.create_task(enter(device))
-
-    async def meet(self) -> None:
-        """Everybody sees everybody of the own cluster, and nobody else. Raises Unavailable."""
-        for cluster, devices in self.devices.items():
-            others = {f"{device.hostname}" for device in devices}
-            for device in devices:
-                await device.wait_for(lambda netmap: len(netmap.peers) >= DEVICES_EACH - 1, JOIN_DEADLINE_S)
-                seen = {row["Hostinfo"]["Hostname"] for row in device.netmap.peers.values()}
-                if not seen <= others:
-                    raise Unavailable(f"{device.hostname} of {cluster} sees {sorted(seen - others)}")
-
-    async def event(self) -> None:
-        """One device leaves, comes back, or is found elsewhere."""
-        here = [device for device in self.all() if device not in self.away]
-        what = self.chance.random()
-        if self.away and (not here or what < COMES_BACK):
-            device = self.away.pop(self.chance.randrange(len(self.away)))
-            await device.poll()
-            self.came_back += 1
-        elif what < COMES_BACK + LEAVES:
-            await self._leave(self.chance.choice(here))
-        else:
-            await self.chance.choice(here).update(endpoints=(self._endpoint(), self._endpoint()))
-            self.moved += 1
-
-    async def _leave(self, device: SimulatedDevice) -> None:
-        await device.close()
-        self.away.append(device)
-        self.left += 1
-
-    async def live(self, pause_s: float) -> None:
-        """Events until cancelled."""
-        while True:
-            await self.event()
-            await asyncio.sleep(pause_s)
-
-    async def happen(self, events: int, pause_s: float) -> None:
-        """So many events, and some devices away at the end."""
-        for _ in range(events):
-            await self.event()
-            await asyncio.sleep(pause_s)
-        here = [device for device in self.all() if device not in self.away]
-        for device in self.chance.sample(here, max(0, AWAY_AT_LEAST - len(self.away))):
-            await self._leave(device)
-
-    async def close(self) -> None:
-        await asyncio.gather(*(device.close() for device in self.all()))
-
-    def violations(self) -> list[str]:
-        return [f"{device.hostname}: {text}" for device in self.all() for text in device.violations]
+def simulated(fleet: Fleet) -> list[SimulatedDevice]:
+    return [device.simulated for device in fleet.devices if isinstance(device, FullDevice)]
 
 
-async def people(scoped: Scoped, tenant: Tenant, fleet: Fleet, server: Server) -> None:
+def away(fleet: Fleet) -> set[str]:
+    """Hostnames of those that are not here, and shall not be."""
+    return {device.spec.hostname for device in fleet.devices if not device.wanted}
+
+
+async def choose_relays(fleet: Fleet) -> None:
+    """Each device has a home relay, as if it had measured them."""
+    for device in simulated(fleet):
+        relays = sorted((device.netmap.derp_map or {}).get("Regions", {}))
+        if relays:
+            await device.update(home_derp=int(relays[len(device.hostname) % len(relays)]))
+
+
+async def meet(fleet: Fleet) -> None:
+    """Everybody sees everybody of the own cluster, and nobody else. Raises Unavailable."""
+    for device in simulated(fleet):
+        await device.wait_for(lambda netmap: len(netmap.peers) >= DEVICES_EACH - 1, JOIN_DEADLINE_S)
+        cluster = device.hostname.partition("-")[0]
+        seen = {row["Hostinfo"]["Hostname"] for row in device.netmap.peers.values()}
+        strangers = [name for name in seen if name.partition("-")[0] != cluster]
+        if strangers:
+            raise Unavailable(f"{device.hostname} sees {sorted(strangers)}")
+
+
+def churn(event_s: float) -> Churn:
+    """Devices leave, come back and move: an event in `event_s` seconds, returns beside."""
+    return Churn(
+        DEVICES_EACH * len(CLUSTERS),
+        ("endpoints", "online"),
+        1 / (2 * event_s),
+        STORM_NEVER_S,
+        random.Random(SEED).random,  # noqa: S311 - the same events in every run
+    )
+
+
+async def happen(fleet: Fleet) -> None:
+    """Some events, and some devices away at the end."""
+    await fleet.live(churn(HEADLESS_EVENT_S), HEADLESS_S)
+    for number, device in enumerate(fleet.devices):
+        if len(away(fleet)) >= AWAY_AT_LEAST:
+            break
+        if device.here and not device.busy:
+            await fleet.act(Step(0, "away", number))
+            await asyncio.sleep(POLL_S)
+
+
+async def people(scoped: Scoped, tenant: Tenant, server: Server) -> list[Spec]:
     """Users, a key for each owner, and the devices that will use it."""
+    specs = []
     have = {user.name for user in await scoped.list_users(tenant.id)}
     for owner, ephemeral, names in OWNERS:
         tagged = owner.startswith("tag:")
@@ -308,8 +265,8 @@ async def people(scoped: Scoped, tenant: Tenant, fleet: Fleet, server: Server) -
             expiration=time.time() + KEY_LIFE_S,
             actor="demo",
         )
-        for name in names:
-            fleet.add(server.cluster, server.url, f"{server.cluster}-{name}", text, ephemeral)
+        specs += [device_spec(server, name, text, ephemeral) for name in names]
+    return specs
 
 
 # -- what is shown ------------------------------------------------------------------------------
@@ -376,15 +333,15 @@ async def look(database: Database, places: dict[str, tuple[Scoped, Tenant]]) -> 
 
 async def settled(database: Database, places: dict[str, tuple[Scoped, Tenant]], fleet: Fleet) -> Picture:
     """The picture once it says of every device whether it is here. Raises Unavailable."""
-    away = {device.hostname for device in fleet.away}
+    gone = away(fleet)
     end_s = time.monotonic() + SETTLE_DEADLINE_S
     while True:
         picture = await look(database, places)
         found = {device.hostname for _, device in picture.devices if not device.online}
-        if found == away:
+        if found == gone:
             return picture
         if time.monotonic() > end_s:
-            raise Unavailable(f"away are {sorted(away)}, but the database says {sorted(found)}")
+            raise Unavailable(f"away are {sorted(gone)}, but the database says {sorted(found)}")
         await asyncio.sleep(POLL_S)
 
 
@@ -396,8 +353,13 @@ def live_view(picture: Picture, fleet: Fleet, height: int) -> Group:
         pick(picture.device(cluster, device), LIVE_DEVICE)
         for cluster, device in sorted(picture.devices, key=lambda item: item[1].online)
     ]
-    words = f"{fleet.left} left, {fleet.came_back} came back, {fleet.moved} moved; Ctrl-C ends the demo"
+    words = f"{happened(fleet)}; Ctrl-C ends the demo"
     return Group(clusters, Text(""), rich_table(rows[:room]), Text(""), Text(words))
+
+
+def happened(fleet: Fleet) -> str:
+    actions = fleet.world.tally.actions
+    return f"{actions['away']} left, {actions['back']} came back, {actions['endpoints']} moved"
 
 
 def pick(row: Row, names: tuple[str, ...]) -> Row:
@@ -434,7 +396,6 @@ def directory() -> Iterator[Path]:
 
 
 async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
-    fleet = Fleet(random.Random(SEED))  # noqa: S311 - the same events in every run
     servers = [Server(cluster, state_dir) for cluster in CLUSTERS]
     async with AsyncExitStack() as stack:
         for server in servers:
@@ -442,30 +403,32 @@ async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
             extra = "; PostgreSQL is initialised first" if fresh else ""
             progress.say(f"starting cluster {server.cluster} at {server.url}{extra}")
             await stack.enter_async_context(server.running())
-        stack.push_async_callback(fleet.close)
         places: dict[str, tuple[Scoped, Tenant]] = {}
+        specs: list[Spec] = []
         for server in servers:
             scoped = await stack.enter_async_context(administration(server.settings))
             places[server.cluster] = scoped, await scoped.tenant()
-            await people(*places[server.cluster], fleet, server)
-        total = len(fleet.all())
-        progress.say(f"{total} devices join, {JOINING_AT_ONCE} at a time")
-        await fleet.join(lambda done: progress.say(f"{done} of {total} joined") if done % 10 == 0 else None)
-        await fleet.meet()
+            specs += await people(*places[server.cluster], server)
+        fleet = await stack.enter_async_context(Fleet(specs))
+        progress.say(f"{len(specs)} devices join")
+        await fleet.join()
+        progress.say(f"{fleet.joined} of {len(specs)} joined in {fleet.joining_s:.1f} s")
+        await choose_relays(fleet)
+        await meet(fleet)
         progress.say(f"every device sees its {DEVICES_EACH - 1} peers")
         database = Database(await stack.enter_async_context(database_dsn(servers[0].settings)))
         if headless:
-            progress.say(f"{HEADLESS_EVENTS} times a device leaves, comes back, or moves")
-            await fleet.happen(HEADLESS_EVENTS, HEADLESS_EVENT_S)
+            progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
+            await happen(fleet)
             report(await settled(database, places, fleet), fleet)
         else:
             await watch(database, places, fleet, servers[0], progress)
         progress.say("stopping devices, clusters and database")
-    violations = fleet.violations()
-    for text in violations:
-        print(f"protocol violation: {text}", file=sys.stderr)
+    violations = fleet.world.tally.violations
+    for row in violations.rows():
+        print(f"protocol violation: {row['what']}", file=sys.stderr)
     progress.say("done")
-    return 1 if violations else 0
+    return 1 if violations.total else 0
 
 
 def report(picture: Picture, fleet: Fleet) -> None:
@@ -475,8 +438,7 @@ def report(picture: Picture, fleet: Fleet) -> None:
     online = sum(device.online for _, device in picture.devices)
     print(
         f"\n{len(picture.devices)} devices over {len(picture.clusters)} clusters: {online} online,"
-        f" {len(picture.devices) - online} away; {fleet.left} left, {fleet.came_back} came back,"
-        f" {fleet.moved} moved\n",
+        f" {len(picture.devices) - online} away; {happened(fleet)}\n",
         flush=True,
     )
 
@@ -493,7 +455,7 @@ async def watch(
     view = console(program, server.env) if program.exists() else tables(database, places, fleet)
     progress.quiet = True
     tasks = {
-        asyncio.create_task(fleet.live(EVENT_S), name="events"),
+        asyncio.create_task(fleet.live(churn(EVENT_S), FOREVER_S), name="events"),
         asyncio.create_task(view, name="view"),
     }
     try:

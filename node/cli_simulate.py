@@ -63,9 +63,11 @@ def simulate(
 
     Exit code 1 when a device failed or the server broke a rule, 130 after Ctrl-C.
     """
+    from app.runtime import require_open_files
     from app.simulation import scenario
     from node import simulate as doing
 
+    require_open_files(devices)
     keys = [*auth_keys, *(_lines(auth_key_file) if auth_key_file else ())]
     if not keys:
         raise click.UsageError("give at least one --auth-key, or an --auth-key-file")

@@ -103,7 +103,7 @@ class FullDevice(Device):
         self.reported = self.marker
 
     async def send_endpoints(self, number: int) -> None:
-        await self.simulated.update(endpoints=markers.endpoints(number))
+        await self.simulated.update(endpoints=markers.endpoints(number, self.spec.usual))
 
     async def go_away(self) -> None:
         self.wanted = False
@@ -144,7 +144,7 @@ class FullDevice(Device):
         return differences(before, after)
 
     def _use(self, number: int) -> None:
-        self.simulated.endpoints = tuple(markers.endpoints(number))
+        self.simulated.endpoints = tuple(markers.endpoints(number, self.spec.usual))
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

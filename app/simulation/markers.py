@@ -6,6 +6,7 @@ The addresses are of 198.18.0.0/15, which is set aside for benchmarks (RFC 2544)
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,9 +30,9 @@ def marker(number: int) -> str:
     return f"198.{18 + (host >> 16)}.{host >> 8 & 255}.{host & 255}:{_FIRST_PORT + port}"
 
 
-def endpoints(number: int) -> list[str]:
-    """Eight endpoints, one of them the marker of this number."""
-    return [*USUAL, marker(number)]
+def endpoints(number: int, usual: Sequence[str] = USUAL) -> list[str]:
+    """What a device reports: the usual, and the marker of this number."""
+    return [*usual, marker(number)]
 
 
 def number_of(endpoint: str) -> int | None:

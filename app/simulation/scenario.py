@@ -10,6 +10,7 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from app.errors import BadRequest
+from app.simulation.markers import USUAL
 
 Kind = Literal["endpoints", "online", "join-leave", "storm"]
 KINDS: Final[tuple[Kind, ...]] = ("endpoints", "online", "join-leave", "storm")
@@ -28,7 +29,10 @@ _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One device as it shall be. `seed` makes its keys the same in every run; empty: new ones."""
+    """One device as it shall be.
+
+    `seed` makes its keys the same in every run; empty: new ones. `usual` are endpoints that stay.
+    """
 
     url: str
     hostname: str
@@ -38,6 +42,7 @@ class Spec:
     ephemeral: bool = False
     os: str = "linux"
     seed: str = ""
+    usual: tuple[str, ...] = USUAL
 
 
 def default_full(devices: int) -> int:

@@ -235,7 +235,7 @@ class ThinDevice(Device):
                 self._disco_key,
                 requests.hostinfo(self.spec.hostname, self.spec.os),
                 stream=stream,
-                endpoints=markers.endpoints(marker),
+                endpoints=markers.endpoints(marker, self.spec.usual),
             )
         )
 
