@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import RemoteProtocolError
 from bench.load import Member, Sink, connected, each, peers_of, quiet, registered
-from bench.report import NAIVE_NOTE, Table
+from bench.report import Table
 from bench.system import Lab, Target, cpu_s, in_load_process
 
 BURST = 50
@@ -101,7 +101,7 @@ def run(lab: Lab) -> Table:
     singles, bursts = (10, 1) if lab.quick else (30, 3)
     with lab.server("join") as server:
         ours = in_load_process(_joins, server.target, sizes, singles, bursts, deadline_s=240)
-    with lab.server("join_naive", module="bench.naive_server") as server:
+    with lab.other("join") as server:
         theirs = in_load_process(_joins, server.target, sizes, singles // 3, 1, deadline_s=240)
     for step, naive in zip(ours, theirs, strict=True):
         size = step["size"]
@@ -147,5 +147,5 @@ def run(lab: Lab) -> Table:
         "A join writes twice to the database: the registration, and the disco key that the first poll "
         "brings. Newcomers, and who comes back, gather for 20 ms before their round."
     )
-    table.notes.append(NAIVE_NOTE)
+    table.beside(lab.other_label)
     return table
