@@ -69,7 +69,7 @@ def run_issue(lab: Lab) -> Table:
     for key, what, unit in LINES:
         table.add(what, unit, [ours[key]], naive=[theirs[key]])
     table.notes.append(
-        f"One tenant. Each polling device reports other endpoints once in {REPORT_S:g} s, {seconds:g} s long; "
+        f"One tenant. Each polling device reports other endpoints once in {REPORT_S:g} s, for {seconds:g} s; "
         "each report is heard by all others. headscale at the issue's commit logged 5,721 whole-node updates "
         "in 90 s of such a fleet (HEADSCALE.md)."
     )
@@ -117,7 +117,8 @@ def run_tenants(lab: Lab) -> Table:
             table.add(f"{tenants} x {SMALL}: {what}", unit, [ours[key]], naive=theirs and [theirs[key]])
     table.notes.append(
         f"After the joins {CHANGES_PER_S:g} endpoint changes per second, each heard by {SMALL - 1} others. "
-        "The load process, PostgreSQL and the server share the cores; joins of one tenant commit one after the other."
+        "The load process, PostgreSQL and the server share the cores; joins of one tenant commit one after "
+        "the other."
     )
     table.beside(lab.other_label)
     return table

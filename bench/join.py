@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.errors import RemoteProtocolError
-from bench.load import Member, Sink, connected, each, peers_of, quiet, registered
+from bench.load import Member, Sink, connected, each, quiet, registered
 from bench.report import Table
 from bench.system import Lab, Target, cpu_s, in_load_process
 
@@ -56,14 +56,15 @@ async def _one_by_one(
         before, started = cpu_s(target.pid), time.monotonic()
         if new:
             await member.register()
-        message = await member.poll()
+        await member.poll()
         elapsed = time.monotonic() - started
         # The map comes after the announcement; what is left is a few more lines of the same round.
         await asyncio.sleep(0.005)
         found.append({"cpu_ms": (cpu_s(target.pid) - before) * 1000, "ms": elapsed * 1000})
+        peers = member.peers
         member.drop()
-        if peers_of(message) < least_peers:
-            raise RemoteProtocolError(f"a map of {peers_of(message)} peers instead of {least_peers}")
+        if peers < least_peers:
+            raise RemoteProtocolError(f"a map of {peers} peers instead of {least_peers}")
     return found[1:]
 
 

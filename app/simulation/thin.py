@@ -36,12 +36,12 @@ from app.wire import mapstream
 class _Poll:
     """One map poll; a consumer of its stream."""
 
-    __slots__ = ("_check", "_device", "_reader", "arrived_s", "first", "stream")
+    __slots__ = ("_device", "_reader", "arrived_s", "check", "first", "stream")
 
     def __init__(self, device: ThinDevice) -> None:
         self._device = device
         self._reader = mapstream.Reader()
-        self._check = MapCheck(device.world.ids)
+        self.check = MapCheck(device.world.ids)
         self.arrived_s = now_s()
         self.first: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         self.stream: PushedStream | None = None
@@ -55,7 +55,7 @@ class _Poll:
         at_s = self.arrived_s = now_s()
         for blob in self._reader.feed(data):
             size_bytes = mapstream.HEAD_SIZE + len(blob)
-            for text in world.take(device, self._check, world.digest(blob), size_bytes, at_s):
+            for text in world.take(device, self.check, world.digest(blob), size_bytes, at_s):
                 device.violated(text)
             if self.first is not None:
                 self._settle(None)
@@ -99,6 +99,15 @@ class ThinDevice(Device):
     def node_key(self) -> NodeKey:
         return self._node_key
 
+    @property
+    def peers(self) -> int:
+        """How many peers the present poll has named."""
+        return 0 if self._poll is None else self._poll.check.peers
+
+    def hostinfo(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return requests.hostinfo(self.spec.hostname, self.spec.os)
+
     async def enter(self) -> None:
         self.wanted = True
         if not self._registered:
@@ -112,7 +121,7 @@ class ThinDevice(Device):
 
     async def poll(self) -> None:
         """Start the map poll and wait for its first message. Raises as `enter`."""
-        connection = await self._connected()
+        connection = await self.connect()
         poll = self._poll = _Poll(self)
         assert poll.first is not None  # until the first message
         first = poll.first
@@ -138,7 +147,7 @@ class ThinDevice(Device):
         await self.enter()
 
     async def send_endpoints(self, number: int) -> None:
-        connection = await self._connected()
+        connection = await self.connect()
         body = self._map_request(stream=False, marker=number)
         status, _ = await connection.request(requests.MAP_PATH, body, deadline_s=ANSWER_DEADLINE_S)
         if status != 200:
@@ -216,11 +225,11 @@ class ThinDevice(Device):
     async def _register(self, **overrides: Any) -> dict[str, Any]:
         body = requests.register(
             self._node_key,
-            requests.hostinfo(self.spec.hostname, self.spec.os),
+            self.hostinfo(),
             auth_key=self.spec.auth_key,
             ephemeral=self.spec.ephemeral,
         )
-        connection = await self._connected()
+        connection = await self.connect()
         status, answer = await connection.request(
             requests.REGISTER_PATH, orjson.dumps(body | overrides), deadline_s=ANSWER_DEADLINE_S
         )
@@ -233,13 +242,14 @@ class ThinDevice(Device):
             requests.map_poll(
                 self._node_key,
                 self._disco_key,
-                requests.hostinfo(self.spec.hostname, self.spec.os),
+                self.hostinfo(),
                 stream=stream,
                 endpoints=markers.endpoints(marker, self.spec.usual),
             )
         )
 
-    async def _connected(self) -> ControlConnection:
+    async def connect(self) -> ControlConnection:
+        """The tunnel for new requests, opened when there is none. Raises as `enter`."""
         if self._connection is None or not self._connection.is_usable:
             # OpenSSL's objects are larger than the bytes they are made of.
             private = X25519PrivateKey.from_private_bytes(self._machine)

@@ -37,6 +37,9 @@ now_s = time.monotonic
 class World:
     """Counters, clock and limits of one run; used by one event loop."""
 
+    #: What tunnels are made of; benchmarks listen without opening what they receive.
+    connection_class: type[ControlConnection] = ControlConnection
+
     def __init__(self, devices: int, spawn: Callable[[Coroutine[Any, Any, None], str], None]) -> None:
         self.tally = Tally()
         self.ledger = Ledger(devices)
@@ -56,7 +59,7 @@ class World:
 
     async def connection(self, url: str, machine_private: X25519PrivateKey) -> ControlConnection:
         """A new tunnel. Raises Unavailable or RemoteProtocolError."""
-        return await ControlConnection.open(
+        return await self.connection_class.open(
             url,
             machine_private=machine_private,
             capver=CAPVER,
