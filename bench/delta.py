@@ -38,7 +38,7 @@ async def _deltas(target: Target, sizes: list[int], rounds: int) -> list[dict[st
         idle = (cpu_s(target.pid) - idle_from) / 3
         found.append({"size": sizes[-1], "idle": idle})
     for member in there:
-        member.drop()
+        member.abort()
     return found
 
 

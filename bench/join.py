@@ -27,7 +27,7 @@ async def _joins(target: Target, sizes: list[int], singles: int, bursts: int) ->
     sink = Sink()
     for size in sizes:
         for member in there:
-            member.drop()
+            member.abort()
         there += await registered(target, size - len(there), f"s{size}n")
         await quiet(sink)
         newcomers = [Member(target, f"a{size}n{number}") for number in range(singles + 1)]
@@ -43,7 +43,7 @@ async def _joins(target: Target, sizes: list[int], singles: int, bursts: int) ->
             {"size": size, "storm": storm, "alone": alone, "back": back, "watched": watched, "bursts": crowds}
         )
     for member in there:
-        member.drop()
+        member.abort()
     return found
 
 
@@ -62,7 +62,7 @@ async def _one_by_one(
         await asyncio.sleep(0.005)
         found.append({"cpu_ms": (cpu_s(target.pid) - before) * 1000, "ms": elapsed * 1000})
         peers = member.peers
-        member.drop()
+        member.abort()
         if peers < least_peers:
             raise RemoteProtocolError(f"a map of {peers} peers instead of {least_peers}")
     return found[1:]
@@ -71,7 +71,7 @@ async def _one_by_one(
 async def _storm(target: Target, members: Sequence[Member], sink: Sink) -> float:
     """CPU milliseconds per device when a whole fleet loses its connections and comes back."""
     for member in members:
-        member.drop()
+        member.abort()
     await quiet(sink)
     before = cpu_s(target.pid)
     await connected(members, sink)
@@ -91,7 +91,7 @@ async def _burst(target: Target, prefix: str, sink: Sink) -> float:
     await asyncio.sleep(0.05)
     spent = cpu_s(target.pid) - before
     for member in members:
-        member.drop()
+        member.abort()
     await quiet(sink)
     return spent * 1000 / BURST
 

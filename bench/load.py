@@ -105,9 +105,6 @@ class Member(ThinDevice):
         assert isinstance(connection, FleetConnection)
         connection.sink = sink
 
-    def drop(self) -> None:
-        self.abort()
-
 
 def endpoints(salt: int) -> list[str]:
     """Eight endpoints as a typical client has them; another salt gives others."""
@@ -135,7 +132,7 @@ async def registered(target: Target, count: int, prefix: str) -> list[Member]:
 
     async def register(member: Member) -> None:
         await member.register()
-        member.drop()
+        member.abort()
 
     await each(members, register)
     return members

@@ -68,8 +68,8 @@ def run(lab: Lab) -> Table:
             )
     table.notes.append(
         f"Tenants of at most {TENANT} devices; one in fifty, at least 20, is a full device that checks "
-        "everything, the last check included; the others check order and ids. Devices try again as Go clients "
-        "do behind TLS: after 10 ms, 40 ms, 90 ms ... on the same cores."
+        "everything, the last check included; the others check order and ids. Devices try again as Go "
+        "clients do behind TLS: after 10 ms, 40 ms, 90 ms ... on the same cores."
     )
     table.beside(lab.other_label)
     return table

@@ -155,10 +155,10 @@ class ThinDevice(Device):
 
     async def go_away(self) -> None:
         self.wanted = False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
         self._end_poll()
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
 
     async def leave(self) -> None:
         self.wanted = False
@@ -176,9 +176,9 @@ class ThinDevice(Device):
     def abort(self) -> None:
         """Drop the connection for good."""
         self.wanted = False
-        self._end_poll()
         self.drop()
         self._connection = None
+        self._end_poll()
 
     def check_alive(self, at_s: float) -> None:
         """Gives a poll up that was silent for longer than a client waits."""
