@@ -14,7 +14,7 @@ from bench.system import Foreign, Lab, Server, rss_bytes
 
 STEP = 2_000
 TENANT = 50
-JOIN_RATE = 100.0
+JOIN_RATE = 50.0
 #: Stop rules.
 MAX_JOIN_P99_MS = 2_000.0
 MIN_FREE = 0.1
