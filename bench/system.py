@@ -167,11 +167,17 @@ class Server:
             self.stop()
             raise
 
-    def restart(self) -> None:
-        """Stop in order, start again at the same address; returns when it answers. `pid` is another."""
+    def restart(self) -> float:
+        """Stop in order, start again at the same address; returns when it answers. `pid` is another.
+
+        The seconds until the old process had ended.
+        """
+        started = time.monotonic()
         self.stop()
+        ended = time.monotonic()
         self._start()
         self.target = replace(self.target, pid=self.pid)
+        return ended - started
 
     def auth_keys(self, tenants: int) -> list[str]:
         """A reusable key of each of so many tenants; the first is the home tenant."""
@@ -246,14 +252,16 @@ class Foreign:
     restart_command: str | None = None
     ours: bool = False
 
-    def restart(self) -> None:
-        """Raises RuntimeError when there is no command for it."""
+    def restart(self) -> float:
+        """As Server.restart, all of it counted as stopping. Raises RuntimeError without a command."""
         if self.restart_command is None:
             raise RuntimeError("give --restart-with COMMAND, which restarts it and prints its pid")
+        started = time.monotonic()
         done = subprocess.run(
             self.restart_command, shell=True, stdout=subprocess.PIPE, text=True, timeout=120, check=True
         )
         self.pid = int(done.stdout.split()[-1])
+        return time.monotonic() - started
 
     def auth_keys(self, tenants: int) -> list[str]:
         """As many as were given, at most."""
