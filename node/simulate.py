@@ -49,6 +49,9 @@ def run(plan: Plan, output: str) -> int:
             report, interrupted = runner.run(_measured(plan))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+    if not report:
+        print("stopped before the first device had joined", file=sys.stderr)
+        return EXIT_INTERRUPTED
     _print(report, output)
     if report["violations"]["count"] or report["devices"]["failed"]:
         return EXIT_UNCLEAN
@@ -56,7 +59,7 @@ def run(plan: Plan, output: str) -> int:
 
 
 async def _measured(plan: Plan) -> tuple[dict[str, Any], bool]:
-    """The report, and whether somebody ended it early."""
+    """The report, and whether somebody ended it early; empty when nothing was measured until then."""
     found: dict[str, Any] = {}
     work = asyncio.create_task(_live(plan, found), name="simulation")
     loop = asyncio.get_running_loop()
@@ -65,8 +68,6 @@ async def _measured(plan: Plan) -> tuple[dict[str, Any], bool]:
     try:
         await work
     except asyncio.CancelledError:
-        if not found:
-            raise
         return found, True
     return found, False
 

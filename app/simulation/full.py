@@ -61,6 +61,8 @@ class FullDevice(Device):
         if message.kind == "full" and not self.here:
             self._check = MapCheck(self.world.ids)
             self._noted = 0
+            # The poll's own request carried them.
+            self.reported = self.marker
         world = self.world
         notes = world.take(self, self._check, world.digest(blob), message.size_bytes, message.arrived_s)
         self._tell(notes)
@@ -100,7 +102,6 @@ class FullDevice(Device):
         if not self.simulated.is_polling:
             await self.simulated.poll()
         await self.simulated.wait_for(lambda netmap: self.here, FIRST_MAP_DEADLINE_S)
-        self.reported = self.marker
 
     async def send_endpoints(self, number: int) -> None:
         await self.simulated.update(endpoints=markers.endpoints(number, self.spec.usual))

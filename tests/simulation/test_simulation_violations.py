@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -204,3 +206,29 @@ async def test_the_command_says_so_and_exits_with_one(server: ControlServer) -> 
     await task
     assert done.code == 1, done.err
     assert "sim-1: a message says nothing" in done.out
+
+
+async def test_ctrl_c_before_anything_is_one_sentence(server: ControlServer) -> None:
+    server.handlers["/machine/register"] = lambda tunnel, request: None
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "node.cli", "simulate", "--server", server.url),
+        *("--auth-key", "k", "--devices", "3"),
+        env=clean_environment({}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+
+        async def asked() -> int:
+            return len(server.requests)
+
+        await eventually(asked, "a device registers", 20)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, out) == (130, b"")
+    assert err.splitlines()[-1] == b"stopped before the first device had joined"
