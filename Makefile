@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready-for-tests
 .PHONY: demo serve test lint types check soak bench docs clean
 
 demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
-	@$(BIN)/python deploy/demo.py $(if $(filter-out 0,$(HEADLESS)),--headless)
+	@$(BIN)/python -m deploy.demo $(if $(filter-out 0,$(HEADLESS)),--headless)
 
 serve: $(READY)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     churn,
+    console,
     delta,
     http2_micro,
     join,
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "issue3417": churn.run_issue,
     "tenants": churn.run_tenants,
     "most": most.run,
+    "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
     "http2": http2_micro.run,

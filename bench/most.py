@@ -12,10 +12,10 @@ from bench.fleets import Load
 from bench.report import Table
 from bench.system import Foreign, Lab, Server, rss_bytes
 
-STEP = 2_000
+STEP = 3_000
 TENANT = 50
-JOIN_RATE = 50.0
-#: Stop rules.
+JOIN_RATE = 30.0
+#: Stop rules. Slow once may be a neighbour's doing; twice in a row is ours.
 MAX_JOIN_P99_MS = 2_000.0
 MIN_FREE = 0.1
 MAX_STEPS = 20
@@ -53,10 +53,11 @@ def _climb(server: Server | Foreign, step: int, steps: int) -> tuple[list[dict[s
                     "failed": report["devices"]["failed"],
                 }
             )
+            print(f"  {there:,} connected, join p99 {report['join']['p99_ms']:,.0f} ms", flush=True)
             if report["devices"]["failed"]:
                 return found, f"{report['devices']['failed']} devices could not join"
-            if report["join"]["p99_ms"] > MAX_JOIN_P99_MS:
-                return found, f"joins took longer than {MAX_JOIN_P99_MS / 1000:g} s (p99)"
+            if all(line["p99"] > MAX_JOIN_P99_MS for line in found[-2:]) and len(found) > 1:
+                return found, f"joins took longer than {MAX_JOIN_P99_MS / 1000:g} s (p99) twice in a row"
             if memory.available < memory.total * MIN_FREE:
                 return found, "memory was used up"
     return found, "this was the last step"

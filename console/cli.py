@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import json
 import os
@@ -19,7 +20,7 @@ from app import __version__, log
 from app.errors import ConfigError, HsError
 from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
-from console import export, query
+from console import export, query, terminal
 from console.main import ConsoleApp
 from console.store import PgStore
 
@@ -89,7 +90,10 @@ def cli(
         async with database(settings) as dsn:
             store = PgStore(dsn, read_only=read_only)
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            terminal.tend(app.exit)
             keep_terminal_clean(settings)
+            # The libraries stay; looking through them for garbage again and again is a pause under the keys.
+            gc.freeze()
             await app.run_async()
 
     asyncio.run(run())
@@ -179,3 +183,7 @@ def main() -> None:
     except HsError as error:
         click.echo(f"hs-console: {log.escape(error.message)}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from node.cli_devices import nodes
 from node.cli_keys import preauthkeys
 from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settings, output_option
 from node.cli_simulate import simulate
-from node.cli_system import config_check, configuration, db
+from node.cli_system import config_check, configuration, db, health
 from node.cli_users import users
 
 COMPLETION_VARIABLE = "_HS_NODE_COMPLETE"
@@ -91,7 +91,7 @@ def completion(kind: str) -> None:
     click.echo(found(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
 
 
-for group in (users, preauthkeys, nodes, auth, clusters, configuration, db):
+for group in (users, preauthkeys, nodes, auth, clusters, configuration, db, health):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
 cli.add_command(simulate)

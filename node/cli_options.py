@@ -14,6 +14,7 @@ import click
 
 from app import log, settings_values
 from app.settings import Loaded, Settings, load
+from node.headscale_commands import INSTEAD
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +42,15 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        _, command, rest = super().resolve_command(ctx, args)
+        try:
+            _, command, rest = super().resolve_command(ctx, args)
+        except click.UsageError:
+            # `hs-node nodes ...`: the words below the program's own name.
+            words = [*ctx.command_path.split()[1:], args[0]]
+            instead = INSTEAD.get(" ".join(words))
+            if instead is None:
+                raise
+            raise click.UsageError(instead) from None
         return None if command is None else command.name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -32,6 +32,16 @@ def db_check(config: str | None, output: str) -> None:
     run(shell_check.check_database(load_settings(config), output))
 
 
+@click.command()
+@config_option
+@output_option
+def health(config: str | None, output: str) -> None:
+    """Ask the running server of these settings how it is."""
+    from node.shell_health import ask_health  # httpx would slow every other command down
+
+    run(ask_health(load_settings(config), output))
+
+
 @click.group("config", cls=Verbs)
 def configuration() -> None:
     """The settings."""

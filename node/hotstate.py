@@ -44,9 +44,14 @@ class HotState:
     """The line between the hub and the database."""
 
     def __init__(
-        self, store: Store, current: Callable[[DeviceId], Device | None], may_write: Callable[[], bool]
+        self,
+        store: Store,
+        current: Callable[[DeviceId], Device | None],
+        may_write: Callable[[], bool],
+        on_written: Callable[[], None] = lambda: None,
     ) -> None:
         """`may_write`: whether this instance holds its lease now, and is not frozen."""
+        self._on_written = on_written
         self._store = store
         self._may_write = may_write
         self._current = current
@@ -104,6 +109,8 @@ class HotState:
             except HsError:
                 self._hot.update(ids)
                 raise
+        if written:
+            self._on_written()
         return written
 
     async def run(self) -> None:

@@ -31,9 +31,15 @@ class Metrics:
         self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
         self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
         self._tenants = gauge("hs_tenants", "Tenants of this cluster.").labels(cluster_id)
-        self._half_open = gauge("hs_half_open_connections", "Connections before their handshake.").labels(
+        self._half_open = gauge("hs_half_open_connections", "Connections before their first record.").labels(
             cluster_id
         )
+        self._displaced = gauge(
+            "hs_displaced_connections", "Unfinished connections cut for newer ones since the start: a flood."
+        ).labels(cluster_id)
+        self._refused = gauge(
+            "hs_refused_connections", "Connections refused since the start: too many of one address."
+        ).labels(cluster_id)
         self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
             cluster_id
         )
@@ -85,11 +91,23 @@ class Metrics:
         self._changed.inc(stats.devices)
         self._rounds.observe(stats.seconds)
 
-    def gauges(self, *, tenants: int, devices: int, sessions: int, half_open: int, waiting: int) -> None:
+    def gauges(
+        self,
+        *,
+        tenants: int,
+        devices: int,
+        sessions: int,
+        half_open: int,
+        displaced: int,
+        refused: int,
+        waiting: int,
+    ) -> None:
         self._tenants.set(tenants)
         self._devices.set(devices)
         self._sessions.set(sessions)
         self._half_open.set(half_open)
+        self._displaced.set(displaced)
+        self._refused.set(refused)
         self._waiting.set(waiting)
 
     def text(self) -> bytes:

@@ -27,14 +27,17 @@ from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from app.wire import records
 from node.c2n import ClientQueries
+from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
+from node.fanout import RoundStats
 from node.hotstate import HotState
 from node.hub import Hub
 from node.jobs import Job
 from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
+from node.news import FleetNews
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
@@ -86,6 +89,7 @@ class Owner:
     requests: RequestRunner
     listener: Listener
     login_waiters: Waiters
+    news: FleetNews
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _counted: int = 0
@@ -113,6 +117,20 @@ class Owner:
             nameservers=settings.dns.nameservers.global_,
             search_domains=settings.dns.search_domains,
         )
+        news = FleetNews(scoped.notify_fleet, may_write)
+
+        def on_round(stats: RoundStats) -> None:
+            metrics.round(stats)
+            news.touch()
+
+        def on_rows(count: int) -> None:
+            metrics.foreign_rows(count)
+            news.touch()
+
+        def on_request(kind: str, outcome: str) -> None:
+            metrics.operator_request(kind, outcome)
+            news.touch()
+
         hot: HotState
         hub = Hub(
             compress=compress,
@@ -122,9 +140,9 @@ class Owner:
             control_time=control_time,
             offline_grace_s=settings.timing.offline_grace,
             on_hot=lambda device: hot.mark(device),
-            on_round=lambda tenant, stats: metrics.round(stats),
+            on_round=lambda tenant, stats: on_round(stats),
         )
-        hot = HotState(scoped, hub.device, may_write)
+        hot = HotState(scoped, hub.device, may_write, news.touch)
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
         registrar = Registrar(
@@ -152,10 +170,8 @@ class Owner:
             if await derp_map.refresh():
                 hub.set_derp_map(derp_map.current)
 
-        refresher = Refresher(
-            scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
-        )
-        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
+        refresher = Refresher(scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=on_rows)
+        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=on_request)
         listener = Listener(
             dsn,
             [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
@@ -178,6 +194,7 @@ class Owner:
             requests=requests,
             listener=listener,
             login_waiters=waiters,
+            news=news,
             may_write=may_write,
         )
 
@@ -225,6 +242,7 @@ class Owner:
     async def start_relay(self, verify_url: str) -> None:
         """Start the relay process and put its region where every cluster finds it."""
         self.relay = Supervisor(relay_config(self.settings, verify_url))
+        self.metrics.registry.register(RelayCollector(self.settings.cluster_id, lambda: self.relay))
         await self.relay.start()
         await self._publish_region()
 
@@ -298,6 +316,8 @@ class Owner:
             devices=devices,
             sessions=sessions,
             half_open=self.limits.half_open,
+            displaced=self.limits.displaced,
+            refused=self.limits.refused,
             waiting=self.hot.waiting,
         )
         return self.metrics.text()

@@ -20,6 +20,7 @@ from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
+from app.entry.limits import HANDSHAKE_DEADLINE_S
 from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
 from app.model import Login
@@ -40,6 +41,8 @@ _log = log.get("serve")
 BACKLOG = 4096
 HEALTH_DEADLINE_S = 1.0
 WEB_KEEPALIVE_S = 30.0
+#: Between two looks at an embedded server that does not answer.
+REVIVE_PAUSE_S = 1.0
 #: Pages under way get so long when the process stops.
 WEB_STOP_S = 2.0
 
@@ -56,6 +59,7 @@ class Serving:
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
+    was_stale: bool = False
 
     @property
     def state(self) -> str:
@@ -90,6 +94,11 @@ class Serving:
         if self.was_deposed:
             raise LeaseLost(
                 f"another instance has taken cluster {settings.cluster_id!r} over: this one has stopped"
+            )
+        if self.was_stale:
+            raise Unavailable(
+                f"pg_dsn: the database was away for longer than timing.max_stale"
+                f" ({self.settings.timing.max_stale:g} s): this instance has stopped"
             )
 
     # -- ownership ------------------------------------------------------------------------------
@@ -183,13 +192,16 @@ class Serving:
             # A failover between this load and the first LISTEN is another history too.
             owner.listener.generation = owner.refresher.generation
             await owner.heartbeat()
+            owner.news.touch()
             for name, work in (
                 ("listen", owner.listener.run()),
                 ("refresh", owner.refresher.run(owner.events())),
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
+                ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
+                ("embedded database", self._revive_database()),
             ):
                 tasks.append(self.daemon.spawn(name, work))
             scheduler = schedule(owner.jobs())
@@ -218,8 +230,21 @@ class Serving:
                     await self.lease.wait_for(LeaseState.OWNER, LeaseState.LOST)
             except TimeoutError:
                 _log.error("frozen_too_long", max_stale_s=self.settings.timing.max_stale)
+                self.was_stale = True
                 self.daemon.stopping.set()
                 return
+
+    async def _revive_database(self) -> None:
+        """An embedded server that died has nobody else to start it again."""
+        assert self.lease is not None
+        while self.settings.pg_dsn is None:
+            await self.lease.wait_for(LeaseState.FROZEN)
+            try:
+                async with database_dsn(self.settings):
+                    pass  # one user more makes sure that it runs
+            except HsError as error:
+                _log.error("embedded_database_not_started", reason=error.message)
+            await asyncio.sleep(REVIVE_PAUSE_S)
 
     # -- listeners ------------------------------------------------------------------------------
 
@@ -238,12 +263,14 @@ class Serving:
         http = runner.server
         assert http is not None
         host, port = split_listen(self.settings.listen_addr)
+        tls = tls_context(self.settings)
         try:
             server = await asyncio.get_running_loop().create_server(
                 owner.entry(lambda: http()).protocol,
                 host,
                 port,
-                ssl=tls_context(self.settings),
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_DEADLINE_S,
                 backlog=BACKLOG,
             )
         except OSError as error:

@@ -90,6 +90,10 @@ class TunnelProtocol:
     def __repr__(self) -> str:
         return f"<tunnel {short(self.machine_key)} {self.remote} streams={self._h2.open_streams}>"
 
+    @property
+    def heard(self) -> bool:
+        return self._opener.opened
+
     # -- from the client ------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:

@@ -124,6 +124,10 @@ class Devices(ScopedBase):
         """Plans for the tables' size of now; due when a cluster has grown a lot."""
         await self._execute(QUERIES["refresh_statistics"])
 
+    async def notify_fleet(self) -> None:
+        """Wakes consoles and standbys, in a transaction of its own."""
+        await self._execute(QUERIES["notify_fleet"], self.cluster_id)
+
     async def put_instance(
         self, instance: str, *, kind: str = "node", addr: str = "", version: str = ""
     ) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
 from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
-from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
+from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
 from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
 
@@ -42,6 +42,11 @@ _PROXY_HINT = (
 
 class Tunnel(Protocol):
     """What a finished handshake becomes (node.tunnel)."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether a record of the client's has opened: it proves the keys, an initiation may be a replay."""
+        ...
 
     def data_received(self, data: bytes) -> None: ...
 
@@ -102,7 +107,7 @@ class EntryProtocol(asyncio.Protocol):
         "_deadline",
         "_entry",
         "_established",
-        "_peer",
+        "_place",
         "_remote",
         "_transport",
         "_tunnel",
@@ -113,8 +118,8 @@ class EntryProtocol(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._tunnel: Tunnel | None = None
-        #: Who is at the other end of the TCP connection: what limits count.
-        self._peer = ""
+        #: What limits count: by who is at the other end of the TCP connection.
+        self._place: Place | None = None
         #: Whose request it is.
         self._remote = ""
         self._established = False
@@ -122,9 +127,10 @@ class EntryProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        self._peer = self._remote = str(peer[0]) if peer else "?"
+        self._remote = str(peer[0]) if peer else "?"
         stream = cast(asyncio.Transport, transport)
-        if not self._entry.limits.admit(self._peer):
+        self._place = self._entry.limits.admit(self._remote, stream.abort)
+        if self._place is None:
             stream.abort()
             return
         self._transport = stream
@@ -133,10 +139,10 @@ class EntryProtocol(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is None:
+        if self._transport is None or self._place is None:
             return
         self._cancel_deadline()
-        self._entry.limits.closed(self._peer, established=self._established)
+        self._entry.limits.closed(self._place)
         if self._tunnel is not None:
             self._tunnel.connection_lost(exc)
         self._transport = self._tunnel = None
@@ -151,9 +157,9 @@ class EntryProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._tunnel is not None:
-            self._tunnel.data_received(data)
+            self._feed(self._tunnel, data)
             return
-        if self._transport is None:
+        if self._transport is None or self._place is None:
             return
         self._buffer += data
         try:
@@ -161,13 +167,18 @@ class EntryProtocol(asyncio.Protocol):
             if parts is None:
                 return
             head = parse_head(parts[0])
-            self._remote = client_address(head, self._peer, self._entry.trusted_proxies)
+            self._remote = client_address(head, self._place.address, self._entry.trusted_proxies)
             if head.is_upgrade_path:
                 self._upgrade(head, parts[1])
             else:
                 self._hand_to_web()
         except (BadRequest, RemoteProtocolError) as error:
             self._refuse(400, error.message)
+
+    def _feed(self, tunnel: Tunnel, data: bytes) -> None:
+        tunnel.data_received(data)
+        if not self._established and tunnel.heard:
+            self._finish_handshake()
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -177,15 +188,17 @@ class EntryProtocol(asyncio.Protocol):
     def _finish_handshake(self) -> None:
         self._cancel_deadline()
         self._established = True
-        self._entry.limits.established(self._peer)
+        assert self._place is not None
+        self._entry.limits.established(self._place)
 
     def _hand_to_web(self) -> None:
         """aiohttp takes the connection, with its own deadlines for heads and idle connections."""
         assert self._transport is not None
-        transport = self._transport
+        assert self._place is not None
+        transport, place = self._transport, self._place
         self._finish_handshake()
         web = self._entry.make_web()
-        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(self._peer, established=True))
+        counted = _CountedProtocol(web, lambda: self._entry.limits.closed(place))
         self._transport = None
         transport.set_protocol(counted)
         counted.connection_made(transport)
@@ -215,7 +228,6 @@ class EntryProtocol(asyncio.Protocol):
             raise RemoteProtocolError("X-Tailscale-Handshake is not base64", code="bad_handshake") from error
         responder = noise.open_initiation(initiation, self._entry.private_key, self._entry.public_key)
         response, keys = responder.respond(X25519PrivateKey.generate())
-        self._finish_handshake()
         self._buffer = bytearray()
         handshake = Handshake(responder, keys, self._remote, pipe is not None)
         if pipe is not None:
@@ -226,7 +238,7 @@ class EntryProtocol(asyncio.Protocol):
         else:
             self._tunnel = self._entry.make_tunnel(handshake, outlet, answer + response)
         if rest and self._tunnel is not None:
-            self._tunnel.data_received(rest)
+            self._feed(self._tunnel, rest)
 
     def _refuse(self, status: int, text: str) -> None:
         if self._transport is None:
@@ -275,6 +287,10 @@ class _WebSocketPipe:
         self._transport = transport
         self._codec = websocket.WebSocketCodec()
         self.tunnel: Any = None
+
+    @property
+    def heard(self) -> bool:
+        return bool(self.tunnel.heard)
 
     # towards the client
 

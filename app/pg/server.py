@@ -240,16 +240,19 @@ class Server:
         """Remove the lock files of a dead server whose process id another program has now.
 
         In a restarted container ids repeat, and PostgreSQL would take any process of its own
-        account under that id for the old server.
+        account under that id for the old server; also its own corpse, which in a container that
+        reaps none stays for ever.
         """
         lines = self._pid_file()
         if not lines or not lines[0].isdigit():
             return
         try:
-            program = Path(f"/proc/{lines[0]}/comm").read_text().strip()
+            stat = Path(f"/proc/{lines[0]}/stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
             return
-        if program != "postgres":
+        # pid (program) state ...; the program's name may hold anything.
+        program, _, rest = stat.partition("(")[2].rpartition(")")
+        if program != "postgres" or rest.split()[0] == "Z":
             (self.layout.data / "postmaster.pid").unlink(missing_ok=True)
             lock = socket_path(self.layout.socket_dir)
             lock.with_name(lock.name + ".lock").unlink(missing_ok=True)

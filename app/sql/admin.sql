@@ -113,6 +113,11 @@ INSERT INTO instances (cluster_id, instance_id, kind, addr, version) VALUES ($1,
 ON CONFLICT (instance_id) DO UPDATE SET addr = EXCLUDED.addr, version = EXCLUDED.version, heartbeat_at = now()
  WHERE instances.cluster_id = $1
 
+-- notify_fleet --
+-- Wakes consoles and standbys: something of this cluster was committed.
+-- $1 cluster_id
+SELECT pg_notify('hs_fleet', $1)
+
 -- delete_instance --
 -- This process is gone.
 -- $1 cluster_id, $2 instance_id

@@ -80,6 +80,11 @@ class Opener:
         self._failed = False
 
     @property
+    def opened(self) -> bool:
+        """Whether any record has opened: the peer holds the keys."""
+        return self._counter > 0 and not self._failed
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes of an unfinished record."""
         return len(self._pending)

@@ -33,7 +33,8 @@ from node.derp.config import DerpConfig, Ready, certificate_names, parse_config
 from node.derp.server import Relay, RelayOptions
 from node.derp.stun import StunServer
 
-STATS_PERIOD_S = 10.0
+#: How old the relay's figures on the parent's /metrics may be.
+STATS_PERIOD_S = 2.0
 #: Largest configuration line.
 MAX_CONFIG_BYTES = 64 * 1024
 

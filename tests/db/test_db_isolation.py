@@ -27,7 +27,7 @@ NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
     "node_key_known", "route_machine", "get_request", "read_logins", "open_login", "trim_logins",
-    "lease_state", "lease_acquire", "lease_renew", "lease_release",
+    "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
 }  # fmt: skip
 
 

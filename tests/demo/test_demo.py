@@ -1,4 +1,4 @@
-"""`make demo HEADLESS=1`, run as the Makefile does."""
+"""`make demo`, run as the Makefile does: without a terminal, and with one of 80x24."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from tests.node.support import ROOT, clean_environment, eventually
+from tests.terminal import FULL_SCREEN, SCREEN_BACK, Terminal
 
 DEADLINE_S = 90.0
-DEMO = [sys.executable, str(ROOT / "deploy" / "demo.py"), "--headless"]
+DEMO = [sys.executable, "-m", "deploy.demo"]
+HEADLESS = [*DEMO, "--headless"]
 
 
 @pytest.fixture
@@ -55,7 +57,13 @@ def section(out: str, title: str) -> list[list[str]]:
 def test_headless_prints_the_fleet_and_leaves_nothing_twice(place: Path) -> None:
     for run in (1, 2):
         done = subprocess.run(
-            DEMO, env=environment(place), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            HEADLESS,
+            env=environment(place),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         clusters = {row[0]: row for row in section(done.stdout, "Clusters")}
@@ -84,7 +92,7 @@ def test_headless_prints_the_fleet_and_leaves_nothing_twice(place: Path) -> None
 
 async def test_told_to_stop_it_ends_everything(place: Path) -> None:
     process = subprocess.Popen(  # noqa: ASYNC220
-        DEMO, env=environment(place), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        HEADLESS, env=environment(place), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
 
@@ -101,3 +109,22 @@ async def test_told_to_stop_it_ends_everything(place: Path) -> None:
             process.kill()
             process.wait()
     assert leftovers(place) == []
+
+
+async def test_with_a_terminal_the_console_is_on_top_and_live(place: Path) -> None:
+    terminal = Terminal(DEMO, environment(place))
+    try:
+        await terminal.shows("starting cluster east", DEADLINE_S)
+        await terminal.shows("40 of 40 joined", DEADLINE_S)
+        await terminal.shows("palette", DEADLINE_S)  # the console's last line
+        assert FULL_SCREEN in terminal.raw
+        terminal.press("2")
+        await terminal.shows("east-cache-1", DEADLINE_S)
+        await terminal.shows("offline", DEADLINE_S)  # somebody leaves while one watches
+        terminal.press("q")
+        assert terminal.process.wait(DEADLINE_S) == 0
+        assert SCREEN_BACK in terminal.raw
+        assert "stopping devices, clusters and database" in terminal.text
+        assert leftovers(place) == []
+    finally:
+        terminal.close()

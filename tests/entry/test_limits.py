@@ -1,41 +1,73 @@
-"""Floods of unfinished connections meet a bound, and every count returns to zero."""
+"""Floods of unfinished connections meet a bound, the oldest give way, and every count returns to zero."""
 
 from __future__ import annotations
 
-from app.entry.limits import ConnectionLimits
+from app.entry.limits import ConnectionLimits, Place
 
 
-def test_one_address_cannot_take_all_places():
-    limits = ConnectionLimits(half_open=10, half_open_per_address=4, per_address=100)
-    assert [limits.admit("a") for _ in range(6)] == [True] * 4 + [False] * 2
-    assert limits.admit("b")
-    assert limits.refused == 2
+class Connections:
+    """Connections by number, in order of arrival; `dropped` are those that had to give way."""
+
+    def __init__(self, **limits: int) -> None:
+        self.limits = ConnectionLimits(**limits)
+        self.dropped: list[int] = []
+        self._count = 0
+
+    def arrive(self, address: str) -> Place | None:
+        number, self._count = self._count, self._count + 1
+        return self.limits.admit(address, lambda: self.dropped.append(number))
 
 
-def test_all_places_taken_by_many_addresses():
-    limits = ConnectionLimits(half_open=3, half_open_per_address=3, per_address=100)
-    assert [limits.admit(str(i)) for i in range(5)] == [True, True, True, False, False]
+def test_one_address_takes_its_own_places_only():
+    some = Connections(half_open=10, half_open_per_address=4, per_address=100)
+    assert some.arrive("b") is not None
+    for _ in range(6):
+        assert some.arrive("a") is not None
+    assert some.dropped == [1, 2]
+    assert some.limits.half_open == 5
+
+
+def test_when_all_places_are_taken_the_oldest_gives_way():
+    some = Connections(half_open=3, half_open_per_address=3, per_address=100)
+    for number in range(5):
+        assert some.arrive(str(number)) is not None
+    assert some.dropped == [0, 1]
+    assert some.limits.half_open == 3
+    assert some.limits.displaced == 2
+
+
+def test_a_finished_handshake_is_safe_from_those_that_come_later():
+    some = Connections(half_open=2, half_open_per_address=2, per_address=100)
+    done = some.arrive("a")
+    assert done is not None
+    some.limits.established(done)
+    for _ in range(5):
+        some.arrive("a")
+    assert some.dropped == [1, 2, 3]
 
 
 def test_a_finished_handshake_frees_its_place_but_still_counts_for_its_address():
-    limits = ConnectionLimits(half_open=1, half_open_per_address=1, per_address=2)
-    assert limits.admit("a")
-    limits.established("a")
-    assert limits.admit("a")
-    limits.established("a")
-    assert not limits.admit("a")
-    limits.closed("a", established=True)
-    assert limits.admit("a")
+    some = Connections(half_open=1, half_open_per_address=1, per_address=2)
+    first, second = some.arrive("a"), some.arrive("a")
+    assert first is not None
+    assert second is not None
+    assert some.dropped == [0]
+    assert some.arrive("a") is None
+    assert some.limits.refused == 1
+    some.limits.closed(first)
+    assert some.arrive("a") is not None
 
 
 def test_counts_return_to_zero():
-    limits = ConnectionLimits()
-    for address in "abcab":
-        assert limits.admit(address)
-    limits.established("a")
-    limits.closed("a", established=True)
-    for address in "bcab":
-        limits.closed(address, established=False)
-    assert limits.half_open == 0
-    assert not limits._open
-    assert not limits._half_open
+    some = Connections(half_open=5, half_open_per_address=2)
+    places = [some.arrive(address) for address in "abcaab"]
+    assert some.dropped == [0]
+    for place in places:
+        assert place is not None
+    some.limits.established(places[1])
+    some.limits.established(places[1])
+    for place in places:
+        some.limits.closed(place)
+    assert some.limits.half_open == 0
+    assert not some.limits._open
+    assert not some.limits._half_open_of

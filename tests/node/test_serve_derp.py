@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -16,7 +18,7 @@ from nacl.public import PrivateKey
 from app.wire import derp
 from tests.derp.derp_client import DerpClient
 from tests.node.kit import Recorder, in_process, joined
-from tests.node.support import DEADLINE_S, ServeProcess, admin
+from tests.node.support import DEADLINE_S, ServeProcess, admin, eventually
 
 
 def regions(device: Recorder) -> dict[int, Any]:
@@ -50,6 +52,36 @@ async def test_the_own_region_serves_registered_devices_only(database: str) -> N
             assert derp.FrameType.SERVER_INFO not in {frame.type for frame in await stranger.closed()}
             for client in (one, two, stranger):
                 await client.close()
+
+            async def reported() -> dict[str, float] | None:
+                series = await serve.metrics()
+                return series if series.get("hs_relay_refused_admission_total") == 1 else None
+
+            # The process' own figures, on the parent's page, for this cluster.
+            series = await eventually(reported, "the relay's figures are on /metrics")
+            assert series["hs_relay_up"] == 1
+            assert series["hs_relay_restarts_total"] == 0
+            assert series["hs_relay_accepted_total"] == 2
+            assert series["hs_relay_packets_received_total"] == 1
+            assert series["hs_relay_packets_sent_total"] == 1
+            assert series["hs_relay_verify_asked_total"] >= 3
+            async with httpx.AsyncClient(trust_env=False) as web_client:
+                page = (await web_client.get(f"{serve.metrics_url}/metrics")).text
+            relay_lines = [line for line in page.splitlines() if line.startswith("hs_relay_")]
+            assert all('{cluster_id="default"}' in line for line in relay_lines)
+
+
+async def test_a_killed_relay_is_counted(database: str) -> None:
+    async with ServeProcess(database) as serve:
+        (child,) = psutil.Process(serve.pid).children()
+        assert "node.derp" in child.cmdline()
+        child.kill()
+
+        async def back() -> bool:
+            series = await serve.metrics()
+            return series["hs_relay_restarts_total"] == 1 and series["hs_relay_up"] == 1
+
+        await eventually(back, "the relay runs again")
 
 
 async def test_regions_of_all_clusters_are_in_every_map(database: str, tmp_path: Path) -> None:

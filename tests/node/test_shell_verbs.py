@@ -17,6 +17,7 @@ from tests.node.support import (
     clean_environment,
     device,
     eventually,
+    free_port,
     join,
     own_id,
     run_shell,
@@ -233,6 +234,37 @@ async def test_help_names_the_aliases() -> None:
     assert "destroy (delete, rm)" in result.out
     assert (await run_shell(env, "version")).out.startswith("hs-node, version ")
     assert set(json.loads((await run_shell(env, "version", "-o", "json")).out)) == {"version"}
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [
+        ("policy get", "access policies are not built yet"),
+        ("apikeys list", "not built yet"),
+        ("nodes list-routes", "not built yet"),
+        ("nodes register --user a --key b", "hs-node auth approve"),
+        ("dumpConfig", "hs-node config check"),
+    ],
+)
+async def test_headscales_other_commands_say_what_to_do_instead(command: str, instead: str) -> None:
+    result = await run_shell(clean_environment({}), *command.split())
+    assert (result.code, result.out) == (2, "")
+    assert instead in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+async def test_health_asks_the_running_server(serve: ServeProcess) -> None:
+    well = await serve.shell("health", "-o", "json")
+    assert (well.code, json.loads(well.out)) == (
+        0,
+        [{"cluster": serve.cluster, "state": "owner", "database": "pass"}],
+    )
+    elsewhere = {**serve.env, "HS_METRICS_LISTEN_ADDR": f"127.0.0.1:{free_port()}"}
+    nobody = await run_shell(elsewhere, "health")
+    assert (nobody.code, nobody.out) == (1, "")
+    assert nobody.err.startswith("error: metrics_listen_addr: no server answers at http://127.0.0.1:")
+    other = await run_shell({**serve.env, "HS_METRICS_LISTEN_ADDR": f"127.0.0.1:{serve.port}"}, "health")
+    assert other.code == 0  # the clients' address tells it as well
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])

@@ -168,6 +168,26 @@ async def test_reused_process_id_does_not_block(server: EmbeddedPostgres) -> Non
     assert await ask(await server.start(), "SELECT 1") == 1
 
 
+async def test_its_own_corpse_does_not_block(server: EmbeddedPostgres) -> None:
+    """As process 1 of a container that nobody reaps children for: the dead server stays in the table."""
+    await server.start()
+    program = postmaster(server).exe()
+    await server.stop()
+    owner = server.data_dir.stat()
+    corpse = subprocess.Popen(  # noqa: ASYNC220
+        [program, "--version"],
+        stdout=subprocess.DEVNULL,
+        cwd="/",
+        **({"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}),
+    )
+    try:
+        os.waitid(os.P_PID, corpse.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it ends at once
+        (server.data_dir / "postmaster.pid").write_text(f"{corpse.pid}\n{server.data_dir}\n")
+        assert await ask(await server.start(), "SELECT 1") == 1
+    finally:
+        corpse.wait()
+
+
 async def test_ctrl_c_in_our_terminal_does_not_reach_the_server(
     server: EmbeddedPostgres, state_dir: Path
 ) -> None:

@@ -44,6 +44,8 @@ def test_one_in_fifty_is_full_and_twenty_at_least(devices: int, full: int) -> No
 def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     with pytest.raises(BadRequest, match="3 tenants need as many auth keys"):
         fleet("http://x", ["a", "b"], 10, tenants=3)
+    with pytest.raises(BadRequest, match="not a control server's URL"):
+        fleet("ftp://x", ["a"], 10)
     with pytest.raises(BadRequest, match="needs a device"):
         fleet("http://x", ["a"], 0)
     with pytest.raises(BadRequest, match="above zero"):

@@ -1,0 +1,131 @@
+"""`make demo`: two clusters on one embedded database, forty simulated devices that come and go.
+
+The devices speak the real protocol to two real `hs-node serve` processes. With a terminal the console
+runs on top; with --headless the fleet is printed and all ends. Everything lies in a temporary directory,
+or in DEMO_DIR, which is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+from app.database import database_dsn
+from app.db.setup import Database
+from app.errors import HsError
+from app.simulation.fleet import Fleet
+from app.simulation.scenario import Spec
+from deploy.demo.fleet import choose_relays, happen, meet
+from deploy.demo.people import DEVICES_EACH, people
+from deploy.demo.picture import Places, report, settled
+from deploy.demo.progress import Progress
+from deploy.demo.server import Server
+from deploy.demo.watching import watch
+from node.shell import administration
+
+CLUSTERS = ("east", "west")
+HEADLESS_EVENT_S = 0.05
+HEADLESS_S = 3.0
+EXIT_INTERRUPTED = 130
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """DEMO_DIR, or a directory that goes with us; the database's own account may enter it."""
+    given = os.environ.get("DEMO_DIR")
+    if given:
+        path = Path(given).absolute()
+        path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        yield path
+        return
+    path = Path(tempfile.mkdtemp(prefix="hs-demo-"))
+    path.chmod(0o711)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
+    servers = [Server(cluster, state_dir) for cluster in CLUSTERS]
+    async with AsyncExitStack() as stack:
+        for server in servers:
+            fresh = not (state_dir / "pg").exists()
+            extra = "; PostgreSQL is initialised first" if fresh else ""
+            progress.say(f"starting cluster {server.cluster} at {server.url}{extra}")
+            await stack.enter_async_context(server.running())
+        places: Places = {}
+        specs: list[Spec] = []
+        for server in servers:
+            scoped = await stack.enter_async_context(administration(server.settings))
+            places[server.cluster] = scoped, await scoped.tenant()
+            specs += await people(*places[server.cluster], server)
+        fleet = await stack.enter_async_context(Fleet(specs))
+        progress.say(f"{len(specs)} devices join")
+        await fleet.join()
+        progress.say(f"{fleet.joined} of {len(specs)} joined in {fleet.joining_s:.1f} s")
+        await choose_relays(fleet)
+        await meet(fleet)
+        progress.say(f"every device sees its {DEVICES_EACH - 1} peers")
+        if headless:
+            database = Database(await stack.enter_async_context(database_dsn(servers[0].settings)))
+            progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
+            await happen(fleet, HEADLESS_EVENT_S, HEADLESS_S)
+            report(await settled(database, places, fleet), fleet)
+        else:
+            progress.say("the console opens; q ends it and the demo")
+            await watch(fleet, servers[0].env, progress)
+        progress.say("stopping devices, clusters and database")
+    violations = fleet.world.tally.violations
+    for row in violations.rows():
+        print(f"protocol violation: {row['what']}", file=sys.stderr)
+    progress.say("done")
+    return 1 if violations.total else 0
+
+
+async def until_told(state_dir: Path, headless: bool, progress: Progress) -> int:
+    """The demo, ended in order by the signals that end programs."""
+    work = asyncio.create_task(demo(state_dir, headless, progress), name="demo")
+
+    def stop() -> None:
+        # Once: a second signal (a terminal that closes sends two) must not break off the stopping.
+        if not work.cancelling():
+            work.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        progress.say("stopped")
+        return 0 if not headless else EXIT_INTERRUPTED
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Two clusters, forty devices, one embedded database.")
+    parser.add_argument("--headless", action="store_true", help="print the fleet, stop everything, exit")
+    headless = parser.parse_args().headless
+    progress = Progress()
+    if not headless and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        progress.say("this is no terminal: running as with HEADLESS=1")
+        headless = True
+    try:
+        with directory() as state_dir:
+            return asyncio.run(until_told(state_dir, headless, progress))
+    except* HsError as errors:
+        for error in errors.exceptions:
+            print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

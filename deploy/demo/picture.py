@@ -1,0 +1,108 @@
+"""The deployment as the database tells it, and as tables."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from app.db.scoped import Scoped
+from app.db.setup import Database
+from app.errors import Unavailable
+from app.model import AuthKey, ClusterFacts, Device, Tenant, User
+from app.simulation.fleet import Fleet
+from deploy.demo.fleet import away, happened
+from node.shell import Row, show, when
+from node.shell_clusters import cluster_row
+
+#: The tables must say what the devices do within this.
+SETTLE_DEADLINE_S = 30.0
+POLL_S = 0.1
+
+#: Scope and home tenant of each cluster.
+Places = dict[str, tuple[Scoped, Tenant]]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The deployment as the database tells it."""
+
+    clusters: list[ClusterFacts]
+    users: list[tuple[str, User]]
+    keys: list[tuple[str, AuthKey]]
+    devices: list[tuple[str, Device]]
+
+    def owner(self, cluster: str, device: Device) -> str:
+        if device.tags:
+            return ", ".join(device.tags)
+        return next(user.name for place, user in self.users if place == cluster and user.id == device.user_id)
+
+    def tables(self) -> list[tuple[str, list[Row]]]:
+        return [
+            ("Clusters", [cluster_row(cluster) for cluster in self.clusters]),
+            ("Users", [self._user(cluster, user) for cluster, user in self.users]),
+            ("Auth keys", [self._key(cluster, key) for cluster, key in self.keys]),
+            ("Devices", [self.device(cluster, device) for cluster, device in self.devices]),
+        ]
+
+    def _user(self, cluster: str, user: User) -> Row:
+        owned = [device for place, device in self.devices if place == cluster and device.user_id == user.id]
+        return {"cluster": cluster, "user": user.name, "devices": len(owned), "created": when(user.created)}
+
+    def _key(self, cluster: str, key: AuthKey) -> Row:
+        owner = next((user.name for _, user in self.users if user.id == key.user_id), None)
+        kind = "ephemeral" if key.ephemeral else "reusable" if key.reusable else "once"
+        return {
+            "cluster": cluster,
+            "key": f"{key.prefix}...",
+            "owner": owner or ", ".join(key.tags),
+            "kind": kind,
+            "uses": key.uses,
+            "expires": when(key.expiration),
+        }
+
+    def device(self, cluster: str, device: Device) -> Row:
+        return {
+            "cluster": cluster,
+            "device": device.given_name,
+            "owner": self.owner(cluster, device),
+            "address": device.ipv4,
+            "state": "online" if device.online else "away",
+            "last seen": when(device.last_seen),
+            "endpoints": list(device.endpoints),
+        }
+
+
+async def look(database: Database, places: Places) -> Picture:
+    users, keys, devices = [], [], []
+    for cluster, (scoped, tenant) in places.items():
+        users += [(cluster, user) for user in await scoped.list_users(tenant.id)]
+        keys += [(cluster, key) for key in await scoped.list_auth_keys(tenant.id)]
+        devices += [(cluster, device) for device in await scoped.list_devices(tenant.id)]
+    return Picture(await database.clusters(), users, keys, devices)
+
+
+async def settled(database: Database, places: Places, fleet: Fleet) -> Picture:
+    """The picture once it says of every device whether it is here. Raises Unavailable."""
+    gone = away(fleet)
+    end_s = time.monotonic() + SETTLE_DEADLINE_S
+    while True:
+        picture = await look(database, places)
+        found = {device.hostname for _, device in picture.devices if not device.online}
+        if found == gone:
+            return picture
+        if time.monotonic() > end_s:
+            raise Unavailable(f"away are {sorted(gone)}, but the database says {sorted(found)}")
+        await asyncio.sleep(POLL_S)
+
+
+def report(picture: Picture, fleet: Fleet) -> None:
+    for title, rows in picture.tables():
+        print(f"\n{title}\n")
+        show(rows, "table")
+    online = sum(device.online for _, device in picture.devices)
+    print(
+        f"\n{len(picture.devices)} devices over {len(picture.clusters)} clusters: {online} online,"
+        f" {len(picture.devices) - online} away; {happened(fleet)}\n",
+        flush=True,
+    )
