@@ -18,6 +18,7 @@ from bench import (
     netmap,
     noise_micro,
     outage,
+    policy,
     registration,
     report,
 )
@@ -36,6 +37,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
+    "policy": policy.run,
     "http2": http2_micro.run,
     "noise": noise_micro.run,
 }

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,9 +39,12 @@ from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
 from node.news import FleetNews
+from node.policies import TenantPolicies
+from node.policy_file import PolicyFile
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
+from node.session import SessionState
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -85,6 +89,7 @@ class Owner:
     hot: HotState
     queries: ClientQueries
     api: MachineApi
+    policies: TenantPolicies
     refresher: Refresher
     requests: RequestRunner
     listener: Listener
@@ -108,8 +113,10 @@ class Owner:
         metrics: Metrics,
         derp_map: DerpMapSource,
         may_write: Callable[[], bool],
+        policy_file: PolicyFile | None = None,
     ) -> Owner:
-        """`may_write`: whether the lease is held for certain at this moment."""
+        """`may_write`: whether the lease is held for certain at this moment. `policy_file`: the home
+        tenant's policy, None when it lies in the database."""
         dns = DnsPlan(
             settings.dns.base_domain,
             magic_dns=settings.dns.magic_dns,
@@ -123,8 +130,8 @@ class Owner:
             metrics.round(stats)
             news.touch()
 
-        def on_rows(count: int) -> None:
-            metrics.foreign_rows(count)
+        def on_rows(count: int, lag_s: float) -> None:
+            metrics.foreign_rows(count, lag_s)
             news.touch()
 
         def on_request(kind: str, outcome: str) -> None:
@@ -170,8 +177,26 @@ class Owner:
             if await derp_map.refresh():
                 hub.set_derp_map(derp_map.current)
 
-        refresher = Refresher(scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=on_rows)
-        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=on_request)
+        policies = TenantPolicies(
+            scoped, hub, file=policy_file, may_write=may_write, on_invalid=metrics.policy_invalid
+        )
+        refresher = Refresher(
+            scoped,
+            hub,
+            policies,
+            instance=instance,
+            on_derp=refresh_derp,
+            on_rows=on_rows,
+            clock=time.time,
+        )
+        requests = RequestRunner(
+            scoped,
+            hub,
+            refresher,
+            may_write=may_write,
+            count=on_request,
+            on_rebuild=metrics.rebuilt,
+        )
         listener = Listener(
             dsn,
             [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
@@ -190,6 +215,7 @@ class Owner:
             hot=hot,
             queries=queries,
             api=api,
+            policies=policies,
             refresher=refresher,
             requests=requests,
             listener=listener,
@@ -311,6 +337,7 @@ class Owner:
 
     def metrics_text(self) -> bytes:
         tenants, devices, sessions = self.hub.counts()
+        states = Counter(session.state for session in self.hub.sessions())
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
@@ -319,6 +346,8 @@ class Owner:
             displaced=self.limits.displaced,
             refused=self.limits.refused,
             waiting=self.hot.waiting,
+            sessions_lagging=states[SessionState.LAGGING],
+            sessions_waiting=states[SessionState.WAITING],
         )
         return self.metrics.text()
 

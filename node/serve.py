@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,12 +29,15 @@ from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from node.debug_pages import debug_routes
 from node.derpmap import DerpMapSource
 from node.jobs import schedule
 from node.listen import reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
-from node.web import Facts, client_app, debug_routes, metrics_app, verify_app
+from node.policy_file import PolicyFile
+from node.stall import watch_loop
+from node.web import Facts, client_app, metrics_app, verify_app
 
 _log = log.get("serve")
 
@@ -59,6 +63,7 @@ class Serving:
     lease: Lease | None = None
     owner: Owner | None = None
     was_deposed: bool = False
+    policy_file: PolicyFile | None = None
     was_stale: bool = False
 
     @property
@@ -71,6 +76,7 @@ class Serving:
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
+            self._follow_policy_file(stack)
             dsn = await stack.enter_async_context(database_dsn(settings))
             try:
                 database = await Database.prepare(dsn)
@@ -100,6 +106,27 @@ class Serving:
                 f"pg_dsn: the database was away for longer than timing.max_stale"
                 f" ({self.settings.timing.max_stale:g} s): this instance has stopped"
             )
+
+    # -- policy file ----------------------------------------------------------------------------
+
+    def _follow_policy_file(self, stack: AsyncExitStack) -> None:
+        """Take the file, if there is to be one, and again on SIGHUP. Raises ConfigError."""
+        path = self.settings.policy.file
+        if path is None:
+            return
+        self.policy_file = PolicyFile(path)
+        self.policy_file.take()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self.daemon.spawn("policy file", self._reload_policy_file())
+        )
+        stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+
+    async def _reload_policy_file(self) -> None:
+        if self.owner is not None:
+            await self.owner.policies.reload_file()
+        elif self.policy_file is not None:
+            self.policy_file.try_again()
 
     # -- ownership ------------------------------------------------------------------------------
 
@@ -179,6 +206,7 @@ class Serving:
             metrics=metrics,
             derp_map=derp_map,
             may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
+            policy_file=self.policy_file,
         )
         self.owner = owner
         tasks: list[asyncio.Task[None]] = []
@@ -199,6 +227,7 @@ class Serving:
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
+                ("loop watch", watch_loop(owner.metrics.loop_stall)),
                 ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
                 ("embedded database", self._revive_database()),
