@@ -16,11 +16,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
 
-from app.client.connection import ControlConnection, ResponseStream
+from app.client.connection import ControlConnection
 from app.client.device import SimulatedDevice
 from app.client.mapblob import decode_blob
 from app.client.netmap import ClientNetmap
 from app.client.serverkey import fetch_server_key
+from app.client.streams import ResponseStream
 from app.db.setup import Database
 from app.runtime import Daemon
 from app.settings import load
