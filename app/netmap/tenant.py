@@ -181,8 +181,9 @@ class TenantNetmap:
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
-        self.engine.sweep()
+        self._members.forget_empty()
         self._access.forget_empty()
+        self.engine.sweep()
         changed_users, again = self._commit_users()
         told_before = None
         if self._pending_policy is not None:
@@ -322,7 +323,7 @@ class TenantNetmap:
             self._members.put(device_id, row, new)
             changes[device_id] = RowChange(row, new)
         if routers:
-            self._members.forget_special()
+            self._members.forget_lists()
 
     @staticmethod
     def _changes_profiles(changes: dict[DeviceId, RowChange]) -> bool:
@@ -339,7 +340,7 @@ class TenantNetmap:
         if row.viewer_class is None:
             return False
         own = 1 if row.cls.sees & row.cls.bit else 0
-        return self._members.count_visible(row.cls) > own
+        return sum(len(cls.members) for cls in self.engine.visible(row.cls)) > own
 
     def full_map(self, device_id: DeviceId, variant: Variant, control_time: str) -> bytes:
         """The complete map of a committed device: a tailcfg.MapResponse that stands on its own.
@@ -370,14 +371,14 @@ class TenantNetmap:
         if part is None:
             part = self._class_parts[viewer] = self._class_part(viewer)
         pieces = [encode(head, variant, self._compress), part.encoded(variant, self._compress)]
-        lists = self._members.lists_for(viewer, self.engine)
-        pieces += encode_lists(lists, variant, self._compress, device_id, self.blocks)
+        peers = self._members.peers_of(viewer, self.engine)
+        pieces += encode_lists([peers], variant, self._compress, device_id, self.blocks)
         pieces.append(encode(b"]}", variant, self._compress))
         return b"".join(pieces)
 
     def _class_part(self, viewer: DeviceClass) -> Piece:
         """What all devices of a class get between their own node and the list of peers."""
-        owners = self._members.owners_in(self._members.visible(viewer))
+        owners = self._members.owners_in(self.engine.visible(viewer))
         profiles = b"".join(b"," + self._profiles[user] for user in owners if user in self._profiles)
         template, ssh = self._access.of(viewer)
         filters = filter_member(template.json) + b"," if template.is_shared else b""
