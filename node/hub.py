@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User
+from app.model import ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
@@ -39,8 +39,12 @@ class Hub:
         offline_grace_s: float,
         on_hot: Callable[[Device], None],
         on_round: Callable[[str, RoundStats], None],
+        follows: bool = False,
     ) -> None:
-        """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored."""
+        """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored.
+
+        `follows`: another instance owns the cluster; who is connected is not known here until `take_over`.
+        """
         self._compress = compress
         self._dns = dns
         self._derp_map = derp_map
@@ -59,6 +63,7 @@ class Hub:
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
         self._notes: list[set[DeviceId]] = []
         self._draining = False
+        self._follows = follows
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -139,8 +144,34 @@ class Hub:
                 continue
             first_seen = device.id not in self._tenant_of
             self.put_device(device)
-            if first_seen and device.online:
+            if first_seen and device.online and not self._follows:
                 self._expect_departure(device.id)
+
+    def put_states(self, states: Sequence[HotState]) -> None:
+        """Presence and endpoints as the former owner left them, before anybody is connected here."""
+        for state in states:
+            device = self.device(state.device_id)
+            if device is None:
+                continue
+            told = replace(
+                device,
+                endpoints=state.endpoints,
+                home_derp=state.home_derp,
+                online=state.online,
+                last_seen=state.last_seen,
+            )
+            if told != device:
+                fanout = self._tenants[device.tenant_id]
+                fanout.netmap.put(told, expired=self.is_expired(told))
+                fanout.mark()
+
+    def take_over(self) -> None:
+        """From now on this instance owns the cluster: who does not come back is offline after the grace."""
+        self._follows = False
+        for device_id in self._tenant_of:
+            device = self.device(device_id)
+            if device is not None and device.online and self.session(device_id) is None:
+                self._expect_departure(device_id)
 
     def put_tenant(self, tenant: Tenant) -> None:
         fanout = self._tenants.get(tenant.id)

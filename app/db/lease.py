@@ -62,7 +62,9 @@ class Lease:
         ttl_s: float = TTL_S,
         renew_s: float = RENEW_S,
         on_state: Callable[[LeaseState], None] | None = None,
+        on_holder: Callable[[Holder | None], None] | None = None,
     ) -> None:
+        """`on_holder` hears who holds the lease whenever it is read: by a standby several times a second."""
         self.name = name
         self.instance = instance
         self.epoch: int | None = None
@@ -71,6 +73,7 @@ class Lease:
         self._ttl_s = ttl_s
         self._renew_s = renew_s
         self._on_state = on_state
+        self._on_holder = on_holder
         self._cluster_id = name.removeprefix(CLUSTER_PREFIX) if name.startswith(CLUSTER_PREFIX) else ""
         self._conn: asyncpg.Connection[asyncpg.Record] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -90,7 +93,10 @@ class Lease:
         conn = await self._connection()
         with translated():
             row = await conn.fetchrow(QUERIES["lease_state"], self.name, timeout=self._ttl_s)
-        return None if row is None or row[1] is None else Holder(*row)
+        holder = None if row is None or row[1] is None else Holder(*row)
+        if self._on_holder is not None:
+            self._on_holder(holder)
+        return holder
 
     async def acquire(self) -> int | None:
         """One attempt: the epoch, or None while another holds it. Raises Unavailable."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 
 from app.db import rows
 from app.db.base import PoolConnection, ScopedBase
 from app.errors import BadRequest
-from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
+from app.model import Change, ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
 
 LOAD_BATCH = 2000
@@ -46,6 +46,14 @@ class Reads(ScopedBase):
             position=head["position"],
             generation=head["generation"],
         )
+
+    async def load_states(self) -> AsyncIterator[list[HotState]]:
+        """Presence and endpoints of every device, in batches."""
+        async with self._connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await conn.execute(QUERIES["be_patient"])
+            cursor = await conn.cursor(QUERIES["load_states"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
+            while batch := await cursor.fetch(LOAD_BATCH, timeout=LOAD_TIMEOUT_S):
+                yield list(map(rows.hot_state, batch))
 
     async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]:
         """The named tenants, as far as they live here."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.model import AuthKey, Change, Device, Login, OperatorRequest, Tenant, User
+from app.model import AuthKey, Change, Device, HotState, Login, OperatorRequest, Tenant, User
 
 DEVICE_COLUMNS = 22
 USER_COLUMNS = 7
@@ -19,6 +19,12 @@ def device(row: Iterable[Any]) -> Device:
     cells[10] = tuple(cells[10])  # tags
     cells[18] = tuple(cells[18])  # endpoints
     return Device(*cells)
+
+
+def hot_state(row: Iterable[Any]) -> HotState:
+    cells = list(row)
+    cells[2] = tuple(cells[2])  # endpoints
+    return HotState(*cells)
 
 
 def user(row: Iterable[Any]) -> User:
