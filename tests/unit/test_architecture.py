@@ -28,6 +28,8 @@ PURE = [
     "app/policy",
     "app/entry/head.py",
     "app/entry/limits.py",
+    "app/entry/hop.py",
+    "app/entry/routing.py",
     "app/client/netmap.py",
     "app/fleet.py",
     "console/actions.py",
