@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import delta, http2_micro, join, memory, netmap, noise_micro, registration, report
+from bench import delta, http2_micro, join, memory, netmap, noise_micro, registration, report, takeover
 from bench.report import Table
 from bench.system import Lab, lab
 
@@ -15,6 +15,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "join": join.run,
     "delta": delta.run,
     "memory": memory.run,
+    "takeover": takeover.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
     "http2": http2_micro.run,
