@@ -47,6 +47,7 @@ class TenantNetmap:
         self._dns_plan = dns
         self._dns = dns_config(dns, tenant.dns_label)
         self._derp_map = derp_map
+        self._dial_plan = b""
         self._rows: dict[DeviceId, Row] = {}
         self._members: dict[ClassKey, BlockList] = {}
         self._owned: dict[UserId, set[DeviceId]] = {}
@@ -112,6 +113,11 @@ class TenantNetmap:
         if derp_map != self._derp_map:
             self._pending_common["DERPMap"] = derp_map
 
+    def set_dial_plan(self, plan: bytes) -> None:
+        """A tailcfg.ControlDialPlan: addresses at which clients reach the owner and its standbys."""
+        if plan != self._dial_plan:
+            self._pending_common["ControlDialPlan"] = plan
+
     def set_dns(self, plan: DnsPlan) -> None:
         """Global nameservers, search domains and so on; names of devices follow the base domain."""
         config = dns_config(plan, self.tenant.dns_label)
@@ -133,6 +139,7 @@ class TenantNetmap:
         common = [orjson.dumps(name) + b":" + text for name, text in sorted(self._pending_common.items())]
         self._dns = self._pending_common.get("DNSConfig", self._dns)
         self._derp_map = self._pending_common.get("DERPMap", self._derp_map)
+        self._dial_plan = self._pending_common.get("ControlDialPlan", self._dial_plan)
         if common or changed_users or everyone_resyncs or self._changes_profiles(changes):
             self._class_parts.clear()
         self._pending = {}
@@ -286,8 +293,11 @@ class TenantNetmap:
             self._dns,
             self._derp_map,
             filters,
-            b'"CollectServices":false,"Debug":{"DisableLogTail":true},',
+            b'"CollectServices":false,"Debug":{"DisableLogTail":true},' + self._dial_plan_member(),
         )
+
+    def _dial_plan_member(self) -> bytes:
+        return b'"ControlDialPlan":%b,' % self._dial_plan if self._dial_plan else b""
 
 
 def farewell_map(
