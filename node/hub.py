@@ -48,6 +48,7 @@ class Hub:
         self._compress = compress
         self._dns = dns
         self._derp_map = derp_map
+        self._dial_plan = b""
         self._clock = clock
         self._control_time = control_time
         self._offline_grace_s = offline_grace_s
@@ -181,6 +182,8 @@ class Hub:
         netmap = TenantNetmap(
             tenant, visibility=AllowAll(), compress=self._compress, dns=self._dns, derp_map=self._derp_map
         )
+        if self._dial_plan:
+            netmap.set_dial_plan(self._dial_plan)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
             control_time=self._control_time,
@@ -297,6 +300,12 @@ class Hub:
         self._derp_map = derp_map
         for fanout in self._tenants.values():
             fanout.netmap.set_derp_map(derp_map)
+            fanout.mark()
+
+    def set_dial_plan(self, plan: bytes) -> None:
+        self._dial_plan = plan
+        for fanout in self._tenants.values():
+            fanout.netmap.set_dial_plan(plan)
             fanout.mark()
 
     # -- what devices say -----------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -23,6 +24,7 @@ from app.entry.listener import Handshake, Outlet
 from app.errors import HsError
 from app.settings import Settings
 from app.wire import records
+from app.wire.dialplan import dial_plan
 from node.c2n import ClientQueries
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
@@ -45,6 +47,9 @@ FIRST_REGION_ID = 900
 EXPIRY_CHECK_S = 1.0
 EPHEMERAL_CHECK_S = 5.0
 TRIM_S = 3600.0
+#: How often it is looked who may be dialled, and how long an instance counts that says nothing.
+DIAL_PLAN_S = 2.0
+SILENT_INSTANCE_S = 30.0
 #: Statistics are refreshed whenever the fleet has doubled since, from this size on.
 STATISTICS_S = 2.0
 STATISTICS_FROM = 50
@@ -82,6 +87,7 @@ class Owner:
     relay: Supervisor | None = None
     _counted: int = 0
     _published: dict[str, Any] | None = None
+    _told_plan: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
 
     @classmethod
@@ -199,6 +205,7 @@ class Owner:
             Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
             Job("heartbeat", HEARTBEAT_S, self.heartbeat),
             Job("trim", TRIM_S, self._trim),
+            Job("dial_plan", DIAL_PLAN_S, self.tell_dial_plan),
             Job("statistics", STATISTICS_S, self._refresh_statistics),
         ]
         if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
@@ -222,6 +229,17 @@ class Owner:
         """Say in the database that this process lives, and where its relay is."""
         await self.publish_region()
         await self.follower.say_alive()
+
+    async def tell_dial_plan(self) -> None:
+        """Tell clients the addresses of this instance and its standbys, if it knows its own."""
+        own = self.settings.advertise_addr
+        if not own or not self.may_write():
+            return
+        known = await self.scoped.advertised_instances(SILENT_INSTANCE_S)
+        plan = dial_plan([own, *(addr for name, addr in known if name != self.instance)])
+        if plan != self._told_plan:
+            self._told_plan = plan
+            self.hub.set_dial_plan(orjson.dumps(plan))
 
     async def _refresh_statistics(self) -> None:
         devices = self.hub.counts()[1]

