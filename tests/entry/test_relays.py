@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import aiohttp.web
@@ -27,6 +30,7 @@ from app.entry.relays import Relays
 from app.errors import Unavailable
 from app.model import ClusterOwner
 from app.wire import noise
+from node.derp.certificate import load_or_create_certificate, server_context
 from tests.node.kit import until
 
 DEADLINE_S = 10.0
@@ -80,7 +84,7 @@ class Node:
     entry: Entry = None  # type: ignore[assignment]
     door: InnerDoor = None  # type: ignore[assignment]
 
-    async def open(self) -> Node:
+    async def open(self, tls: ssl.SSLContext | None = None) -> Node:
         async def ask() -> ClusterOwner | None:
             self.asked += 1
             if isinstance(self.says, Exception):
@@ -99,8 +103,8 @@ class Node:
         self.entry = Entry(DEPLOYMENT, PUBLIC, tunnel, lambda: web(), ConnectionLimits(), self.relays)
         self.door = InnerDoor(self.entry, KEY, "east", lambda: self.epoch if self.serves else None)
         loop = asyncio.get_running_loop()
-        for factory in (self.entry.protocol, self.door.protocol):
-            self._servers.append(await loop.create_server(factory, "127.0.0.1", 0))
+        self._servers.append(await loop.create_server(self.entry.protocol, "127.0.0.1", 0, ssl=tls))
+        self._servers.append(await loop.create_server(self.door.protocol, "127.0.0.1", 0))
         self._running = asyncio.create_task(self.relays.run())
         return self
 
@@ -177,8 +181,8 @@ def upgrade(*headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-async def dial(port: int, data: bytes | None = None) -> Caller:
-    caller = Caller(*await asyncio.open_connection("127.0.0.1", port))
+async def dial(port: int, data: bytes | None = None, tls: ssl.SSLContext | None = None) -> Caller:
+    caller = Caller(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
     caller.writer.write(upgrade() if data is None else data)
     return caller
 
@@ -252,7 +256,7 @@ async def test_back_pressure_towards_a_client_that_does_not_read(pair: tuple[Nod
     """What the owner writes stays with the owner: entry and kernel hold a bounded part."""
     entry, owner = pair
     caller, pipe = await relayed(entry, owner)
-    caller.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
     chunk, written = b"y" * 65536, 0
     while not pipe.paused or written < 32 * 2**20:
         pipe.outlet.write(chunk)
@@ -265,7 +269,7 @@ async def test_back_pressure_towards_a_client_that_does_not_read(pair: tuple[Nod
     assert held < 24 * 2**20  # kernel buffers of two connections, and 64 KB in the entry
     (flow,) = entry.relays._flowing
     assert flow._transport.get_write_buffer_size() <= 2 * 256 * 1024
-    caller.reader._transport.resume_reading()  # type: ignore[attr-defined]
+    caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
     async with asyncio.timeout(DEADLINE_S):
         assert len(await caller.reader.readexactly(written)) == written
     await until(lambda: not pipe.paused, "the owner writes again")
@@ -291,6 +295,36 @@ async def test_back_pressure_towards_an_owner_that_does_not_read(pair: tuple[Nod
     async with asyncio.timeout(DEADLINE_S):
         assert len(await caller.reader.readexactly(written)) == written
     caller.close()
+
+
+async def test_back_pressure_under_tls(tmp_path: Path) -> None:
+    """An entry ends TLS; the hop behind it is plain, and both sides slow each other down all the same."""
+    made = load_or_create_certificate(tmp_path, ["127.0.0.1"], datetime.now(UTC))
+    client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_tls.check_hostname = False
+    client_tls.verify_mode = ssl.CERT_NONE
+    owner, entry = await Node("owner", serves=True).open(), await Node("entry").open(server_context(made))
+    entry.says = owner.as_owner
+    await entry.relays.look()
+    caller = await dial(entry.port, tls=client_tls)
+    await caller.answer()
+    await caller.echo(b"x" * 300_000)
+    pipe = owner.pipes[-1]
+    caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    chunk, written = b"y" * 65536, 0
+    while written < 32 * 2**20:
+        pipe.outlet.write(chunk)
+        written += len(chunk)
+        await asyncio.sleep(0)
+    assert pipe.paused
+    (flow,) = entry.relays._flowing
+    assert flow._transport.get_write_buffer_size() <= 4 * 256 * 1024
+    caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    async with asyncio.timeout(DEADLINE_S):
+        assert len(await caller.reader.readexactly(written)) == written
+    caller.close()
+    for node in (entry, owner):
+        await node.close()
 
 
 async def test_a_connection_waits_for_an_owner_that_starts_late() -> None:
@@ -502,14 +536,18 @@ async def test_an_owner_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPat
     """A stopped process still accepts: its kernel does."""
     assert relay_module.HOP_DEADLINE_S == 2.0
     monkeypatch.setattr(relay_module, "HOP_DEADLINE_S", 0.05)
-    server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
+    silent: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: silent.append(writer), "127.0.0.1", 0)
     entry = await Node("entry").open()
     entry.says = ClusterOwner("east", "hung", 1, f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await entry.relays.look()
     caller = await dial(entry.port)
     await until(lambda: entry.relays.parked == 1, "it is parked")
     caller.close()
+    await until(lambda: entry.relays.parked == 0, "it has left")
     server.close()
+    for writer in silent:
+        writer.transport.abort()
     await entry.close()
 
 
