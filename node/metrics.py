@@ -121,6 +121,11 @@ class Metrics:
         self._sessions.set(sessions)
         self._waiting.set(waiting)
 
+    def followed(self, tenants: int, devices: int) -> None:
+        """What a standby has in memory."""
+        self._tenants.set(tenants)
+        self._devices.set(devices)
+
     def entry(
         self,
         *,

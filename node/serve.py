@@ -260,6 +260,7 @@ class Serving:
         self, follower: Follower, front: Front, scoped: Scoped, epoch: int, metrics: Metrics
     ) -> None:
         _log.info("cluster_owned", instance=follower.instance, epoch=epoch)
+        began_s = asyncio.get_running_loop().time()
         takes_over = scoped is not follower.scoped
         if self.relay is None:
             await self._start_relay(must=not takes_over)
@@ -301,6 +302,8 @@ class Serving:
         try:
             self.owner = owner
             front.serve(owner, epoch)
+            took_ms = round((asyncio.get_running_loop().time() - began_s) * 1000)
+            _log.info("cluster_served", took_ms=took_ms, waiting=front.relays.parked)
             self._greet(owner)
             await self.daemon.stopping.wait()
             await front.close()
@@ -452,6 +455,8 @@ class Serving:
             self.front.set_gauges(metrics)
         if self.owner is not None:
             self.owner.set_gauges()
+        elif self.follower is not None:
+            metrics.followed(*self.follower.hub.counts()[:2])
         return metrics.text()
 
     def _greet(self, owner: Owner) -> None:
