@@ -71,6 +71,8 @@ class Relays:
         self._unreachable: tuple[ClusterOwner, float] | None = None
         self._told: tuple[ClusterOwner, str] | None = None
         self._release_due = False
+        #: The database did not answer the last question.
+        self._is_blind = False
         self._wake = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -116,8 +118,11 @@ class Relays:
                 owner = await self._ask()
         except (HsError, TimeoutError) as error:
             # The last known route stays: its owner may be as cut off as we are, and serve on.
-            _log.warning("route_not_known", cluster=self._cluster_id, reason=str(error) or "no answer")
+            if not self._is_blind:
+                self._is_blind = True
+                _log.warning("route_not_known", cluster=self._cluster_id, reason=str(error) or "no answer")
             return
+        self._is_blind = False
         if owner != self.owner:
             _log.info(
                 "route_changed",

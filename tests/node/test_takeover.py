@@ -225,7 +225,7 @@ async def test_a_standbys_database_is_cut_and_the_last_route_holds(
         admin(database) as home,
         DatabaseGate(database) as gate,
         standby_of(owner, settings, dsn=gate.dsn) as standby,
-        fleet(standby.url, await home.auth_key(), 2) as (one, other),
+        fleet(standby.url, await home.auth_key(), 2, websocket=True) as (one, other),
     ):
         # Pages are any instance's, and the bound of strangers' logins counts the client, not who relays.
         async with (
