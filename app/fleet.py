@@ -146,7 +146,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One line of the audit log."""
+    """One line of the audit log; what was before and after as JSON, where it was asked for."""
 
     id: int
     cluster_id: str
@@ -154,6 +154,8 @@ class AuditRow:
     actor: str
     action: str
     object: str
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

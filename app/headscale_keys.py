@@ -79,11 +79,6 @@ FOREIGN_KEYS: dict[str, ForeignKey] = {
     "tls_letsencrypt_cache_dir": ForeignKey(_ACME, ANYTHING),
     "tls_letsencrypt_challenge_type": ForeignKey(_ACME, ANYTHING),
     "tls_letsencrypt_listen": ForeignKey(_ACME, ANYTHING),
-    "policy.mode": ForeignKey("has no effect: policies will lie in the database", ("", "file", "database")),
-    "policy.path": _later(
-        "access policies",
-        "until they are, all devices of a tenant may reach each other; this file is NOT applied",
-    ),
     "dns.nameservers.split": _later("split DNS servers", "use dns.nameservers.global"),
     "dns.extra_records": _later("extra DNS records", "remove it"),
     "dns.extra_records_path": _later("extra DNS records", "remove it"),

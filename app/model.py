@@ -6,6 +6,7 @@ Times are seconds since the Unix epoch as float, `None` for "never" or "unknown"
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
@@ -75,6 +76,8 @@ class User:
     email: str = ""
     profile_pic_url: str = ""
     created: float = 0.0
+    #: What the user may do in the official service's words: member, admin, owner, ... (app.policy.people).
+    role: str = "member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,21 @@ class Device:
     register_method: str = "auth_key"
     capver: int = 0
     hostinfo: bytes = b"{}"
+    #: Routes it offers to carry (Hostinfo.RoutableIPs), and those it may: canonical CIDRs, sorted.
+    announced_routes: tuple[str, ...] = ()
+    approved_routes: tuple[str, ...] = ()
     # hot part, kept in `node_state`
     endpoints: tuple[str, ...] = ()
     home_derp: int = 0
     online: bool = False
     last_seen: float | None = None
+
+    @property
+    def active_routes(self) -> tuple[str, ...]:
+        """Routes that it carries: announced and approved."""
+        if not self.announced_routes or not self.approved_routes:
+            return ()
+        return tuple(route for route in self.announced_routes if route in self.approved_routes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +143,24 @@ class AuthKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One version of a tenant's policy. `version` counts from 1 in each tenant; `hash` is the SHA-256
+    of `text`; `author` is who set it, `note` what they said about it."""
+
+    tenant_id: TenantId
+    version: int
+    text: str
+    hash: str
+    author: str
+    note: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One row of `changes`: something that can alter netmaps was committed.
 
-    `kind` is the table or event (`node`, `node-delete`, `user`, `tenant`, `tenant-in`,
+    `kind` is the table or event (`node`, `node-delete`, `user`, `policy`, `tenant`, `tenant-in`,
     `tenant-out`, `derp`); `scope_key` as in DESIGN.md section 2; `origin` the instance that wrote
     it, empty for anybody who is not the owner.
     """
@@ -159,6 +186,17 @@ class ClusterSnapshot:
     devices: tuple[Device, ...]
     position: str
     generation: str
+    #: The policy in force of every tenant that has one.
+    policies: tuple[StoredPolicy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Who may have something: these users (or all of them), and devices with one of these tags."""
+
+    users: frozenset[UserId] = frozenset()
+    tags: frozenset[str] = frozenset()
+    anyone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +216,9 @@ class Registration:
     expiry_wish: float | None = None
     #: An approved login instead of an auth key.
     login_id: str | None = None
+    announced_routes: tuple[str, ...] = ()
+    #: Who may take which of the tags asked for, and announce which of the routes without approval.
+    permits: Mapping[str, Permit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

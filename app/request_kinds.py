@@ -96,6 +96,12 @@ class UserDelete(_Args, frozen=True):
     user_id: int
 
 
+class NetmapRebuild(_Args, frozen=True):
+    """Read a scope again, make its netmaps from scratch and send them whole (app.scopes)."""
+
+    scope: str
+
+
 RequestArgs = (
     DeviceExpire
     | DeviceRename
@@ -107,6 +113,7 @@ RequestArgs = (
     | UserCreate
     | UserRename
     | UserDelete
+    | NetmapRebuild
 )
 
 #: Kind as stored -> its arguments.
@@ -121,6 +128,7 @@ KINDS: dict[str, type[RequestArgs]] = {
     "user_create": UserCreate,
     "user_rename": UserRename,
     "user_delete": UserDelete,
+    "netmap_rebuild": NetmapRebuild,
 }
 
 

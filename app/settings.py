@@ -35,7 +35,9 @@ DERP_VARIABLE = "DERP_MAP_URL"
 #: Set for the tests, not for us.
 TEST_PREFIX = "HS_TEST_"
 #: Relative values count from the configuration file's directory.
-PATH_KEYS = frozenset({"state_dir", "secret_key_file", "tls_cert_path", "tls_key_path", "derp.paths"})
+PATH_KEYS = frozenset(
+    {"state_dir", "secret_key_file", "tls_cert_path", "tls_key_path", "derp.paths", "policy.path"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,11 @@ class _Loading:
             )
         if "pg_dsn" in merged and self.origin.get("database.postgres.host"):
             self.warnings.append("database.postgres: not used, since pg_dsn is set")
+        # headscale's own example says `path: ""` and means no policy.
+        if settings.policy.mode == "file" and "path" not in merged["policy"]:
+            self.warnings.append("policy.mode: file without policy.path: policies are kept in the database")
+        if settings.policy.mode == "database" and settings.policy.path is not None:
+            self.warnings.append("policy.path: this file is NOT applied, since policy.mode is database")
 
 
 def _conflicts(settings: Settings) -> Iterator[tuple[str, Any, str]]:

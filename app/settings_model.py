@@ -129,6 +129,32 @@ class DnsSettings(_Group):
         return self
 
 
+class PolicySettings(_Group):
+    """Where the access policy of the home tenant lies; those of other tenants are in the database."""
+
+    mode: Literal["file", "database"] = Field(
+        "database", description="Default: file when policy.path is set."
+    )
+    path: Path | None = Field(None, description="Policy file (HuJSON), read at start and on SIGHUP.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, given: Any) -> Any:
+        return {k: v for k, v in given.items() if v != ""} if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _mode(self) -> Self:
+        # headscale's default is the file: one that is named must never be left out without a word.
+        if "mode" not in self.model_fields_set and self.path is not None:
+            self.__dict__["mode"] = "file"
+        return self
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds the home tenant's policy, None when the database does."""
+        return self.path if self.mode == "file" else None
+
+
 class LogSettings(_Group):
     level: LogLevel = "info"
     format: Literal["text", "json"] = "text"
@@ -184,6 +210,7 @@ class Settings(BaseSettings):
     derp: DerpSettings = DerpSettings()
     node: NodeSettings = NodeSettings()
     dns: DnsSettings = DnsSettings()
+    policy: PolicySettings = PolicySettings()
     log: LogSettings = LogSettings()
     timing: TimingSettings = TimingSettings()
 

@@ -8,5 +8,6 @@ data          synthetic devices and a visibility with many classes
 naive         the plain way to do the same, to compare with; naive_server: the real server made so
 registration, join, delta, memory   scenarios on the real server
 netmap        the netmap engine alone: full maps and deltas
+policy        the policy engine alone: compile, join, edit, filters of everybody
 http2_micro, noise_micro            codecs alone
 """

@@ -6,7 +6,19 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import delta, http2_micro, join, memory, netmap, noise_micro, registration, report, takeover
+from bench import (
+    console,
+    delta,
+    http2_micro,
+    join,
+    memory,
+    netmap,
+    noise_micro,
+    policy,
+    registration,
+    report,
+    takeover,
+)
 from bench.report import Table
 from bench.system import Lab, lab
 
@@ -16,8 +28,10 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "delta": delta.run,
     "memory": memory.run,
     "takeover": takeover.run,
+    "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
+    "policy": policy.run,
     "http2": http2_micro.run,
     "noise": noise_micro.run,
 }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
 
 import orjson
 
@@ -14,7 +12,8 @@ from app.keys import DiscoKey, MachineKey, NodeKey
 from app.model import Device, DeviceId, Tenant, TenantId, User, UserId
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap
-from app.policy.visibility import ALLOW_ALL_RULES, Visibility
+from app.policy.document import NO_POLICY, Policy
+from app.policy.reader import read
 from bench.load import endpoints
 
 TENANT = Tenant(TenantId(1), "bench", "bench", is_home=True)
@@ -66,21 +65,20 @@ def moved(known: Device, salt: int) -> Device:
     return replace(known, endpoints=tuple(endpoints(salt)))
 
 
-class OwnAndServers:
-    """People see their own devices and tagged servers; servers see all. One class per owner."""
-
-    def class_of(self, device: Device) -> Hashable:
-        return device.user_id or 0
-
-    def sees(self, viewer: Hashable, member: Hashable) -> bool:
-        return viewer == 0 or member in (0, viewer)
-
-    def packet_filter(self, viewer: Hashable) -> tuple[dict[str, Any], ...]:
-        return ALLOW_ALL_RULES
+#: People see their own devices and tagged servers; servers see all. One class per owner.
+OWN_AND_SERVERS = read(
+    """{
+  "tagOwners": {"tag:server": ["autogroup:member"]},
+  "acls": [
+    {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
+    {"action": "accept", "src": ["*"], "dst": ["tag:server:*"]},
+  ],
+}"""
+)
 
 
 def own_and_servers(viewer: Device, member: Device) -> bool:
-    """OwnAndServers between two devices."""
+    """OWN_AND_SERVERS between two devices."""
     return bool(viewer.tags or member.tags) or viewer.user_id == member.user_id
 
 
@@ -88,11 +86,9 @@ def everybody(viewer: Device, member: Device) -> bool:
     return True
 
 
-def netmap_of(devices: list[Device], visibility: Visibility) -> TenantNetmap:
+def netmap_of(devices: list[Device], policy: Policy = NO_POLICY) -> TenantNetmap:
     """A committed netmap of these devices."""
-    netmap = TenantNetmap(
-        TENANT, visibility=visibility, compress=compress, dns=DnsPlan(DOMAIN), derp_map=DERP_MAP
-    )
+    netmap = TenantNetmap(TENANT, policy=policy, compress=compress, dns=DnsPlan(DOMAIN), derp_map=DERP_MAP)
     for number in range(1, USERS + 1):
         netmap.put_user(User(UserId(number), TENANT.id, f"user{number}", f"User {number}"))
     for one in devices:

@@ -14,6 +14,7 @@ import orjson
 import zstandard
 
 from app.model import Device, DeviceId
+from app.policy.attributes import BASELINE
 from app.wire import tailcfg
 
 #: Whether the first device has the second among its peers.
@@ -29,6 +30,9 @@ REGISTRATION_STATEMENTS = (
     "count use",
     "commit",
 )
+
+#: What every device finds in its own record (app.policy.attributes).
+SELF_CAPS = BASELINE | {"default-auto-update": [False]}
 
 _shared = zstandard.ZstdCompressor(level=1)
 
@@ -56,7 +60,8 @@ def full_map(
 ) -> bytes:
     """The complete map of one viewer."""
     peers = [nodes[device.id] for device in devices if device.id != viewer.id and sees(viewer, device)]
-    return encode({"Node": nodes[viewer.id], **common, "Peers": peers}, thrifty=thrifty)
+    own = nodes[viewer.id] | {"CapMap": SELF_CAPS}
+    return encode({"Node": own, **common, "Peers": peers}, thrifty=thrifty)
 
 
 def deltas(

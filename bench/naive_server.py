@@ -31,11 +31,11 @@ def node_of(row: Row) -> dict[str, Any]:
 
 def message_for(self: Flush, viewer: DeviceId, variant: Variant) -> bytes | Resync | None:
     """Instead of Flush.message_for, for the changes the benchmark makes."""
-    own = self._rows.get(viewer)
+    own = self.rows.get(viewer)
     change = self.changes.get(viewer)
-    if own is None or self.everyone_resyncs or (change is not None and change.old is None):
+    if own is None or self.swap is not None or (change is not None and change.old is None):
         return RESYNC
-    peers = {i for i, row in self._rows.items() if i != viewer and self._visibility.sees(own.cls, row.cls)}
+    peers = {i for i, row in self.rows.items() if i != viewer and own.cls.sees & row.cls.bit}
     message: dict[str, list[Any]] = {"PeersRemoved": [], "PeersChanged": [], "PeersChangedPatch": []}
     for device_id, changed in self.changes.items():
         if device_id == viewer:
@@ -57,11 +57,7 @@ def full_map(self: TenantNetmap, device_id: DeviceId, variant: Variant, control_
     own = self._rows[device_id]
     common = orjson.loads(b'{"UserProfiles":[{}' + self._class_part(own.cls).plain + b"]}")
     common["UserProfiles"] = common["UserProfiles"][1:]
-    peers = [
-        node_of(row)
-        for i, row in self._rows.items()
-        if i != device_id and self._visibility.sees(own.cls, row.cls)
-    ]
+    peers = [node_of(row) for i, row in self._rows.items() if i != device_id and own.cls.sees & row.cls.bit]
     message = {"Node": node_of(own), "ControlTime": control_time, **common, "Peers": peers}
     return naive.encode(message, thrifty=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
 import json
 import os
@@ -91,6 +92,8 @@ def cli(
             app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
             terminal.tend(app.exit)
             keep_terminal_clean(settings)
+            # The libraries stay; looking through them for garbage again and again is a pause under the keys.
+            gc.freeze()
             await app.run_async()
 
     asyncio.run(run())
@@ -180,3 +183,7 @@ def main() -> None:
     except HsError as error:
         click.echo(f"hs-console: {log.escape(error.message)}", err=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,8 @@ from textual.widgets import Button, Checkbox, Input, Select, Static
 
 from console.cells import Pen
 
+#: Of a value to choose no more is shown.
+SHOWN_VALUE = 44
 #: Objects a dialog names; the rest is a number.
 NAMED_OBJECTS = 8
 
@@ -64,12 +66,15 @@ class ConfirmDialog(ModalScreen[bool]):
         return not self.typed or self.query_one("#typed", Input).value == self.typed
 
     def on_key(self, event: events.Key) -> None:
-        """Letters go to the line that must be typed, although Cancel has the focus."""
+        """Letters go to the line that must be typed, although Cancel has the focus.
+
+        Those the line got itself do not come by here; those typed while the focus moved do.
+        """
         if event.character is not None and event.is_printable and self._type(event.character):
             event.stop()
 
     def _type(self, character: str) -> bool:
-        if not self.typed or not self.query("#typed") or isinstance(self.focused, Input):
+        if not self.typed or not self.query("#typed"):
             return False
         line = self.query_one("#typed", Input)
         self.set_focus(line)
@@ -116,8 +121,18 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel")]
 
-    def __init__(self, pen: Pen, title: str, fields: Sequence[Field], verb: str, effect: str = "") -> None:
+    def __init__(
+        self,
+        pen: Pen,
+        title: str,
+        fields: Sequence[Field],
+        verb: str,
+        effect: str = "",
+        obstacle: Callable[[], str] = lambda: "",
+    ) -> None:
+        """`obstacle`: why it cannot be sent now; then it stays as it is."""
         super().__init__()
+        self.obstacle = obstacle
         self.pen, self.heading, self.fields = pen, title, list(fields)
         self.verb, self.effect = verb, effect
 
@@ -172,6 +187,9 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                 self.query_one("#complaint", Static).update(self.pen.cell(complaint, "failed"))
                 self.query_one(f"#{field.name}").focus()
                 return
+        if obstacle := self.obstacle():
+            self.query_one("#complaint", Static).update(self.pen.cell(obstacle, "failed"))
+            return
         self.dismiss(answers)
 
     @on(Button.Pressed, "#cancel")
@@ -245,19 +263,30 @@ class ChoiceDialog(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "close", "Close")]
 
-    def __init__(self, pen: Pen, title: str, choices: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        pen: Pen,
+        title: str,
+        choices: Sequence[tuple[str, str]],
+        hint: str = "a number copies, esc closes",
+        *,
+        show_values: bool = True,
+    ) -> None:
+        """`choices`: label and value, whose beginning may be shown beside it."""
         super().__init__()
+        self.hint, self.show_values = hint, show_values
         self.pen, self.heading, self.choices = pen, title, list(choices)
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog") as box:
             box.border_title = self.heading
             for number, (label, value) in enumerate(self.choices, 1):
+                value = value[:SHOWN_VALUE] if self.show_values else ""
                 yield words(
                     self.pen.join(f" {number}  ", self.pen.cell(label, "strong"), "  ", self.pen.cell(value))
                 )
             yield words("")
-            yield words("a number copies, esc closes")
+            yield words(self.hint)
 
     def key_enter(self) -> None:
         self.dismiss(self.choices[0][1])
@@ -267,5 +296,41 @@ class ChoiceDialog(ModalScreen[str | None]):
         if key.isdigit() and 1 <= int(key) <= len(self.choices):
             self.dismiss(self.choices[int(key) - 1][1])
 
+    def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class LostDialog(ModalScreen[None]):
+    """The database is away: since when, why, and what still works. Closes by itself when it is back."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape,q", "close", "Hide"), ("r", "retry", "Retry now")]
+
+    def __init__(self, pen: Pen, where: str, tell: Callable[[], Text], retry: Callable[[], object]) -> None:
+        """`tell`: since when and when next, told again every second."""
+        super().__init__()
+        self.pen, self.where, self.tell, self.retry = pen, where, tell, retry
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog") as box:
+            box.border_title = self.pen.cell(f"Connection to {self.where} lost")
+            yield words(self.tell(), id="lost")
+            yield words("")
+            yield words(
+                "You can keep reading and copying what is here. Filters and changes wait for the link;"
+                " nothing you typed is lost."
+            )
+            with Horizontal(classes="buttons"):
+                yield Button("Hide  esc", id="cancel")
+                yield Button("Retry now  r", id="retry")
+
+    def on_mount(self) -> None:
+        self.query_one("#cancel").focus()
+        self.set_interval(1.0, lambda: self.query_one("#lost", Static).update(self.tell()))
+
+    @on(Button.Pressed, "#retry")
+    def action_retry(self) -> None:
+        self.retry()
+
+    @on(Button.Pressed, "#cancel")
     def action_close(self) -> None:
         self.dismiss(None)

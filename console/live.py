@@ -95,10 +95,17 @@ class Feed:
         self._tell = tell
         self._clock = clock
         self._kick = asyncio.Event()
+        self._urgent = asyncio.Event()
 
-    def kick(self) -> None:
-        """Read as soon as the pause allows, also while waiting for a lost database."""
+    def kick(self, *, urgent: bool = False) -> None:
+        """Read as soon as the pause allows, also while waiting for a lost database.
+
+        `urgent`: the operator asked for something else. A read that is under way for what was wanted before
+        is given up, and there is no pause.
+        """
         self._kick.set()
+        if urgent:
+            self._urgent.set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -130,10 +137,18 @@ class Feed:
             await self._pause(pause)
 
     async def _picture(self) -> None:
-        wanted = self._wanted()
-        if wanted is not None:
-            data = await wanted.read()
-            self._tell(Picture(wanted, data, self._clock()))
+        while (wanted := self._wanted()) is not None:
+            self._urgent.clear()
+            read = asyncio.ensure_future(wanted.read())
+            other = asyncio.ensure_future(self._urgent.wait())
+            try:
+                await asyncio.wait({read, other}, return_when=asyncio.FIRST_COMPLETED)
+                if read.done():
+                    self._tell(Picture(wanted, await read, self._clock()))
+                    return
+            finally:
+                other.cancel()
+                _give_up(read)
 
     async def _requests(self) -> None:
         for request_id in list(self.followed)[:MAX_FOLLOWED]:
@@ -148,7 +163,12 @@ class Feed:
             self._tell(request)
 
     async def _pause(self, pause_s: float) -> None:
-        await asyncio.sleep(MIN_PAUSE_S)
+        try:
+            async with asyncio.timeout(MIN_PAUSE_S):
+                await self._urgent.wait()
+                return
+        except TimeoutError:
+            pass
         try:
             async with asyncio.timeout(max(0.0, pause_s - MIN_PAUSE_S)):
                 await self._kick.wait()
@@ -168,3 +188,9 @@ class Feed:
     def _set(self, link: Link) -> None:
         self.link = link
         self._tell(link)
+
+
+def _give_up(read: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, nor for what it may fail with."""
+    read.cancel()
+    read.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
 from textual.message import Message
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.widgets import Input
 
 from app.errors import HsError
-from app.model import OperatorRequest, RequestId
-from console.actions import Action, actions_of
-from console.cells import Pen, age, safe
-from console.dialogs import ChoiceDialog, ConfirmDialog, Field, FormDialog, PageDialog, SecretDialog
+from app.fleet import AuditRow
+from app.model import OperatorRequest
+from console import files
+from console.actions import actions_of
+from console.asking import AskingApp
+from console.cells import Pen, age, clock_text, date_text, plural
+from console.dialogs import (
+    ChoiceDialog,
+    LostDialog,
+    PageDialog,
+)
 from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
 from console.screens.access import KeysScreen
@@ -30,7 +36,8 @@ from console.screens.base import ListScreen
 from console.screens.devices import DevicesScreen
 from console.screens.overview import OverviewScreen
 from console.screens.people import UsersScreen
-from console.store import Ask, Store, now_s
+from console.store import Store, now_s
+from console.trail import Place, Trail
 from console.widgets import link_text, status_line
 
 #: Okabe-Ito on near black: told apart with every kind of colour vision, at least 4.8:1.
@@ -49,11 +56,10 @@ HS_SAFE = Theme(
     dark=True,
 )
 
-#: A request that nobody has taken up after this long is worth a word.
-QUEUED_NOTE_S = 3.0
-SAID_LINES = 50
-
-Asks = Callable[[dict[str, str]], "list[Ask] | Awaitable[list[Ask]]"]
+#: A break shorter than this is told by the bar alone.
+LOST_DIALOG_S = 2.0
+#: A screen that is being made is looked at again after this.
+NOT_READY_S = 0.02
 
 
 class Reported(Message):
@@ -64,16 +70,7 @@ class Reported(Message):
         self.report = report
 
 
-@dataclass(slots=True)
-class Followed:
-    """A request under way: what was asked, and since when."""
-
-    ask: Ask
-    since: float
-    noted: bool = False
-
-
-class ConsoleApp(App[None]):
+class ConsoleApp(AskingApp):
     """The operations console. The app owns the state of the link; screens own their windows."""
 
     TITLE = "hs-console"
@@ -101,27 +98,22 @@ class ConsoleApp(App[None]):
         ascii_only: bool = False,
         clock: Callable[[], float] = now_s,
     ) -> None:
-        super().__init__()
-        self.store = store
-        self.actor = actor
-        self.scope = scope
+        super().__init__(store, actor, scope, ascii_only=ascii_only, clock=clock)
         self.start_screen = start
-        self.pen = Pen(ascii_only)
-        self.clock = clock
         self.paused = False
         self.held = 0
-        self.followed: dict[RequestId, Followed] = {}
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
-        #: What was said last: toasts vanish.
-        self.said: deque[str] = deque(maxlen=SAID_LINES)
+        self._told_lost = False
+        self.trail = Trail()
         self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
         self.register_theme(HS_SAFE)
         self.theme = "hs-safe"
         self.switch_mode(self.start_screen)
+        self.trail.visit((self.start_screen, ""))
         self.run_feed()
         self.set_interval(1.0, self.tick)
 
@@ -142,6 +134,11 @@ class ConsoleApp(App[None]):
                 return screen
         return None
 
+    @property
+    def top(self) -> Screen[Any] | None:
+        """What has the keys; None at the very end."""
+        return self.screen_stack[-1] if self.screen_stack else None
+
     async def rows_shown(self) -> None:
         """Returns when the screen shows rows of the view it stands for."""
         while True:
@@ -151,12 +148,8 @@ class ConsoleApp(App[None]):
             self._painted.clear()
             await self._painted.wait()
 
-    @property
-    def feed_pending(self) -> int:
-        return len(self.followed)
-
-    def feed_kick(self) -> None:
-        self.feed.kick()
+    def feed_kick(self, *, urgent: bool = False) -> None:
+        self.feed.kick(urgent=urgent)
 
     def _wanted(self) -> Wanted | None:
         base = self.base
@@ -179,9 +172,11 @@ class ConsoleApp(App[None]):
     def _take_link(self, link: Link) -> None:
         before, self.link = self.link, link
         if before.is_up and not link.is_up:
-            self._was_down_since = self.clock()
+            self._was_down_since, self._told_lost = self.clock(), False
         if link.is_up and not before.is_up and self._was_down_since is not None:
-            self.say(f"back after {age(self.clock() - self._was_down_since)}")
+            base = self.base
+            changed = f", {plural(base.rows_changed, 'row')} changed" if base is not None else ""
+            self.say(f"back after {age(self.clock() - self._was_down_since)}{changed}")
             self._was_down_since = None
         if before.kind != link.kind:
             self.refresh_bindings()
@@ -192,14 +187,30 @@ class ConsoleApp(App[None]):
         base = self.base
         if base is not None:
             base.paint_frame()
-        for followed in self.followed.values():
-            if not followed.noted and self.clock() - followed.since > QUEUED_NOTE_S:
-                followed.noted = True
-                self.say(
-                    f"{followed.ask.label}: waiting for the owner of cluster {followed.ask.cluster_id};"
-                    " it is kept and carried out when there is one",
-                    "warning",
-                )
+        self._tell_lost()
+        self.note_waiting()
+
+    def _tell_lost(self) -> None:
+        """A dialog once per loss, over a list only: what is being typed is not disturbed."""
+        since = self._was_down_since
+        if self.link.is_up and isinstance(self.top, LostDialog):
+            self.top.dismiss(None)
+        if since is None or self._told_lost or self.link.kind != "down" or self.top is not self.base:
+            return
+        if self.clock() - since < LOST_DIALOG_S or isinstance(self.focused, Input):
+            return
+        self._told_lost = True
+        self.push_screen(LostDialog(self.pen, self.store.where, self._loss, self.feed_kick))
+
+    def _loss(self) -> Text:
+        link, now = self.link, self.clock()
+        wait = max(0, round(link.retry_at - now))
+        since = self._was_down_since if self._was_down_since is not None else now
+        return self.pen.join(
+            self.pen.cell(link.reason, "failed"),
+            "  ",
+            f"since {clock_text(since)} ({age(now - since)} ago); try {link.attempt}, the next in {wait} s",
+        )
 
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
         link = link_text(self.pen, self.link, picture_at, self.clock())
@@ -210,108 +221,68 @@ class ConsoleApp(App[None]):
             self.pen, width, self.store.where, self.scope or "all", link, mode, self.actor, self.clock()
         )
 
-    # -- requests -------------------------------------------------------------------------------
-
-    def confirm(
-        self,
-        action: Action,
-        title: str,
-        objects: Sequence[str],
-        effect: str,
-        asks: list[Ask],
-        typed: str = "",
-    ) -> None:
-        """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
-
-        The dialog is there at once, so keys typed ahead cannot reach the list.
-        """
-        wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
-
-        def decided(yes: bool | None) -> None:
-            if yes:
-                self.submit(asks)
-
-        if asks:
-            verb = action.label.capitalize()
-            self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
-
-    def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
-        """A form; its answers become requests. A refusal opens it again with what was typed."""
-
-        def answered(answers: dict[str, str] | None) -> None:
-            if answers is not None:
-                filled = [_filled(field, answers) for field in fields]
-                self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks))
-
-        self.push_screen(FormDialog(self.pen, title, fields, verb, effect), answered)
-
-    @work(group="ask", exit_on_error=True)
-    async def submit(self, asks: list[Ask]) -> None:
-        await self._submit(asks)
-
-    @work(group="ask", exit_on_error=True)
-    async def submit_form(self, answers: dict[str, str], asks: Asks, again: Callable[[], None]) -> None:
-        try:
-            made = asks(dict(answers))
-            await self._submit(await made if inspect.isawaitable(made) else made)
-        except HsError as error:
-            self.say(error.message, "error")
-            again()
-
-    async def _submit(self, asks: list[Ask]) -> None:
-        for ask in asks:
-            try:
-                request_id = await self.store.submit(ask, self.actor)
-            except HsError as error:
-                self.say(f"{ask.label}: {error.message}", "error")
-                continue
-            self.followed[request_id] = Followed(ask, self.clock())
-            self.feed.followed[request_id] = ask.label
-        self.feed.kick()
-
-    def _take_request(self, request: OperatorRequest) -> None:
-        if not request.is_finished or request.id not in self.followed:
-            return
-        ask = self.followed.pop(request.id).ask
-        if request.state == "failed":
-            self.say(f"{ask.label}: {request.error}", "error")
-        else:
-            self.say(f"{ask.label}: done")
-            if ask.secret:
-                self.push_screen(SecretDialog(ask.secret))
-        self.feed.kick()
-
-    @work(group="tenants", exclusive=True, exit_on_error=True)
-    async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:
-        """Tenants as a form offers them, value `cluster/id`; a word instead when there are none."""
-        try:
-            tenants = await self.store.tenants(self.scope)
-        except HsError as error:
-            self.say(error.message, "error")
-            return
-        if tenants:
-            go_on(tuple((f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants))
-        else:
-            self.say("there is no tenant yet: start hs-node serve", "warning")
-
     # -- small things ---------------------------------------------------------------------------
-
-    def say(self, text: str, severity: str = "information") -> None:
-        """A toast: one line of harmless text."""
-        self.said.append(safe(text))
-        self.notify(self.said[-1], severity=cast("Any", severity), markup=False)
 
     def go_to(self, screen: str, filter_text: str | None = None) -> None:
         """Another screen; with a filter, that one."""
         self.switch_mode(screen)
         if filter_text is not None:
-            self.call_later(self._filter, filter_text)
+            self.call_later(self._filter, screen, filter_text)
+        else:
+            self.call_later(self.note_place)
         self.feed.kick()
 
-    def _filter(self, text: str) -> None:
+    def note_place(self) -> None:
+        """What is shown now can be come back to."""
         base = self.base
         if base is not None:
+            self.trail.visit((base.NAME, base.filter_text))
+
+    def _go_back_to(self, place: Place | None) -> None:
+        if place is None:
+            self.say("no further view", "warning")
+            return
+        screen, text = place
+        self.switch_mode(screen)
+        self._filter(screen, text)
+
+    def _filter(self, screen: str, text: str) -> None:
+        """Once the screen is there; the operator may have gone on meanwhile."""
+        base = self.base
+        if base is None or screen != base.NAME:
+            return
+        if base.is_ready:
             base.set_filter(text)
+        else:
+            self.set_timer(NOT_READY_S, lambda: self._filter(screen, text))
+
+    @work(group="history", exclusive=True, exit_on_error=True)
+    async def show_history(self, name: str, cluster_id: str, what: str) -> None:
+        try:
+            found = await self.store.history(cluster_id, what)
+        except HsError as error:
+            self.say(error.message, "error")
+            return
+        self.open_page(f"History of {name}", history_text(self.pen, found))
+
+    @work(group="export", exit_on_error=True)
+    async def save_rows(
+        self, base: ListScreen[Any], form: str, what: str, rows: Sequence[Any] | None
+    ) -> None:
+        """Into a new file of the current directory; without `rows` everything that matches."""
+        at, view = self.clock(), base.view()
+        first, count = files.head(form, base.NAME, base.filter_text, self.scope, at, what), 0
+        try:
+            path = files.new_file(Path.cwd(), base.NAME, form, at)
+            with path.open("w", encoding="utf-8") as out:
+                out.write(first)
+                async for page in files.all_rows(base.read, view) if rows is None else _once(rows):
+                    out.writelines(files.lines(form, page, first=count == 0))
+                    count += len(page)
+        except (HsError, OSError) as error:
+            self.say(f"export: {error}", "error")
+        else:
+            self.say(f"{plural(count, 'row')} saved in {path}")
 
     def open_page(self, title: str, text: Text) -> None:
         self.push_screen(PageDialog(title, text))
@@ -342,6 +313,18 @@ class ConsoleApp(App[None]):
 
     async def do_screen_keys(self) -> None:
         self.go_to("keys")
+
+    async def do_view_older(self) -> None:
+        self._go_back_to(self.trail.step(-1))
+
+    async def do_view_newer(self) -> None:
+        self._go_back_to(self.trail.step(1))
+
+    async def do_view_last(self) -> None:
+        last = self.trail.last
+        if last is not None:
+            self.trail.visit(last)
+        self._go_back_to(last)
 
     async def do_view_pause(self) -> None:
         self.paused, self.held = not self.paused, 0
@@ -378,13 +361,17 @@ def help_text(screen: str) -> Text:
     return text
 
 
-def _filled(field: Field, answers: dict[str, str]) -> Field:
-    return Field(
-        field.name,
-        field.label,
-        answers.get(field.name, field.value),
-        field.choices,
-        field.is_flag,
-        field.check,
-        field.hint,
-    )
+def history_text(pen: Pen, found: Sequence[AuditRow]) -> Text:
+    """Lines of the audit log, each with what was before and after."""
+    text = Text(end="")
+    for line in found:
+        text.append_text(pen.cell(f"{date_text(line.at)}  {line.actor or '-'}  ", "muted"))
+        text.append_text(pen.cell(line.action, "strong")).append("\n")
+        for word, facts in (("before", line.before), ("after ", line.after)):
+            if facts:
+                text.append_text(pen.cell(f"    {word} {facts}")).append("\n")
+    return text if found else Text("the audit log has nothing about it")
+
+
+async def _once(rows: Sequence[Any]) -> AsyncIterator[Sequence[Any]]:
+    yield rows

@@ -11,13 +11,12 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from app.db.fleet import Fleet
-from app.db.listen import CHANNEL_PREFIX, Listener
+from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import DeviceRow, KeyRow, Overview, Page, TenantRef, UserRow, View
+from app.fleet import AuditRow, DeviceRow, KeyRow, Overview, Page, TenantRef, UserRow, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 
-FLEET_CHANNEL = "hs_fleet"
 #: A screen's read, all waiting included.
 STORE_TIMEOUT_S = 6.0
 RELISTEN_S = 1.0
@@ -52,6 +51,7 @@ class Store(Protocol):
     async def devices(self, view: View) -> Page[DeviceRow]: ...
     async def users(self, view: View) -> Page[UserRow]: ...
     async def keys(self, view: View) -> Page[KeyRow]: ...
+    async def history(self, cluster_id: str, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
     async def submit(self, ask: Ask, actor: str) -> RequestId: ...
@@ -87,6 +87,9 @@ class PgStore:
 
     async def keys(self, view: View) -> Page[KeyRow]:
         return await self._read(lambda fleet: fleet.keys(view))
+
+    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+        return await self._read(lambda fleet: fleet.history(cluster_id, what))
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         return await self._read(lambda fleet: fleet.tenants(cluster_id))

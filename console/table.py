@@ -11,11 +11,11 @@ from textual.binding import BindingType
 from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable
-from textual.widgets.data_table import ColumnKey, RowDoesNotExist
+from textual.widgets.data_table import ColumnKey, RowDoesNotExist, RowKey
 
 from console.cells import Pen
 
-#: Rows that differ more than this are put in anew instead of one by one.
+#: More rows gone than this: all are put in anew instead of taking them out one by one.
 REBUILD_ABOVE = 200
 MARK_WIDTH = 2
 
@@ -94,6 +94,10 @@ class ResourceTable(DataTable[Text]):
         """All keys, in the order shown."""
         return [str(row.key.value) for row in self.ordered_rows]
 
+    def cells_of(self, key: str) -> list[Text]:
+        """The cells of a row as shown, without cursor and mark."""
+        return self._rows[key]
+
     def move_to(self, key: str) -> bool:
         """Puts the cursor on a row; False when it is not in this window."""
         try:
@@ -130,20 +134,24 @@ class ResourceTable(DataTable[Text]):
     def _key(self, name: str) -> ColumnKey:
         return next(key for key in self.columns if key.value == name)
 
+    def _update_dimensions(self, new_rows: Iterable[RowKey]) -> None:
+        """Only the size as a whole: widths and heights are fixed, and measuring takes longest of all."""
+        super()._update_dimensions(())
+
     # -- rows -----------------------------------------------------------------------------------
 
-    def apply(self, rows: Sequence[tuple[str, Sequence[Text]]]) -> str | None:
+    def apply(self, rows: Sequence[tuple[str, list[Text]]]) -> str | None:
         """Shows exactly these rows in this order.
 
         Answers the key that was under the cursor when it is there no more; then the cursor stays at its line.
         """
         key, index, line = self._held or self._standing()
         self._held = None
-        wanted = {row_key: list(cells) for row_key, cells in rows}
+        wanted = dict(rows)
         with self.app.batch_update():
             gone = [old for old in self._rows if old not in wanted]
             new = [row_key for row_key in wanted if row_key not in self._rows]
-            if len(gone) + len(new) > REBUILD_ABOVE or not self._rows:
+            if len(gone) > REBUILD_ABOVE or not self._rows:
                 self.clear()
                 self._rows.clear()
                 gone, new = [], list(wanted)
@@ -168,6 +176,8 @@ class ResourceTable(DataTable[Text]):
 
     def _update(self, row_key: str, cells: list[Text]) -> None:
         old = self._rows[row_key]
+        if cells is old:
+            return
         for (column, _), before, after in zip(self.shown, old, cells, strict=True):
             if before.plain != after.plain or before.style != after.style or before.spans != after.spans:
                 self.update_cell(row_key, column.name, after)

@@ -15,9 +15,13 @@ from app.errors import HsError
 from node import shell
 from node.cli_auth import auth
 from node.cli_clusters import clusters
+from node.cli_debug import debug
 from node.cli_devices import nodes
 from node.cli_keys import preauthkeys
 from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settings, output_option
+from node.cli_policy import policy
+from node.cli_rebuild import rebuild
+from node.cli_routes import routes
 from node.cli_system import config_check, configuration, db, health
 from node.cli_users import users
 
@@ -90,13 +94,18 @@ def completion(kind: str) -> None:
     click.echo(found(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
 
 
-for group in (users, preauthkeys, nodes, auth, clusters, configuration, db, health):
+for group in (
+    *(users, preauthkeys, nodes, routes, policy, auth, clusters, configuration, db),
+    *(health, rebuild, debug),
+):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
 cli.also(
     users="user",
     preauthkeys="preauthkey authkeys authkey pre",
     nodes="node devices device",
+    routes="route",
+    policy="policies",
     clusters="cluster",
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from app.policy.people import ROLES
 from node import shell_users
 from node.cli_options import (
     Verbs,
@@ -83,6 +84,17 @@ def users_rename(
     """Give a user, by name or id, another name."""
     who = chosen("user", user, identifier, name)
     run(shell_users.rename_user(load_settings(config), tenant, who, new_name, output))
+
+
+@users.command("role")
+@click.argument("user")
+@click.argument("role", type=click.Choice(ROLES))
+@config_option
+@tenant_option
+@output_option
+def users_role(user: str, role: str, config: str | None, tenant: str | None, output: str) -> None:
+    """Give a user, by name or id, a role: policies speak of it as `autogroup:admin` and so on."""
+    run(shell_users.set_role(load_settings(config), tenant, user, role, output))
 
 
 @users.command("destroy")

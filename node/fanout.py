@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app import log
 from app.model import DeviceId
+from app.netmap.blocks import BlockCounts
 from app.netmap.flush import RESYNC, Flush
 from app.netmap.tenant import TenantNetmap
 from node.session import MapSession, SessionState
@@ -47,6 +48,21 @@ class RoundStats:
     resyncs: int = 0
     late_maps: int = 0
     seconds: float = 0.0
+    #: Changes handed to the netmap since the round before; over `devices` it says how well they coalesce.
+    puts: int = 0
+    blocks_known: int = 0
+    blocks_made: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """Whole maps that somebody asked for: whom they are still due to, and what went out so far."""
+
+    waiting: set[DeviceId]
+    done: asyncio.Future[None]
+    maps: int = 0
+    bytes: int = 0
 
 
 class TenantFanout:
@@ -73,6 +89,7 @@ class TenantFanout:
         self._rested = 0.0
         self._urgent = False
         self._loaded = False
+        self._deliveries: list[Delivery] = []
 
     # -- what others call -----------------------------------------------------------------------
 
@@ -91,7 +108,25 @@ class TenantFanout:
         if self._round is None:
             self._schedule(self._gathered())
 
+    def rebuild(self, devices: set[DeviceId]) -> Delivery:
+        """Make the netmaps of these devices from scratch and send them to those connected, whole."""
+        delivery = Delivery(set(), self._loop.create_future())
+        for device_id in devices:
+            session = self.sessions.get(device_id)
+            if session is not None and session.state is not SessionState.LAGGING:
+                delivery.waiting.add(device_id)
+                if session.state is SessionState.LIVE:
+                    session.state = SessionState.WAITING
+                    self._joiners.append(session)
+        self._deliveries.append(delivery)
+        self.netmap.renew(devices)
+        self.mark(urgent=True)
+        return delivery
+
     def stop(self) -> None:
+        for delivery in self._deliveries:
+            delivery.done.cancel()
+        self._deliveries = []
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -139,6 +174,7 @@ class TenantFanout:
         self._urgent = False
         joiners, self._joiners = self._joiners, []
         viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
+        stats.puts, self.netmap.puts = self.netmap.puts, 0
         flush = self.netmap.commit()
         stats.devices = len(flush.changes)
         self._report_rejected()
@@ -151,7 +187,11 @@ class TenantFanout:
                 self._announce(flush, viewers[start : start + SLICE_VIEWERS], stats)
                 await asyncio.sleep(0)
         await self._deliver(joiners, stats)
+        self._settle()
         stats.encodings = flush.encodings
+        stats.kinds = dict(flush.kinds)
+        stats.blocks_known, stats.blocks_made = self.netmap.blocks.known, self.netmap.blocks.made
+        self.netmap.blocks = BlockCounts()
         stats.seconds = self._loop.time() - started
         self._loaded = stats.seconds > GATHER_LOADED_S / 2
         ended = self._loop.time()
@@ -204,5 +244,19 @@ class TenantFanout:
             session.send_map(body)
             stats.maps += 1
             stats.map_bytes += len(body)
+            for delivery in self._deliveries:
+                if session.device_id in delivery.waiting:
+                    delivery.waiting.discard(session.device_id)
+                    delivery.maps += 1
+                    delivery.bytes += len(body)
             if count % SLICE_MAPS == 0:
                 await asyncio.sleep(0)
+
+    def _settle(self) -> None:
+        """Deliveries end with their last map; who is gone meanwhile needs none."""
+        due = {session.device_id for session in self._joiners}
+        for delivery in self._deliveries:
+            delivery.waiting &= due
+            if not delivery.waiting and not delivery.done.done():
+                delivery.done.set_result(None)
+        self._deliveries = [delivery for delivery in self._deliveries if not delivery.done.done()]

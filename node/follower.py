@@ -21,9 +21,12 @@ from app.model import Device, Instance
 from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from node.derpmap import DerpMapSource
+from node.fanout import RoundStats
 from node.hub import Hub
 from node.login import LOGIN_CHANNEL
 from node.metrics import Metrics
+from node.policies import TenantPolicies
+from node.policy_file import PolicyFile
 from node.refresh import Refresher
 
 _log = log.get("follower")
@@ -51,11 +54,18 @@ class Follower:
     hub: Hub
     refresher: Refresher
     listener: Listener
+    policies: TenantPolicies
+    #: Whether the lease is held for certain at this moment.
+    holds_lease: Callable[[], bool]
+    #: Whether `scoped` is the owner's.
+    owns: bool
     #: Where other entries reach this process, once it listens.
     internal_addr: str = ""
     is_loaded: bool = False
     #: Who stores presence and endpoints; nobody while another instance owns the cluster.
     store_hot: Callable[[Device], None] | None = field(default=None)
+    #: Hears that something was done; an owner tells the fleet.
+    touch: Callable[[], None] = field(default=lambda: None)
 
     @classmethod
     def build(
@@ -67,8 +77,20 @@ class Follower:
         scoped: Scoped,
         metrics: Metrics,
         owns: bool,
+        holds_lease: Callable[[], bool],
+        policy_file: PolicyFile | None,
     ) -> Follower:
+        """`policy_file`: the home tenant's policy, None when it lies in the database."""
         follower: Follower
+
+        def on_round(stats: RoundStats) -> None:
+            metrics.round(stats)
+            follower.touch()
+
+        def on_rows(count: int, lag_s: float) -> None:
+            metrics.foreign_rows(count, lag_s)
+            follower.touch()
+
         derp_map = DerpMapSource(
             settings.derp.urls, settings.derp.paths, lambda: follower.scoped.list_regions()
         )
@@ -86,7 +108,7 @@ class Follower:
             control_time=control_time,
             offline_grace_s=settings.timing.offline_grace,
             on_hot=lambda device: follower.heard_hot(device),
-            on_round=lambda tenant, stats: metrics.round(stats),
+            on_round=lambda tenant, stats: on_round(stats),
             follows=not owns,
         )
 
@@ -94,8 +116,21 @@ class Follower:
             if await derp_map.refresh():
                 hub.set_derp_map(derp_map.current)
 
+        policies = TenantPolicies(
+            scoped,
+            hub,
+            file=policy_file,
+            may_write=lambda: follower.may_write(),
+            on_invalid=metrics.policy_invalid,
+        )
         refresher = Refresher(
-            scoped, hub, instance=instance, on_derp=refresh_derp, on_rows=metrics.foreign_rows
+            scoped,
+            hub,
+            policies,
+            instance=instance,
+            on_derp=refresh_derp,
+            on_rows=on_rows,
+            clock=time.time,
         )
         listener = Listener(
             dsn,
@@ -103,8 +138,14 @@ class Follower:
             cluster_id=settings.cluster_id,
             instance=instance,
         )
-        follower = cls(settings, instance, scoped, derp_map, hub, refresher, listener)
+        follower = cls(
+            settings, instance, scoped, derp_map, hub, refresher, listener, policies, holds_lease, owns
+        )
         return follower
+
+    def may_write(self) -> bool:
+        """A standby reads with a session that may not write, also while it is becoming the owner."""
+        return self.owns and self.holds_lease()
 
     def heard_hot(self, device: Device) -> None:
         if self.store_hot is not None:
@@ -142,7 +183,8 @@ class Follower:
 
         Nobody else follows meanwhile. Raises Unavailable; may be done again.
         """
-        self.refresher.source = self.scoped = scoped
+        self.refresher.source = self.policies.store = self.scoped = scoped
+        self.owns = True
         if not self.is_loaded:
             await self.load()
         elif self.listener.generation != self.refresher.generation:

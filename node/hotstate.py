@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from app import log
-from app.errors import HsError, LeaseLost, Unavailable
+from app.errors import HsError, LeaseLost, NotFound, Unavailable
 from app.keys import DiscoKey
 from app.model import Device, DeviceId, TenantId
 from app.model import HotState as HotRow
@@ -37,6 +37,15 @@ class Store(Protocol):
         hostinfo: bytes | None = None,
     ) -> bool: ...
 
+    async def set_device_routes(
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        *,
+        announced: tuple[str, ...],
+        add_approved: tuple[str, ...] = (),
+    ) -> Device: ...
+
     async def flush_state(self, batch: list[HotRow]) -> int: ...
 
 
@@ -44,14 +53,21 @@ class HotState:
     """The line between the hub and the database."""
 
     def __init__(
-        self, store: Store, current: Callable[[DeviceId], Device | None], may_write: Callable[[], bool]
+        self,
+        store: Store,
+        current: Callable[[DeviceId], Device | None],
+        may_write: Callable[[], bool],
+        on_written: Callable[[], None] = lambda: None,
     ) -> None:
         """`may_write`: whether this instance holds its lease now, and is not frozen."""
+        self._on_written = on_written
         self._store = store
         self._may_write = may_write
         self._current = current
         self._hot: set[DeviceId] = set()
         self._unsaved: set[DeviceId] = set()
+        #: Devices whose routes are to be written, and the approvals to add.
+        self._routes: dict[DeviceId, tuple[str, ...]] = {}
 
     @property
     def waiting(self) -> int:
@@ -61,8 +77,13 @@ class HotState:
         """Presence or endpoints of a device have changed."""
         self._hot.add(device.id)
 
-    async def store(self, device: Device) -> None:
-        """Store the durable part; when the database is away, later."""
+    async def store(self, device: Device, approvals: tuple[str, ...] | None = None) -> None:
+        """Store the durable part; when the database is away, later.
+
+        `approvals` is given when the device announces other routes: those that need nobody's approval.
+        """
+        if approvals is not None:
+            self._routes[device.id] = tuple(sorted({*self._routes.get(device.id, ()), *approvals}))
         if not self._may_write():
             self._unsaved.add(device.id)
             return
@@ -81,6 +102,17 @@ class HotState:
             hostname=device.hostname,
             hostinfo=device.hostinfo,
         )
+        approvals = self._routes.get(device.id)
+        if approvals is None:
+            return
+        try:
+            await self._store.set_device_routes(
+                device.tenant_id, device.id, announced=device.announced_routes, add_approved=approvals
+            )
+        except NotFound:
+            _log.info("routes_of_nobody", device=device.id)
+        if self._routes.get(device.id) == approvals:
+            del self._routes[device.id]
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
@@ -91,6 +123,8 @@ class HotState:
             device = self._current(device_id)
             if device is not None:
                 await self._write(device)
+            else:
+                self._routes.pop(device_id, None)
             self._unsaved.discard(device_id)
         while self._hot:
             ids = sorted(self._hot)[:FLUSH_ROWS]
@@ -104,6 +138,8 @@ class HotState:
             except HsError:
                 self._hot.update(ids)
                 raise
+        if written:
+            self._on_written()
         return written
 
     async def run(self) -> None:

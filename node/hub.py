@@ -14,12 +14,16 @@ from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User
+from app.model import ClusterSnapshot, Device, DeviceId, HotState, StoredPolicy, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
-from app.policy.visibility import AllowAll
-from node.fanout import LAZY_S, RoundStats, TenantFanout
+from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
+from app.policy.hujson import PolicyError
+from app.policy.people import Directory
+from app.policy.reader import read
+from app.scopes import Scope
+from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
 
 _log = log.get("hub")
@@ -59,6 +63,8 @@ class Hub:
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
         self._users: dict[int, User] = {}
+        self._policies: dict[TenantId, StoredPolicy] = {}
+        self._unsure: set[TenantId] = set()
         self._ephemeral: set[DeviceId] = set()
         self._expiries: list[tuple[float, DeviceId]] = []
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
@@ -147,6 +153,12 @@ class Hub:
             self.put_device(device)
             if first_seen and device.online and not self._follows:
                 self._expect_departure(device.id)
+        # From here on it is certain who has a policy; those that have one get it from node.policies.
+        for tenant_id in self._unsure & tenants:
+            if all(policy.tenant_id != tenant_id for policy in snapshot.policies):
+                self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
+                self._tenants[tenant_id].mark()
+        self._unsure -= tenants
 
     def put_states(self, states: Sequence[HotState]) -> None:
         """Presence and endpoints as the former owner left them, before anybody is connected here."""
@@ -174,16 +186,24 @@ class Hub:
             if device is not None and device.online and self.session(device_id) is None:
                 self._expect_departure(device_id)
 
-    def put_tenant(self, tenant: Tenant) -> None:
+    def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
+        """A tenant is new or has changed. Not `sure`: whether it has a policy is not known yet, and
+        nobody reaches anybody until the next `load`."""
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
             fanout.netmap.tenant = tenant
             return
         netmap = TenantNetmap(
-            tenant, visibility=AllowAll(), compress=self._compress, dns=self._dns, derp_map=self._derp_map
+            tenant,
+            compress=self._compress,
+            dns=self._dns,
+            derp_map=self._derp_map,
+            policy=NO_POLICY if sure else NOTHING_ALLOWED,
         )
         if self._dial_plan:
             netmap.set_dial_plan(self._dial_plan)
+        if not sure:
+            self._unsure.add(tenant.id)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
             control_time=self._control_time,
@@ -198,10 +218,49 @@ class Hub:
         for session in list(fanout.sessions.values()):
             session.end()
         fanout.stop()
+        self._policies.pop(tenant_id, None)
+        self._unsure.discard(tenant_id)
         for device_id in [d for d, t in self._tenant_of.items() if t == tenant_id]:
             self._forget(device_id, fanout.netmap.device(device_id))
         for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
             del self._users[user.id]
+
+    def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
+        """The policy a tenant has now; None lets everybody reach everybody.
+
+        A text that cannot be read leaves what was in force, or at the start lets nobody reach anybody;
+        node.policies says so.
+        """
+        fanout = self._tenants.get(tenant_id)
+        if fanout is None or (self._policies.get(tenant_id) == stored and tenant_id not in self._unsure):
+            return
+        had_one = tenant_id in self._policies
+        self._unsure.discard(tenant_id)
+        policy = NO_POLICY
+        if stored is None:
+            self._policies.pop(tenant_id, None)
+        else:
+            self._policies[tenant_id] = stored
+            try:
+                policy = read(stored.text)
+            except PolicyError:
+                if had_one:
+                    return
+                policy = NOTHING_ALLOWED
+        fanout.netmap.set_policy(policy)
+        fanout.mark()
+
+    def policy(self, tenant_id: TenantId) -> StoredPolicy | None:
+        """What is stored as a tenant's policy, whether or not it passes."""
+        return self._policies.get(tenant_id)
+
+    def policy_in_force(self, tenant_id: TenantId) -> tuple[Policy, Directory] | None:
+        """The policy and the users as it names them, from the moment they are put: who asks need not
+        wait for the round that tells the devices. None for a tenant without a policy."""
+        fanout = self._tenants.get(tenant_id)
+        if fanout is None or tenant_id not in self._policies:
+            return None
+        return fanout.netmap.policy()
 
     def put_user(self, user: User) -> None:
         if self._users.get(user.id) == user:
@@ -295,6 +354,18 @@ class Hub:
         if tenant_id is None:
             raise NotFound(f"no device {device_id}")
         return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
+
+    def devices_in(self, tenant_id: TenantId, scope: Scope) -> list[Device]:
+        """The devices of a tenant that a scope holds."""
+        fanout = self._tenants.get(tenant_id)
+        return [] if fanout is None else [d for d in fanout.netmap.devices() if scope.holds(d)]
+
+    def rebuild(self, tenant_id: TenantId, devices: set[DeviceId]) -> Delivery:
+        """Netmaps made from scratch and sent whole. Raises NotFound."""
+        fanout = self._tenants.get(tenant_id)
+        if fanout is None:
+            raise NotFound(f"tenant {tenant_id} is not in this cluster")
+        return fanout.rebuild(devices)
 
     def set_derp_map(self, derp_map: bytes) -> None:
         self._derp_map = derp_map

@@ -18,6 +18,7 @@ from app.keys import MachineKey, NodeKey, short
 from app.model import Device, DeviceId, Tombstone
 from app.netmap.tenant import farewell_map
 from app.netmap.variant import Compress, Variant, encode
+from app.policy.routes import auto_approved
 from app.wire import http2, mapstream, tailcfg
 from app.wire.hostinfo import peer_hostinfo
 from node.c2n import PATH_PREFIX, ClientQueries
@@ -28,6 +29,12 @@ from node.session import MapSession
 from node.tunnel import JSON, TEXT, Headers, TunnelProtocol
 
 _log = log.get("machine")
+
+SSH_ACTION_PREFIX = "/machine/ssh/action/"
+NO_CHECK_MODE = (
+    "SSH check mode is not supported by this control server yet: ask the administrator of this tailnet"
+    ' for an SSH rule with "action": "accept"'
+)
 
 _MAP: Headers = [("content-type", "application/json")]
 #: (node key, machine key) -> what is left of a deleted device, None when there never was one.
@@ -74,6 +81,10 @@ class MachineApi:
         elif request.path.startswith(PATH_PREFIX) and request.method == "POST":
             self.queries.answered(tunnel.machine_key, request.path.removeprefix(PATH_PREFIX), request.body)
             tunnel.answer(request.stream_id, 200, b"")
+        elif request.path.startswith(SSH_ACTION_PREFIX) and request.method == "GET":
+            # Anything but a verdict makes the session wait for half an hour (PROTOCOL.md 2.7).
+            self.count("ssh_action")
+            tunnel.answer(request.stream_id, 200, tailcfg.ssh_rejection(NO_CHECK_MODE), JSON)
         elif request.path.startswith("/machine/"):
             tunnel.answer(request.stream_id, 501, b"not supported by this control server\n", TEXT)
         else:
@@ -119,7 +130,10 @@ class MachineApi:
         info = request.hostinfo
         if info is not None and not request.stream:
             changed = replace(
-                changed, hostinfo=peer_hostinfo(info.raw), hostname=info.hostname or device.hostname
+                changed,
+                hostinfo=peer_hostinfo(info.raw),
+                hostname=info.hostname or device.hostname,
+                announced_routes=tuple(sorted(info.routable_ips)),
             )
         return None if changed == device else changed
 
@@ -133,14 +147,42 @@ class MachineApi:
         async with lock:
             if tunnel.closed:  # what a client said before it left is older than what it says now
                 return
-            device = self.hub.device(device_id)
-            if device is None:
-                raise NotFound("this device was deleted meanwhile")
+            device = self._known(device_id)
             changed = self._durable_difference(device, request)
             if changed is not None:
-                await self.hot.store(changed)
+                approvals = await self._store(device, changed)
+                # Others may have changed the device while that was written.
+                current = self._known(device_id)
+                changed = self._durable_difference(current, request) or current
+                approved = tuple(sorted({*changed.approved_routes, *approvals}))
+                changed = replace(changed, approved_routes=approved)
                 self.hub.put_device(changed, lazily=request.stream)
         self._go_on(tunnel, stream_id, request, changed or device)
+
+    def _known(self, device_id: DeviceId) -> Device:
+        device = self.hub.device(device_id)
+        if device is None:
+            raise NotFound("this device was deleted meanwhile")
+        return device
+
+    async def _store(self, old: Device, new: Device) -> tuple[str, ...]:
+        """Store what a device says now; the routes of it that need nobody's approval."""
+        while True:
+            approvals = self._approvals(old, new)
+            await self.hot.store(new, approvals)
+            # A policy that came in meanwhile did not find these routes in the database.
+            if not set(self._approvals(old, new) or ()).difference(approvals or ()):
+                return approvals or ()
+
+    def _approvals(self, old: Device, new: Device) -> tuple[str, ...] | None:
+        """Routes announced just now that need nobody's approval; None when it announces what it did."""
+        if old.announced_routes == new.announced_routes:
+            return None
+        in_force = self.hub.policy_in_force(new.tenant_id)
+        fresh = set(new.announced_routes).difference(old.announced_routes)
+        if in_force is None or not fresh:
+            return ()
+        return auto_approved(*in_force, new.user_id, new.tags, fresh)
 
     def _go_on(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device

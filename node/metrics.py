@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
@@ -22,8 +23,8 @@ class Metrics:
         def counter(name: str, text: str, *extra: str) -> Counter:
             return Counter(name, text, [*labels, *extra], registry=self.registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, labels, registry=self.registry)
+        def gauge(name: str, text: str, *extra: str) -> Gauge:
+            return Gauge(name, text, [*labels, *extra], registry=self.registry)
 
         self._cluster_id = cluster_id
         self._registrations = counter("hs_registrations", "Answers to register requests.", "outcome")
@@ -60,6 +61,9 @@ class Metrics:
         self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
             cluster_id
         )
+        self._policy_invalid = gauge(
+            "hs_policy_invalid", "Tenants whose policy in force does not pass.", "tenant"
+        )
         self._frames = counter("hs_delta_frames", "Deltas written to viewers.").labels(cluster_id)
         self._frame_bytes = counter("hs_delta_bytes", "Bytes of deltas.").labels(cluster_id)
         self._maps = counter("hs_full_maps", "Full maps written.").labels(cluster_id)
@@ -67,6 +71,38 @@ class Metrics:
         self._encodings = counter("hs_delta_encodings", "Distinct encodings of deltas.").labels(cluster_id)
         self._resyncs = counter("hs_resyncs", "Viewers that needed a full map in between.").labels(cluster_id)
         self._late = counter("hs_late_announcements", "Maps sent before all peers were told.").labels(
+            cluster_id
+        )
+        self._kinds = counter("hs_messages", "Deltas by the weightiest thing in them.", "kind")
+        self._puts = counter("hs_netmap_puts", "Changes handed to netmaps, before they coalesce.").labels(
+            cluster_id
+        )
+        self._blocks = counter("hs_map_blocks", "Blocks of peers in full maps: known or encoded.", "from")
+        self._rebuild_s = Histogram(
+            "hs_rebuild_seconds",
+            "Duration of rebuilds that operators asked for.",
+            [*labels, "scope"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._stall = Histogram(
+            "hs_loop_stall_seconds",
+            "How late the event loop was, sampled.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lag = Histogram(
+            "hs_change_lag_seconds",
+            "From a foreign change's row to its effect in memory.",
+            labels,
+            buckets=_SECONDS,
+            registry=self.registry,
+        ).labels(cluster_id)
+        self._lagging = gauge(
+            "hs_sessions_lagging", "Map polls that are behind and wait for a full map."
+        ).labels(cluster_id)
+        self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
@@ -85,11 +121,28 @@ class Metrics:
     def registration(self, outcome: str) -> None:
         self._registrations.labels(self._cluster_id, outcome).inc()
 
+    def policy_invalid(self, tenant: str, invalid: bool) -> None:
+        """Whether the policy in force of a tenant does not pass; a series only while it does not."""
+        if invalid:
+            self._policy_invalid.labels(self._cluster_id, tenant).set(1)
+        else:
+            with suppress(KeyError):
+                self._policy_invalid.remove(self._cluster_id, tenant)
+
     def map_request(self, kind: str) -> None:
         self._map_requests.labels(self._cluster_id, kind).inc()
 
-    def foreign_rows(self, count: int) -> None:
+    def foreign_rows(self, count: int, lag_s: float) -> None:
+        """`lag_s`: age of the oldest of them when it took effect."""
         self._rows.inc(count)
+        if count:
+            self._lag.observe(max(0.0, lag_s))
+
+    def rebuilt(self, scope: str, seconds: float) -> None:
+        self._rebuild_s.labels(self._cluster_id, scope).observe(seconds)
+
+    def loop_stall(self, seconds: float) -> None:
+        self._stall.observe(seconds)
 
     def tunnel_opened(self) -> None:
         self._tunnels.inc()
@@ -106,6 +159,11 @@ class Metrics:
         self._resyncs.inc(stats.resyncs)
         self._late.inc(stats.late_maps)
         self._changed.inc(stats.devices)
+        self._puts.inc(stats.puts)
+        for kind, count in stats.kinds.items():
+            self._kinds.labels(self._cluster_id, kind).inc(count)
+        self._blocks.labels(self._cluster_id, "cache").inc(stats.blocks_known)
+        self._blocks.labels(self._cluster_id, "encoder").inc(stats.blocks_made)
         self._rounds.observe(stats.seconds)
 
     def gauges(
@@ -115,7 +173,11 @@ class Metrics:
         devices: int,
         sessions: int,
         waiting: int,
+        sessions_lagging: int,
+        sessions_waiting: int,
     ) -> None:
+        self._lagging.set(sessions_lagging)
+        self._waiting_maps.set(sessions_waiting)
         self._tenants.set(tenants)
         self._devices.set(devices)
         self._sessions.set(sessions)

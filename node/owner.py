@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,12 @@ from node.jobs import Job
 from node.login import LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
+from node.news import FleetNews
+from node.policies import TenantPolicies
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
+from node.session import SessionState
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -79,10 +83,12 @@ class Owner:
     hot: HotState
     queries: ClientQueries
     api: MachineApi
+    policies: TenantPolicies
     refresher: Refresher
     requests: RequestRunner
     listener: Listener
     login_waiters: Waiters
+    news: FleetNews
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _counted: int = 0
@@ -104,7 +110,14 @@ class Owner:
     ) -> Owner:
         """`may_write`: whether the lease is held for certain at this moment. `relay`: runs already."""
         hub, refresher = follower.hub, follower.refresher
-        hot = HotState(scoped, hub.device, may_write)
+        news = FleetNews(scoped.notify_fleet, may_write)
+        follower.touch = news.touch
+
+        def on_request(kind: str, outcome: str) -> None:
+            metrics.operator_request(kind, outcome)
+            news.touch()
+
+        hot = HotState(scoped, hub.device, may_write, news.touch)
         follower.store_hot = hot.mark
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
@@ -129,7 +142,14 @@ class Owner:
             count=metrics.map_request,
         )
 
-        requests = RequestRunner(scoped, hub, refresher, may_write=may_write, count=metrics.operator_request)
+        requests = RequestRunner(
+            scoped,
+            hub,
+            refresher,
+            may_write=may_write,
+            count=on_request,
+            on_rebuild=metrics.rebuilt,
+        )
         return cls(
             settings=settings,
             instance=follower.instance,
@@ -142,10 +162,12 @@ class Owner:
             hot=hot,
             queries=queries,
             api=api,
+            policies=follower.policies,
             refresher=refresher,
             requests=requests,
             listener=follower.listener,
             login_waiters=waiters,
+            news=news,
             may_write=may_write,
             relay=relay,
         )
@@ -259,11 +281,14 @@ class Owner:
 
     def set_gauges(self) -> None:
         tenants, devices, sessions = self.hub.counts()
+        states = Counter(session.state for session in self.hub.sessions())
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
             sessions=sessions,
             waiting=self.hot.waiting,
+            sessions_lagging=states[SessionState.LAGGING],
+            sessions_waiting=states[SessionState.WAITING],
         )
 
     # -- the end --------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from app import log
 from app.db.listen import Resync, Wake
 from app.errors import BadRequest, Unavailable
 from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
+from app.routes import readable_routes
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
+from node.policies import TenantPolicies
 
 _log = log.get("refresh")
 
@@ -48,17 +50,21 @@ class Refresher:
         self,
         source: Source,
         hub: Hub,
+        policies: TenantPolicies,
         *,
         instance: str,
         on_derp: Callable[[], Awaitable[None]],
-        on_rows: Callable[[int], None],
+        on_rows: Callable[[int, float], None],
+        clock: Callable[[], float],
     ) -> None:
         #: Whoever takes over reads through another object from then on.
         self.source = source
         self._hub = hub
+        self._policies = policies
         self._instance = instance
         self._on_derp = on_derp
         self._on_rows = on_rows
+        self._clock = clock
         self.generation: str | None = None
         self._position = ""
         self._missed_load = True
@@ -72,6 +78,7 @@ class Refresher:
             with self._hub.noting() as newer:
                 snapshot = await self.source.load()
             self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
+            self._policies.load(snapshot)
         # What was written here meanwhile may miss what others had written to the same device before.
         await self._reload_devices(
             {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
@@ -79,6 +86,7 @@ class Refresher:
         self.generation = snapshot.generation
         self._position = snapshot.position
         self._missed_load = False
+        await self._settle_policies()
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
@@ -89,13 +97,22 @@ class Refresher:
         foreign = [change for change in changes if change.origin != self._instance]
         if foreign or self._again:
             await self._apply(foreign)
-            self._on_rows(len(foreign))
+            oldest = min((change.at for change in foreign), default=0.0)
+            self._on_rows(len(foreign), self._clock() - oldest)
         self._position = position
+        await self._settle_policies()
         return len(foreign)
+
+    async def _settle_policies(self) -> None:
+        await self._reload_devices(await self._policies.settle())
 
     async def reload_device(self, tenant_id: TenantId, device_id: DeviceId) -> None:
         """Put into the hub what is stored of a device of this tenant now, or that it is gone."""
         await self._reload_devices({(tenant_id, device_id)})
+
+    async def reload_devices(self, ids: set[tuple[TenantId, DeviceId]]) -> None:
+        """The same for many; above RELOAD_ABOVE the whole cluster is loaded instead."""
+        await (self.load() if len(ids) > RELOAD_ABOVE else self._reload_devices(ids))
 
     async def reload_user(self, tenant_id: TenantId, user_id: UserId) -> None:
         """Put into the hub what is stored of a user of this tenant now, or that it is gone."""
@@ -104,6 +121,7 @@ class Refresher:
     async def _apply(self, changes: list[Change]) -> None:
         devices = set(self._again)
         users: set[tuple[TenantId, UserId]] = set()
+        policies: set[TenantId] = set()
         for change in changes:
             kind, _, value = change.scope_key.partition(":")
             if kind == "derp":
@@ -112,13 +130,16 @@ class Refresher:
                 devices.add((change.tenant_id, DeviceId(int(value))))
             elif kind == "user" and change.tenant_id is not None:
                 users.add((change.tenant_id, UserId(int(value))))
-            elif kind != "tag":  # the devices that changed a tag are named beside it
+            elif kind == "policy" and change.tenant_id is not None:
+                policies.add(change.tenant_id)
+            elif kind not in ("tag", "route"):  # the devices that changed one are named beside it
                 await self.load()
                 return
         if len(devices) > RELOAD_ABOVE:
             await self.load()
             return
         await self._reload_users(users)
+        await self._policies.reload(policies)
         await self._reload_devices(devices)
 
     async def _reload_users(self, ids: set[tuple[TenantId, UserId]]) -> None:
@@ -176,11 +197,21 @@ class Refresher:
 
 
 def _readable(device: Device) -> Device:
-    """The device with what peers can decode of its Hostinfo: whoever has SQL may have stored anything,
-    and a client that cannot read one member of one peer loses its whole map."""
+    """The device with what peers can decode of its Hostinfo and routes: whoever has SQL may have stored
+    anything, and a client that cannot read one member of one peer loses its whole map."""
     try:
         info = peer_hostinfo(device.hostinfo)
     except BadRequest as error:
         _log.warning("hostinfo_ignored", device=device.id, reason=error.message)
         info = b"{}"
+    if device.announced_routes or device.approved_routes:
+        device = _with_readable_routes(device)
     return device if info == device.hostinfo else replace(device, hostinfo=info)
+
+
+def _with_readable_routes(device: Device) -> Device:
+    announced, approved = readable_routes(device.announced_routes), readable_routes(device.approved_routes)
+    if (announced, approved) == (device.announced_routes, device.approved_routes):
+        return device
+    _log.warning("routes_ignored", device=device.id)
+    return replace(device, announced_routes=announced, approved_routes=approved)

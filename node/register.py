@@ -27,6 +27,8 @@ from app.model import (
     UserId,
 )
 from app.names import label_of
+from app.policy.permits import permits
+from app.tokens import parse_auth_token
 from app.wire import tailcfg
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
@@ -94,7 +96,7 @@ class Registrar:
         if request.expiry is not None and request.expiry <= self.clock():
             return await self._logout(known)
         wish = _registration(machine_key, request)
-        result = await self._register(wish)
+        result = await self._register(self._permitted(wish, _tenant_of(wish, known)))
         if result.status == "needs_login":
             stands = await self.logins.stand(machine_key, request, address)
             if isinstance(stands, str):
@@ -102,7 +104,8 @@ class Registrar:
             if stands.state == "denied":
                 return refusal(DENIED)
             self._check_lease()
-            result = await self._register(replace(wish, login_id=stands.id))
+            wish = self._permitted(replace(wish, login_id=stands.id), stands.tenant_id)
+            result = await self._register(wish)
             if result.status == "needs_login":  # the device that used this approval up is gone
                 again = await self.logins.ask(machine_key, request, address)
                 if isinstance(again, str):
@@ -113,6 +116,16 @@ class Registrar:
         if result.device is not None and result.tenant is not None:
             return self._success(result.device, result.tenant, result.user)
         return refusal(result.message)
+
+    def _permitted(self, wish: Registration, tenant_id: TenantId | None) -> Registration:
+        """The wish with what the tenant's policy says of the tags and routes in it."""
+        if tenant_id is None or not (wish.request_tags or wish.announced_routes):
+            return wish
+        in_force = self.hub.policy_in_force(tenant_id)
+        if in_force is None:
+            return wish
+        may = permits(*in_force, wish.request_tags, wish.announced_routes)
+        return replace(wish, permits=may)
 
     def _check_lease(self) -> None:
         if not self.may_write():
@@ -133,7 +146,7 @@ class Registrar:
 
     def _success(self, device: Device, tenant: Tenant, user: User | None) -> bytes:
         if self.hub.tenant(tenant.id) is None:
-            self.hub.put_tenant(tenant)
+            self.hub.put_tenant(tenant, sure=False)
         if user is not None:
             self.hub.put_user(user)
         self.hub.put_device(device, lazily=True)
@@ -172,8 +185,17 @@ def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> 
         capver=request.version,
         ephemeral=request.ephemeral,
         request_tags=info.request_tags,
+        announced_routes=tuple(sorted(info.routable_ips)),
         expiry_wish=request.expiry,
     )
+
+
+def _tenant_of(wish: Registration, known: Device | None) -> TenantId | None:
+    """Whose policy counts, as far as that can be told before the database has decided."""
+    if known is not None:
+        return known.tenant_id
+    token = parse_auth_token(wish.auth_key) if wish.auth_key else None
+    return None if token is None else TenantId(token.tenant_id)
 
 
 def _show(url: str) -> bytes:

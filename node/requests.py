@@ -25,12 +25,15 @@ from app.request_kinds import (
     DeviceTag,
     KeyCreate,
     KeyExpire,
+    NetmapRebuild,
     UserCreate,
     UserDelete,
     UserRename,
     parse_request,
 )
+from app.scopes import parse_scope
 from node.hub import Hub
+from node.rebuild import Rebuilder
 from node.refresh import Refresher
 
 _log = log.get("requests")
@@ -52,6 +55,7 @@ class Work:
     refresher: Refresher
     request: OperatorRequest
     tenant_id: TenantId
+    on_rebuild: Callable[[str, float], None]
 
     @property
     def actor(self) -> str:
@@ -185,6 +189,16 @@ async def _delete_user(work: Work, args: UserDelete) -> Result:
     return {"user_id": user_id}
 
 
+async def _rebuild_netmaps(work: Work, args: NetmapRebuild) -> Result:
+    async def report(progress: Result) -> None:
+        await work.scoped.report_progress(work.request.id, progress)
+
+    scope = parse_scope(args.scope)
+    result = await Rebuilder(work.hub, work.refresher, report).run(work.tenant_id, scope)
+    work.on_rebuild(scope.kind, result["ms"] / 1000)
+    return result
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_expire": _expire_device,
@@ -197,6 +211,7 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "user_create": _create_user,
     "user_rename": _rename_user,
     "user_delete": _delete_user,
+    "netmap_rebuild": _rebuild_netmaps,
 }
 
 
@@ -211,13 +226,16 @@ class RequestRunner:
         *,
         may_write: Callable[[], bool],
         count: Callable[[str, str], None],
+        on_rebuild: Callable[[str, float], None],
     ) -> None:
-        """`may_write`: whether the lease is held and not frozen. `count` hears kind and outcome."""
+        """`may_write`: whether the lease is held and not frozen. `count` hears kind and outcome,
+        `on_rebuild` the kind of scope and seconds."""
         self._scoped = scoped
         self._hub = hub
         self._refresher = refresher
         self._may_write = may_write
         self._count = count
+        self._on_rebuild = on_rebuild
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -262,7 +280,9 @@ class RequestRunner:
             args = parse_request(request.kind, request.args)
             if request.tenant_id is None:
                 raise BadRequest(f"a {request.kind} request names a tenant")
-            work = Work(self._scoped, self._hub, self._refresher, request, request.tenant_id)
+            work = Work(
+                self._scoped, self._hub, self._refresher, request, request.tenant_id, self._on_rebuild
+            )
             return await HANDLERS[request.kind](work, args), None
         except (LeaseLost, Unavailable):
             raise

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from node.debug_pages import debug_routes
 from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor
 from node.follower import HEARTBEAT_S, Follower
@@ -36,7 +38,9 @@ from node.jobs import Job, schedule
 from node.listen import reason_of, split_listen
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
-from node.web import Facts, debug_routes, metrics_app, verify_app
+from node.policy_file import PolicyFile
+from node.stall import watch_loop
+from node.web import Facts, metrics_app, verify_app
 
 _log = log.get("serve")
 
@@ -71,6 +75,7 @@ class Serving:
     relay: Supervisor | None = None
     _relay_config: DerpConfig | None = None
     was_deposed: bool = False
+    policy_file: PolicyFile | None = None
     was_stale: bool = False
 
     @property
@@ -87,6 +92,7 @@ class Serving:
         instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         make_state_dir(settings.state_dir)
         async with AsyncExitStack() as stack:
+            self._follow_policy_file(stack)
             dsn = await stack.enter_async_context(database_dsn(settings))
             try:
                 database = await Database.prepare(dsn)
@@ -128,7 +134,14 @@ class Serving:
         settings = self.settings
         scoped = await self._open_scope(stack, dsn, instance, epoch)
         self.follower = follower = Follower.build(
-            settings, instance=instance, dsn=dsn, scoped=scoped, metrics=metrics, owns=epoch is not None
+            settings,
+            instance=instance,
+            dsn=dsn,
+            scoped=scoped,
+            metrics=metrics,
+            owns=epoch is not None,
+            holds_lease=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
+            policy_file=self.policy_file,
         )
         self.front = front = await stack.enter_async_context(
             Front.open(settings, follower, noise_key, self._facts(metrics))
@@ -172,6 +185,27 @@ class Serving:
         )
         stack.push_async_callback(scoped.close)
         return scoped
+
+    # -- policy file ----------------------------------------------------------------------------
+
+    def _follow_policy_file(self, stack: AsyncExitStack) -> None:
+        """Take the file, if there is to be one, and again on SIGHUP. Raises ConfigError."""
+        path = self.settings.policy.file
+        if path is None:
+            return
+        self.policy_file = PolicyFile(path)
+        self.policy_file.take()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self.daemon.spawn("policy file", self._reload_policy_file())
+        )
+        stack.callback(loop.remove_signal_handler, signal.SIGHUP)
+
+    async def _reload_policy_file(self) -> None:
+        if self.follower is not None:
+            await self.follower.policies.reload_file()
+        elif self.policy_file is not None:
+            self.policy_file.try_again()
 
     # -- ownership ------------------------------------------------------------------------------
 
@@ -271,7 +305,7 @@ class Serving:
             metrics=metrics,
             limits=front.limits,
             relay=self.relay,
-            may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
+            may_write=follower.may_write,
         )
         if takes_over:
             former = follower.scoped
@@ -285,6 +319,7 @@ class Serving:
             await owner.publish_region()
             await follower.load()
         await owner.heartbeat()
+        owner.news.touch()
         await owner.tell_dial_plan()
         follower.hub.take_over()
         tasks = [
@@ -294,6 +329,8 @@ class Serving:
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
+                ("loop watch", watch_loop(owner.metrics.loop_stall)),
+                ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
                 ("embedded database", self._revive_database()),
             )

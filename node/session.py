@@ -59,6 +59,8 @@ class MapSession(StreamOwner):
         "_timer",
         "bytes_sent",
         "device_id",
+        "last_delta",
+        "last_map",
         "messages",
         "node_key",
         "opened_at",
@@ -88,6 +90,9 @@ class MapSession(StreamOwner):
         self.state = SessionState.WAITING
         self.messages = 0
         self.bytes_sent = 0
+        #: The last delta, whose bytes are shared by many, and (epoch of the loop, bytes) of the last map.
+        self.last_delta: bytes | None = None
+        self.last_map: tuple[float, int] | None = None
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         self.opened_at = self._last_sent = self._loop.time()
@@ -105,6 +110,7 @@ class MapSession(StreamOwner):
     def send_map(self, body: bytes) -> None:
         """A full map; from here on the session is live."""
         self.state = SessionState.LIVE
+        self.last_delta, self.last_map = None, (self._loop.time(), len(body))
         self._write(body)
 
     def send_delta(self, body: bytes) -> bool:
@@ -113,6 +119,7 @@ class MapSession(StreamOwner):
             self.state = SessionState.LAGGING
             self._lagging_since = self._loop.time()
             return False
+        self.last_delta = body
         self._write(body)
         return True
 

@@ -19,6 +19,7 @@ from app.model import DatabaseFacts
 from app.pg import EmbeddedPostgres
 from app.settings import Loaded, Settings
 from node.listen import reason_of, split_listen, tls_context
+from node.policy_file import PolicyFile
 from node.shell import Row, show
 
 DEFAULT = "default"
@@ -58,7 +59,13 @@ async def check_database(settings: Settings, output: str) -> None:
 async def check_configuration(loaded: Loaded, output: str) -> None:
     settings = loaded.settings
     found, owner = await _database(settings)
-    checks = [_state_dir(settings), *_certificate(settings), *found, *_ports(settings, owner)]
+    checks = [
+        _state_dir(settings),
+        *_certificate(settings),
+        *_policy_file(settings),
+        *found,
+        *_ports(settings, owner),
+    ]
     rows = [setting_row(key, value, loaded) for key, value in settings.masked().items()]
     results = [check_row(check) for check in checks]
     if output == "table":
@@ -115,6 +122,13 @@ def _certificate(settings: Settings) -> list[Check]:
     if settings.tls_cert_path is None:
         return []
     return [_attempt("tls_cert_path", lambda: f"{settings.tls_cert_path}" if tls_context(settings) else "")]
+
+
+def _policy_file(settings: Settings) -> list[Check]:
+    path = settings.policy.file
+    if path is None:
+        return []
+    return [_attempt("policy.path", lambda: f"{path}: {len(PolicyFile(path).read())} characters")]
 
 
 def _attempt(what: str, work: Callable[[], str]) -> Check:

@@ -57,6 +57,15 @@ async def rename_user(settings: Settings, tenant: str | None, who: str, new_name
     show(user_row(user), output)
 
 
+async def set_role(settings: Settings, tenant: str | None, who: str, role: str, output: str) -> None:
+    async with administration(settings) as scoped:
+        place = await scoped.tenant(tenant)
+        user = await owner_of(scoped, place, who)
+        await scoped.set_user_role(place.id, user.id, role, actor=actor())
+        user = await scoped.user(place.id, user.name)
+    show(user_row(user), output)
+
+
 async def destroy_user(settings: Settings, tenant: str | None, who: str, yes: bool, output: str) -> None:
     async with administration(settings) as scoped:
         place = await scoped.tenant(tenant)
@@ -77,5 +86,6 @@ def user_row(user: User) -> Row:
         "name": user.name,
         "display_name": user.display_name,
         "email": user.email,
+        "role": user.role,
         "created": when(user.created),
     }

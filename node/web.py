@@ -6,7 +6,6 @@ import asyncio
 import platform
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 import msgspec
 import orjson
@@ -17,10 +16,9 @@ from app import __version__
 from app.db.logins import is_login_id
 from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
 from app.keys import machine_key_text, parse_node_key
-from app.model import DeviceId, Login
+from app.model import Login
 from node import login_page
 from node.login import LOGIN_PATH
-from node.owner import Owner
 
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
 MAX_VERIFY_BYTES = 4096
@@ -184,34 +182,3 @@ def _add_state(app: web.Application, facts: Facts) -> None:
 
     app.router.add_get("/health", health)
     app.router.add_get("/version", version)
-
-
-def is_loopback(address: str | None) -> bool:
-    try:
-        return address is not None and ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:
-    """Questions for operators, on the metrics address only."""
-
-    async def ask(request: web.Request) -> web.Response:
-        """`POST /debug/c2n/<device id>?path=/debug/netmap`: what the client itself answers."""
-        if not is_loopback(request.remote):
-            raise Refused("clients are asked from this machine only")
-        serving = owner()
-        if serving is None:
-            raise Unavailable("this instance does not own its cluster")
-        text = request.match_info["device_id"]
-        session = serving.hub.session(DeviceId(int(text))) if text.isdigit() else None
-        if session is None:
-            raise NotFound(f"device {text} is not connected")
-        answer = await serving.queries.ask(session, request.query.get("path", "/echo"))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status = head.split(b" ", 2)[1:2]
-        if not status or not status[0].isdigit():
-            raise Unavailable("the client's answer is no HTTP response")
-        return web.Response(body=body, status=int(status[0]))
-
-    app.router.add_post("/debug/c2n/{device_id}", ask)

@@ -9,6 +9,8 @@ import orjson
 from app.db import rows
 from app.db.auth_keys import AuthKeys
 from app.db.device_admin import DeviceAdmin
+from app.db.policies import Policies
+from app.db.routes import Routes
 from app.db.users import Users
 from app.errors import BadRequest, NotFound, Refused
 from app.model import DerpRegion, Tenant
@@ -17,8 +19,9 @@ from app.sql import QUERIES
 MAX_REGION_ID = 65535
 
 
-class Admin(Users, AuthKeys, DeviceAdmin):
-    """The administrating part of Scoped: users, auth keys, devices; here tenants and relay regions.
+class Admin(Users, AuthKeys, DeviceAdmin, Policies, Routes):
+    """The administrating part of Scoped: users, auth keys, devices, policies, routes; here tenants and
+    relay regions.
 
     `actor` is who asked, for the audit log.
     """

@@ -120,6 +120,10 @@ class Devices(ScopedBase):
         """Plans for the tables' size of now; due when a cluster has grown a lot."""
         await self._execute(QUERIES["refresh_statistics"])
 
+    async def notify_fleet(self) -> None:
+        """Wakes consoles and standbys, in a transaction of its own."""
+        await self._execute(QUERIES["notify_fleet"], self.cluster_id)
+
 
 def missing_device(device_id: DeviceId) -> NotFound:
     return NotFound(f"there is no device {device_id} here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -34,8 +35,12 @@ READ_TIMEOUT_S = 5.0
 INSTANCE_GONE_S = 90.0
 EXPIRING_SOON_S = 86_400.0
 RECENT_LINES = 20
+HISTORY_LINES = 200
 #: Tenants a form offers.
 TENANT_CHOICES = 500
+#: Fields of a device in the order of the statement's places for them.
+LIKE_FIELDS = ("any", "name", "user", "tag", "os", "version", "ip", "state", "cluster", "tenant")
+NUMBER_FIELDS = ("id", "key", "seen", "expires")
 #: Columns in front of a row's own: total, before, now, sort keys.
 _FACTS = 5
 
@@ -51,7 +56,11 @@ class Fleet:
     @classmethod
     async def open(cls, dsn: str, *, instance: str = "", read_only: bool = False) -> Self:
         """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError."""
-        settings = server_settings("hs_console", instance=instance)
+        # Windows differ in what they ask for, so a plan for any of them would be the worst one.
+        settings = {
+            **server_settings("hs_console", instance=instance),
+            "plan_cache_mode": "force_custom_plan",
+        }
         return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
 
     def terminate(self) -> None:
@@ -70,7 +79,8 @@ class Fleet:
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         """A window of devices."""
-        return _page(await self._fetch(QUERIES["fleet_devices"], *_arguments(view)), _device)
+        arguments = _device_arguments(view)
+        return _page(await self._fetch(QUERIES["fleet_devices"], *arguments), _device)
 
     async def users(self, view: View) -> Page[UserRow]:
         """A window of users."""
@@ -79,6 +89,11 @@ class Fleet:
     async def keys(self, view: View) -> Page[KeyRow]:
         """A window of auth keys, without secrets."""
         return _page(await self._fetch(QUERIES["fleet_keys"], *_arguments(view)), _key)
+
+    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+        """The newest lines of the audit log about one object (`device:17`)."""
+        found = await self._fetch(QUERIES["fleet_history"], cluster_id, what, HISTORY_LINES)
+        return [AuditRow(*row) for row in found]
 
     async def tenants(self, cluster_id: str | None = None) -> list[TenantRef]:
         """Tenants to choose from, home tenants first in each cluster."""
@@ -101,6 +116,40 @@ def _arguments(view: View) -> tuple[Any, ...]:
     after = view.after
     place = (after.text, after.number, after.tenant_id, after.id) if after else (None, None, None, None)
     return view.cluster_id, _terms(view.terms), view.sort, view.descending, *place, view.limit
+
+
+def _device_arguments(view: View) -> tuple[Any, ...]:
+    """The first term of a field, and all that may stand with it, in a place of its own; the rest as they are.
+
+    In its place a term is a constant of the plan, and whatever no term asks about is planned away.
+    """
+    likes: dict[str, Term] = {}
+    numbers: dict[str, Term] = {}
+    rest: list[Term] = []
+    for term in view.terms:
+        known = likes.get(term.field)
+        if term.op != "like" and not term.negated and term.field not in numbers:
+            numbers[term.field] = term
+        elif term.op == "like" and term.patterns and known is None:
+            likes[term.field] = term
+        elif term.op == "like" and known is not None and known.negated and term.negated:
+            likes[term.field] = replace(known, patterns=known.patterns + term.patterns)
+        else:
+            rest.append(term)
+    # Rows of an array are equally long: a pattern twice asks nothing more.
+    width = max((len(term.patterns) for term in likes.values()), default=1)
+    found = [likes.get(field) for field in LIKE_FIELDS]
+    patterns = [
+        [None] * width if t is None else list(t.patterns + t.patterns[:1] * width)[:width] for t in found
+    ]
+    negated = [term is not None and term.negated for term in found]
+    compared = [numbers.get(field) for field in NUMBER_FIELDS]
+    return (
+        *_arguments(replace(view, terms=tuple(rest))),
+        *(patterns, negated),
+        [None if term is None else term.op for term in compared],
+        [None if term is None else term.number for term in compared],
+    )
 
 
 def _terms(terms: tuple[Term, ...]) -> str:

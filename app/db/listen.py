@@ -19,6 +19,8 @@ from app.db.errors import translated
 from app.sql import QUERIES
 
 CHANNEL_PREFIX = "netmap_dirty_"
+#: Owners tell everybody that something of their cluster was committed.
+FLEET_CHANNEL = "hs_fleet"
 #: Payload of the wake-up for a new operator request (migration 0006).
 REQUEST_PAYLOAD = "request"
 HEARTBEAT_S = 5.0

@@ -38,6 +38,7 @@ class Reads(ScopedBase):
             assert head is not None
             tenants = await self._tenants(conn, None)
             users = await conn.fetch(QUERIES["load_users"], self.cluster_id)
+            policies = await conn.fetch(QUERIES["load_policies"], self.cluster_id)
             devices: list[Device] = []
             cursor = await conn.cursor(QUERIES["load_devices"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
             # In batches, so that the event loop breathes between them.
@@ -51,6 +52,7 @@ class Reads(ScopedBase):
             devices=tuple(devices),
             position=head["position"],
             generation=head["generation"],
+            policies=tuple(map(rows.policy, policies)),
         )
 
     async def load_states(self) -> AsyncIterator[list[HotState]]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+
+import orjson
 
 from app.db import rows
 from app.db.base import ScopedBase, again_when_busy, hostinfo_text
 from app.errors import BadRequest, Conflict, WrongCluster
-from app.model import Registration, RegistrationResult
+from app.model import Permit, Registration, RegistrationResult
 from app.names import check_hostname, check_label
+from app.routes import check_stored_routes
 from app.sql import QUERIES
 from app.tokens import AuthToken, parse_auth_token
 
 MAX_REQUEST_TAGS = 64
+MAX_SHOWN_TAGS = 400
 _ASK = "ask your administrator for a new one"
 
-_DEVICE_AT = 3
+_DEVICE_AT = 4
 _USER_AT = _DEVICE_AT + rows.DEVICE_COLUMNS
 _TENANT_AT = _USER_AT + rows.USER_COLUMNS
 
@@ -40,14 +44,6 @@ SENTENCES: dict[str, Callable[[float], str]] = {
     "auth_key_revoked": lambda _: f"auth key was revoked: {_ASK}",
     "auth_key_expired": lambda at: f"auth key expired on {_utc(at)}: {_ASK}",
     "auth_key_used": lambda _: f"auth key already used, it is good for one device only: {_ASK}",
-    "tags_not_permitted": lambda _: (
-        "this auth key does not allow tags: leave --advertise-tags out,"
-        " or ask your administrator for a tagged auth key"
-    ),
-    "tags_need_key": lambda _: (
-        "tags are given by auth keys here: leave --advertise-tags out,"
-        " or ask your administrator for a tagged auth key"
-    ),
     "tenant_suspended": lambda _: "this tailnet is suspended: ask your administrator",
     "tenant_frozen": lambda _: "this tailnet accepts no new devices for the moment: try again later",
     "tenant_deleted": lambda _: "this tailnet does not exist any more: ask your administrator",
@@ -109,11 +105,13 @@ class Registering(ScopedBase):
             wish.expiry_wish,
             default_expiry_s,
             now,
+            list(wish.announced_routes),
+            _permits_text(wish.permits),
         )
         if row is None:
             raise WrongCluster("the device left this cluster while it registered")
-        status, code, fact = row[:_DEVICE_AT]
-        message = SENTENCES[code](fact or 0) if code else ""
+        status, code, fact, refused = row[:_DEVICE_AT]
+        message = _tags_refused(refused) if refused else SENTENCES[code](fact or 0) if code else ""
         if row[_DEVICE_AT] is None:
             return RegistrationResult(status, code=code, message=message)
         return RegistrationResult(
@@ -133,10 +131,29 @@ def _auth_of(wish: Registration, token: AuthToken | None) -> str:
     return "none" if wish.login_id is None else "login"
 
 
+def _tags_refused(tags: Sequence[str]) -> str:
+    """headscale's words."""
+    shown = " ".join(tags)
+    shown = shown if len(shown) <= MAX_SHOWN_TAGS else shown[:MAX_SHOWN_TAGS] + "..."
+    return f"requested tags [{shown}] are invalid or not permitted"
+
+
+def _permits_text(permits: Mapping[str, Permit]) -> str | None:
+    """What SQL permitted() reads."""
+    if not permits:
+        return None
+    facts = {
+        thing: {"users": sorted(permit.users), "anyone": permit.anyone, "tags": sorted(permit.tags)}
+        for thing, permit in permits.items()
+    }
+    return orjson.dumps(facts).decode()
+
+
 def _check(wish: Registration) -> None:
     check_label(wish.label)
     check_hostname(wish.hostname)
     if len(wish.request_tags) > MAX_REQUEST_TAGS:
         raise BadRequest(f"more than {MAX_REQUEST_TAGS} tags are asked for", code="too_many_tags")
+    check_stored_routes(wish.announced_routes)
     if wish.expiry_wish is not None and not math.isfinite(wish.expiry_wish):
         raise BadRequest("the expiry asked for is not a time", code="bad_expiry")

@@ -162,6 +162,11 @@ class Requests(ScopedBase):
         text = None if result is None else orjson.dumps(result).decode()
         return await self._execute(QUERIES["finish_request"], self.cluster_id, request_id, text, error) > 0
 
+    async def report_progress(self, request_id: RequestId, progress: dict[str, Any]) -> None:
+        """Writes how far a request is that this owner holds. Raises LeaseLost, Unavailable."""
+        text = orjson.dumps(progress).decode()
+        await self._execute(QUERIES["progress_request"], self.cluster_id, request_id, text)
+
     async def trim_requests(self, max_age_s: float = REQUESTS_KEPT_S) -> int:
         """Forgets requests that ended longer ago than this."""
         gone: int = await self._fetchval(QUERIES["trim_requests"], self.cluster_id, max_age_s)

@@ -7,17 +7,18 @@ from typing import Any
 
 import orjson
 
-from app.model import AuthKey, Change, Device, HotState, Login, OperatorRequest, Tenant, User
+from app.model import AuthKey, Change, Device, HotState, Login, OperatorRequest, StoredPolicy, Tenant, User
 
-DEVICE_COLUMNS = 22
-USER_COLUMNS = 7
+DEVICE_COLUMNS = 24
+USER_COLUMNS = 8
 TENANT_COLUMNS = 7
 
 
 def device(row: Iterable[Any]) -> Device:
     cells = list(row)
     cells[10] = tuple(cells[10])  # tags
-    cells[18] = tuple(cells[18])  # endpoints
+    for index in (18, 19, 20):  # announced routes, approved routes, endpoints
+        cells[index] = tuple(cells[index])
     return Device(*cells)
 
 
@@ -33,6 +34,10 @@ def user(row: Iterable[Any]) -> User:
 
 def tenant(row: Iterable[Any]) -> Tenant:
     return Tenant(*row)
+
+
+def policy(row: Iterable[Any]) -> StoredPolicy:
+    return StoredPolicy(*row)
 
 
 def change(row: Iterable[Any]) -> Change:

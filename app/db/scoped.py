@@ -21,7 +21,7 @@ from app.sql import QUERIES
 Role = Literal["hs_node", "hs_admin"]
 
 
-class Scoped(Reads, Devices, Registering, Logins, Admin, Requests, Routing):
+class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing):
     """Everything one cluster's process may do. Row security is the second barrier behind its statements.
 
     Opened with an epoch it acts as the owner under that lease and all its writes are fenced; a new epoch

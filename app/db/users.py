@@ -7,6 +7,7 @@ from app.db.auth_keys import AuthKeys
 from app.db.base import PoolConnection, again_when_busy, worded
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import TenantId, User, UserId
+from app.policy.people import ROLES
 from app.sql import QUERIES
 
 MAX_NAME = 255
@@ -70,6 +71,21 @@ class Users(AuthKeys):
                 before, after = {"name": user.name}, {"name": name}
                 await self._audit(conn, tenant_id, actor, "user_rename", f"user:{user_id}", before, after)
                 return True
+
+    async def set_user_role(
+        self, tenant_id: TenantId, user_id: UserId, role: str, *, actor: str = ""
+    ) -> bool:
+        """Gives a user a role; False when it has it already. Raises BadRequest, NotFound."""
+        if role not in ROLES:
+            raise BadRequest(f"{role!r} is no role; there are {', '.join(ROLES)}", code="bad_role")
+        async with self._tenant_tx(tenant_id) as conn:
+            user = await self._lock_user(conn, tenant_id, user_id)
+            if user.role == role:
+                return False
+            await conn.execute(QUERIES["set_user_role"], self.cluster_id, tenant_id, user_id, role)
+            before, after = {"role": user.role}, {"role": role}
+            await self._audit(conn, tenant_id, actor, "user_role", f"user:{user_id}", before, after)
+            return True
 
     async def delete_user(self, tenant_id: TenantId, user_id: UserId, *, actor: str = "") -> None:
         """Deletes a user and its auth keys. Raises NotFound, and Refused while it has devices."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from app.model import DeviceId
 from app.netmap.variant import Compress, Variant, encode
@@ -18,6 +19,14 @@ BLOCK_ROWS = 64
 BLOCK_SPLIT_ROWS = 2 * BLOCK_ROWS
 
 JsonOf = Callable[[DeviceId], bytes]
+
+
+@dataclass(slots=True)
+class BlockCounts:
+    """Blocks asked for in full maps: how many were known, how many had to be encoded."""
+
+    known: int = 0
+    made: int = 0
 
 
 class Block:
@@ -33,10 +42,20 @@ class Block:
         self._forms.clear()
 
     def encoded(
-        self, json_of: JsonOf, variant: Variant, compress: Compress, *, first: bool, without: DeviceId | None
+        self,
+        json_of: JsonOf,
+        variant: Variant,
+        compress: Compress,
+        *,
+        first: bool,
+        without: DeviceId | None,
+        counts: BlockCounts | None = None,
     ) -> bytes:
         """The block's part of a list; empty when nothing is left of it."""
         form = self._forms.get((first, variant)) if without is None else None
+        if counts is not None:
+            counts.known += form is not None
+            counts.made += form is None
         if form is None:
             joined = b",".join([json_of(i) for i in self.ids if i != without])
             if not joined:
@@ -118,18 +137,18 @@ class BlockList:
 
 
 def encode_lists(
-    lists: Iterable[BlockList],
-    json_of: JsonOf,
+    lists: Iterable[tuple[BlockList, JsonOf]],
     variant: Variant,
     compress: Compress,
     without: DeviceId | None,
+    counts: BlockCounts | None = None,
 ) -> list[bytes]:
     """The pieces of one JSON list made of several block lists, without the brackets."""
     pieces: list[bytes] = []
-    for blocks in lists:
+    for blocks, json_of in lists:
         for block in blocks.blocks:
             own = without if without is not None and block.holds(without) else None
-            part = block.encoded(json_of, variant, compress, first=not pieces, without=own)
+            part = block.encoded(json_of, variant, compress, first=not pieces, without=own, counts=counts)
             if part:
                 pieces.append(part)
     return pieces

@@ -7,7 +7,6 @@ Nothing here is N x N: a viewer's peers are the members of the classes its class
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -15,17 +14,24 @@ import orjson
 from app.errors import NotFound
 from app.keys import machine_key_text, node_key_text
 from app.model import TAGGED_DEVICES_USER_ID, Device, DeviceId, Tenant, User, UserId
-from app.netmap.blocks import BlockList, encode_lists
+from app.netmap.access import Access, filter_member, ssh_member
+from app.netmap.blocks import BlockCounts, encode_lists
 from app.netmap.dns import DnsPlan, dns_config, suffix
-from app.netmap.flush import Flush, RowChange
+from app.netmap.flush import Flush, RowChange, Swap
+from app.netmap.members import Members
 from app.netmap.row import Row
 from app.netmap.variant import Compress, Piece, Variant, encode
-from app.policy.visibility import ClassKey, Visibility
+from app.policy.classes import DeviceClass
+from app.policy.document import NO_POLICY, Policy
+from app.policy.engine import PolicyEngine
+from app.policy.people import Directory
 from app.wire import tailcfg
 
 _TAGGED_PROFILE = orjson.dumps(
     tailcfg.user_profile(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
 )
+#: What a policy looks at in a device; anything else leaves its class alone.
+_POLICY_FACTS = ("user_id", "tags", "ipv4", "ipv6", "active_routes")
 
 
 def _profile(user: User) -> bytes:
@@ -35,32 +41,53 @@ def _profile(user: User) -> bytes:
     return orjson.dumps(profile)
 
 
+def _same_to_policy(old: Device, new: Device) -> bool:
+    if any(getattr(old, name) != getattr(new, name) for name in _POLICY_FACTS):
+        return False
+    # Presence decides who carries a route.
+    return old.online == new.online or not new.active_routes
+
+
 class TenantNetmap:
     """All a tenant's devices are told. One per tenant, used by one task at a time."""
 
     def __init__(
-        self, tenant: Tenant, *, visibility: Visibility, compress: Compress, dns: DnsPlan, derp_map: bytes
+        self,
+        tenant: Tenant,
+        *,
+        compress: Compress,
+        dns: DnsPlan,
+        derp_map: bytes,
+        policy: Policy = NO_POLICY,
     ) -> None:
         self.tenant = tenant
         self._compress = compress
-        self._visibility = visibility
         self._dns_plan = dns
         self._dns = dns_config(dns, tenant.dns_label)
         self._derp_map = derp_map
         self._dial_plan = b""
-        self._rows: dict[DeviceId, Row] = {}
-        self._members: dict[ClassKey, BlockList] = {}
-        self._owned: dict[UserId, set[DeviceId]] = {}
+        self._users: dict[UserId, User] = {}
+        self.engine = PolicyEngine(policy, ())
+        self._access = Access(self.engine)
+        self._members = Members()
         self._profiles: dict[UserId, bytes] = {TAGGED_DEVICES_USER_ID: _TAGGED_PROFILE}
-        self._class_parts: dict[ClassKey, Piece] = {}
+        self._class_parts: dict[DeviceClass, Piece] = {}
         #: Devices whose newest record cannot be told to anybody, and why.
         self.rejected: dict[DeviceId, str] = {}
         self._pending: dict[DeviceId, tuple[Device, bool] | None] = {}
-        self._pending_profiles: dict[UserId, bytes | None] = {}
+        self._pending_users: dict[UserId, User | None] = {}
         self._pending_common: dict[str, bytes] = {}
-        self._pending_visibility: Visibility | None = None
+        self._pending_policy: Policy | None = None
+        self._pending_renewal: set[DeviceId] = set()
+        #: Since somebody last looked and reset them.
+        self.puts = 0
+        self.blocks = BlockCounts()
 
     # -- what is known now (committed or not) ---------------------------------------------------
+
+    @property
+    def _rows(self) -> dict[DeviceId, Row]:
+        return self._members.rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,9 +107,27 @@ class TenantNetmap:
         row = self._rows.get(device_id)
         return None if row is None else row.device
 
-    def devices(self) -> Iterable[Device]:
-        """Every committed device."""
-        return [row.device for row in self._rows.values()]
+    def devices(self) -> list[Device]:
+        """The newest picture of every device, committed or not."""
+        known = {device_id: row.device for device_id, row in self._rows.items()}
+        for device_id, pending in self._pending.items():
+            if pending is not None:
+                known[device_id] = pending[0]
+            else:
+                known.pop(device_id, None)
+        return list(known.values())
+
+    def users(self) -> list[User]:
+        """Every user, committed or not."""
+        known = {**self._users, **self._pending_users}
+        return [user for user in known.values() if user is not None]
+
+    def policy(self) -> tuple[Policy, Directory]:
+        """The newest policy, and the users as it names them, committed or not."""
+        if self._pending_policy is None and not self._pending_users:
+            return self.engine.policy, self.engine.directory
+        policy = self.engine.policy if self._pending_policy is None else self._pending_policy
+        return policy, Directory(self.users(), policy.groups)
 
     def fqdn(self, device: Device) -> str:
         """A device's MagicDNS name without trailing dot."""
@@ -93,21 +138,26 @@ class TenantNetmap:
     @property
     def is_dirty(self) -> bool:
         return bool(
-            self._pending or self._pending_profiles or self._pending_common or self._pending_visibility
+            self._pending
+            or self._pending_users
+            or self._pending_common
+            or self._pending_renewal
+            or self._pending_policy is not None
         )
 
     def put(self, device: Device, *, expired: bool = False) -> None:
         """A device is new or has changed. `expired`: its key is, by the caller's clock."""
         self._pending[device.id] = (device, expired)
+        self.puts += 1
 
     def remove(self, device_id: DeviceId) -> None:
         self._pending[device_id] = None
 
     def put_user(self, user: User) -> None:
-        self._pending_profiles[user.id] = _profile(user)
+        self._pending_users[user.id] = user
 
     def remove_user(self, user_id: UserId) -> None:
-        self._pending_profiles[user_id] = None
+        self._pending_users[user_id] = None
 
     def set_derp_map(self, derp_map: bytes) -> None:
         if derp_map != self._derp_map:
@@ -125,125 +175,178 @@ class TenantNetmap:
             self._pending_common["DNSConfig"] = config
         self._dns_plan = plan
 
-    def set_visibility(self, visibility: Visibility) -> None:
-        self._pending_visibility = visibility
+    def set_policy(self, policy: Policy) -> None:
+        """Another policy; NO_POLICY lets everybody reach everybody."""
+        self._pending_policy = policy
+
+    def renew(self, devices: set[DeviceId]) -> None:
+        """Make the rows of these devices from scratch; of all of them, everything else as well."""
+        self._pending_renewal |= devices
+        if self._rows.keys() <= devices and self._pending_policy is None:
+            self._pending_policy = self.engine.policy
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
-        everyone_resyncs = self._pending_visibility is not None
-        if self._pending_visibility is not None:
-            self._visibility = self._pending_visibility
-            self._reclassify()
-        changes = self._commit_rows()
-        changed_users = self._commit_profiles()
+        self.engine.sweep()
+        self._access.forget_empty()
+        changed_users, again = self._commit_users()
+        told_before = None
+        if self._pending_policy is not None:
+            told_before = self._access.all_told()
+            self._exchange_engine(self._pending_policy)
+        changes = self._commit_rows(again)
+        swap = None if told_before is None else self._reclassify(changes)
+        touched, routers = self.engine.take_touched()
+        if swap is None:
+            self._renew_routers(changes, routers)
+        access_before = self._access.renew(touched) if told_before is None else told_before
         common = [orjson.dumps(name) + b":" + text for name, text in sorted(self._pending_common.items())]
         self._dns = self._pending_common.get("DNSConfig", self._dns)
         self._derp_map = self._pending_common.get("DERPMap", self._derp_map)
         self._dial_plan = self._pending_common.get("ControlDialPlan", self._dial_plan)
-        if common or changed_users or everyone_resyncs or self._changes_profiles(changes):
+        if common or changed_users or swap is not None or self._changes_profiles(changes):
             self._class_parts.clear()
+        for cls in access_before:
+            self._class_parts.pop(cls, None)
         self._pending = {}
-        self._pending_profiles = {}
         self._pending_common = {}
-        self._pending_visibility = None
+        self._pending_policy = None
         return Flush(
-            changes,
-            visibility=self._visibility,
+            changes=changes,
+            engine=self.engine,
             compress=self._compress,
             rows=self._rows,
             profiles=self._profiles,
-            changed_profiles={u: self._classes_owned_by(u) for u in changed_users},
+            profile_classes={u: self._members.classes_owned_by(u) for u in changed_users},
             common=common,
-            everyone_resyncs=everyone_resyncs,
+            access=self._access,
+            access_before=access_before,
+            swap=swap,
         )
 
-    def _commit_rows(self) -> dict[DeviceId, RowChange]:
+    def _commit_users(self) -> tuple[list[UserId], set[DeviceId]]:
+        """(users whose profile changed, devices whose class may have)."""
+        changed: list[UserId] = []
+        again: set[DeviceId] = set()
+        for user_id, user in self._pending_users.items():
+            if user is None:
+                self._users.pop(user_id, None)
+                self._profiles.pop(user_id, None)
+                again |= self.engine.remove_user(user_id)
+                continue
+            self._users[user_id] = user
+            again |= self.engine.put_user(user)
+            profile = _profile(user)
+            if self._profiles.get(user_id) != profile:
+                self._profiles[user_id] = profile
+                changed.append(user_id)
+        self._pending_users = {}
+        return changed, again
+
+    def _exchange_engine(self, policy: Policy) -> None:
+        self.engine = PolicyEngine(policy, self._users.values())
+        self._access = Access(self.engine)
+        for row in self._rows.values():
+            self.engine.put(row.device)
+
+    def _commit_rows(self, again: set[DeviceId]) -> dict[DeviceId, RowChange]:
         changes: dict[DeviceId, RowChange] = {}
+        renewed, self._pending_renewal = self._pending_renewal, set()
+        for device_id in (again | renewed) - self._pending.keys():
+            row = self._rows.get(device_id)
+            if row is not None:
+                self._pending[device_id] = (row.device, row.expired)
         for device_id, pending in self._pending.items():
             old = self._rows.get(device_id)
-            new: Row | None = None
-            if pending is not None:
+            if pending is None:
+                self.rejected.pop(device_id, None)
+                if old is None:
+                    continue
+                self.engine.remove(device_id)
+                new = None
+            else:
                 device, expired = pending
                 fqdn = self.fqdn(device)
-                if old is not None and device == old.device and (expired, fqdn) == (old.expired, old.fqdn):
-                    continue
-                new = Row(device, fqdn, self._visibility.class_of(device), expired=expired)
+                if old is not None and (device, expired, fqdn) == (old.device, old.expired, old.fqdn):
+                    is_reclassed = device_id in again and self.engine.put(device) is not old.cls
+                    if not is_reclassed and device_id not in renewed:
+                        continue
                 try:
-                    new.json()
+                    new = self._row(device, fqdn, expired, old, again)
                 except (TypeError, ValueError, OverflowError) as error:
                     # One unreadable record must not blank anybody's map: its last good picture stays.
                     self.rejected[device_id] = str(error)
                     continue
                 self.rejected.pop(device_id, None)
-            else:
-                self.rejected.pop(device_id, None)
-                if old is None:
-                    continue
-            self._move(device_id, old, new)
+            self._members.put(device_id, old, new)
             changes[device_id] = RowChange(old, new)
         return changes
 
-    def _move(self, device_id: DeviceId, old: Row | None, new: Row | None) -> None:
-        """Keep rows, class members and owners in step."""
-        if old is not None and (new is None or new.cls != old.cls):
-            members = self._members[old.cls]
-            members.discard(device_id)
-            if not members.blocks:
-                del self._members[old.cls]
-        if old is not None and (new is None or new.owner != old.owner):
-            self._owned[old.owner].discard(device_id)
-        if new is None:
-            del self._rows[device_id]
-            return
-        self._rows[device_id] = new
-        self._owned.setdefault(new.owner, set()).add(device_id)
-        members = self._members.setdefault(new.cls, BlockList())
-        if old is not None and new.cls == old.cls:
-            members.touch(device_id)
-        else:
-            members.add(device_id)
+    def _row(self, device: Device, fqdn: str, expired: bool, old: Row | None, again: set[DeviceId]) -> Row:
+        """A picture that can be told. Raises ValueError and its like, and has changed nothing then."""
+        untold = Row(device, fqdn, self.engine.untold_class, expired=expired)
+        untold.json()
+        keeps_class = old is not None and device.id not in again and _same_to_policy(old.device, device)
+        cls = self.engine.class_of(device.id) if keeps_class else self.engine.put(device)
+        return Row(device, fqdn, cls, expired=expired, primaries=self.engine.carried_routes(device.id))
 
-    def _commit_profiles(self) -> list[UserId]:
-        changed: list[UserId] = []
-        for user_id, profile in self._pending_profiles.items():
-            if profile is None:
-                self._profiles.pop(user_id, None)
-            elif self._profiles.get(user_id) != profile:
-                self._profiles[user_id] = profile
-                changed.append(user_id)
-        return changed
-
-    def _classes_owned_by(self, user_id: UserId) -> frozenset[ClassKey]:
-        return frozenset(self._rows[i].cls for i in self._owned.get(user_id, ()))
-
-    def _reclassify(self) -> None:
-        self._members = {}
-        for row in self._rows.values():
-            row.cls = self._visibility.class_of(row.device)
-        by_class: dict[ClassKey, list[DeviceId]] = {}
+    def _reclassify(self, changes: dict[DeviceId, RowChange]) -> Swap:
+        """After another policy: every row in its new class."""
+        old_classes: dict[DeviceId, DeviceClass] = {}
+        groups: dict[tuple[DeviceClass, DeviceClass], list[DeviceId]] = {}
+        rows: dict[DeviceId, Row] = {}
         for device_id, row in self._rows.items():
-            by_class.setdefault(row.cls, []).append(device_id)
-        self._members = {cls: BlockList(ids) for cls, ids in by_class.items()}
+            change = changes.get(device_id)
+            if change is not None:
+                if change.old is not None:
+                    old_classes[device_id] = change.old.cls
+                rows[device_id] = row
+                continue
+            old_classes[device_id] = before = row.cls
+            after = self.engine.class_of(device_id)
+            rows[device_id] = row
+            if after.shape.subnets or (before.shape.no_v4, before.peer_caps) != (
+                after.shape.no_v4,
+                after.peer_caps,
+            ):
+                carried = self.engine.carried_routes(device_id)
+                new = Row(row.device, row.fqdn, after, expired=row.expired, primaries=carried)
+                changes[device_id] = RowChange(row, new)
+                rows[device_id] = new
+            else:
+                groups.setdefault((before, after), []).append(device_id)
+                row.cls = after
+                row.told = {}
+        self._members.rebuild(rows)
+        return Swap(old_classes, groups)
+
+    def _renew_routers(self, changes: dict[DeviceId, RowChange], routers: set[DeviceId]) -> None:
+        """Routes may be shown differently now: such routers are compared with what was told of them."""
+        for device_id in routers - changes.keys():
+            row = self._rows[device_id]
+            carried = self.engine.carried_routes(device_id)
+            new = Row(row.device, row.fqdn, row.cls, expired=row.expired, primaries=carried)
+            self._members.put(device_id, row, new)
+            changes[device_id] = RowChange(row, new)
+        if routers:
+            self._members.forget_special()
 
     @staticmethod
     def _changes_profiles(changes: dict[DeviceId, RowChange]) -> bool:
         return any(
-            c.old is None or c.new is None or c.old.owner != c.new.owner or c.old.cls != c.new.cls
+            c.old is None or c.new is None or c.old.owner != c.new.owner or c.old.cls is not c.new.cls
             for c in changes.values()
         )
 
     # -- full maps ------------------------------------------------------------------------------
-
-    def visible_classes(self, viewer: ClassKey) -> list[ClassKey]:
-        return [cls for cls in self._members if self._visibility.sees(viewer, cls)]
 
     def has_peers(self, device_id: DeviceId) -> bool:
         """Whether a full map of this device names any peer."""
         row = self._rows[device_id]
         if row.viewer_class is None:
             return False
-        own = 1 if self._visibility.sees(row.cls, row.cls) else 0
-        return sum(len(self._members[c]) for c in self.visible_classes(row.cls)) > own
+        own = 1 if row.cls.sees & row.cls.bit else 0
+        return self._members.count_visible(row.cls) > own
 
     def full_map(self, device_id: DeviceId, variant: Variant, control_time: str) -> bytes:
         """The complete map of a committed device: a tailcfg.MapResponse that stands on its own.
@@ -254,45 +357,45 @@ class TenantNetmap:
         if row is None:
             raise NotFound(f"no device {device_id} in tenant {self.tenant.name}")
         own_profile = self._profiles.get(row.owner, _TAGGED_PROFILE)
-        head = b'{"Node":%b,"ControlTime":"%b","UserProfiles":[%b' % (
-            row.json(),
+        viewer = row.viewer_class
+        own_access = b""
+        if viewer is None:
+            own_access = filter_member(b"[]") + b","
+        else:
+            template, _ = self._access.of(viewer)
+            if not template.is_shared:
+                own_access = filter_member(template.filled(row.device.ipv4, row.device.ipv6)) + b","
+        head = b'{"Node":%b,"ControlTime":"%b",%b"UserProfiles":[%b' % (
+            row.self_json(),
             control_time.encode(),
+            own_access,
             own_profile,
         )
-        viewer = row.viewer_class
         if viewer is None:
-            text = head + b"]," + self._settings_part(()) + b"]}"
-            return encode(text, variant, self._compress)
+            return encode(head + b"]," + self._settings_part() + b'"Peers":[]}', variant, self._compress)
         part = self._class_parts.get(viewer)
         if part is None:
             part = self._class_parts[viewer] = self._class_part(viewer)
-        lists = [self._members[cls] for cls in self.visible_classes(viewer)]
         pieces = [encode(head, variant, self._compress), part.encoded(variant, self._compress)]
-        pieces += encode_lists(lists, self._json_of, variant, self._compress, device_id)
+        lists = self._members.lists_for(viewer, self.engine)
+        pieces += encode_lists(lists, variant, self._compress, device_id, self.blocks)
         pieces.append(encode(b"]}", variant, self._compress))
         return b"".join(pieces)
 
-    def _json_of(self, device_id: DeviceId) -> bytes:
-        return self._rows[device_id].json()
-
-    def _class_part(self, viewer: ClassKey) -> Piece:
+    def _class_part(self, viewer: DeviceClass) -> Piece:
         """What all devices of a class get between their own node and the list of peers."""
-        seen = set(self.visible_classes(viewer))
-        owners = sorted(
-            user
-            for user, devices in self._owned.items()
-            if user in self._profiles and any(self._rows[i].cls in seen for i in devices)
-        )
-        profiles = b"".join(b"," + self._profiles[user] for user in owners)
-        return Piece(profiles + b"]," + self._settings_part(self._visibility.packet_filter(viewer)))
+        owners = self._members.owners_in(self._members.visible(viewer))
+        profiles = b"".join(b"," + self._profiles[user] for user in owners if user in self._profiles)
+        template, ssh = self._access.of(viewer)
+        filters = filter_member(template.json) + b"," if template.is_shared else b""
+        ssh_part = ssh_member(ssh) + b","
+        return Piece(profiles + b"]," + self._settings_part() + filters + ssh_part + b'"Peers":[')
 
-    def _settings_part(self, rules: tuple[dict[str, Any], ...]) -> bytes:
-        filters = orjson.dumps({"*": None, "base": list(rules)})
-        return b'"Domain":%b,"DNSConfig":%b,"DERPMap":%b,"PacketFilters":%b,%b"Peers":[' % (
+    def _settings_part(self) -> bytes:
+        return b'"Domain":%b,"DNSConfig":%b,"DERPMap":%b,%b' % (
             orjson.dumps(suffix(self._dns_plan, self.tenant.dns_label)),
             self._dns,
             self._derp_map,
-            filters,
             b'"CollectServices":false,"Debug":{"DisableLogTail":true},' + self._dial_plan_member(),
         )
 

@@ -1,4 +1,9 @@
-"""Who may see and reach whom. Today: everyone in a tenant sees everyone.
+"""Who may reach, see and log in to whom: the Tailscale policy language. Pure.
 
-visibility   the seam the netmap engine asks: class of a device, class sees class, packet filter
+hujson, aliases, reader   text -> document.Policy, every refusal with line and column
+check, testing            a policy judged for the users and devices of a tenant
+rules, states, selectors, classes
+                          what a policy looks at, and devices that are the same to it
+engine                    PolicyEngine: classes, filters, peers, routes and SSH rules, kept up to date
+explain, impact, advice   for people: why, what a new policy changes, what looks wrong in it
 """

@@ -23,12 +23,12 @@ SELECT c.users, t.max_users, c.keys, t.max_keys
 -- $1 cluster_id, $2 tenant_id, $3 name, $4 display_name, $5 email, $6 profile_pic_url
 INSERT INTO users (tenant_id, cluster_id, name, display_name, email, profile_pic_url)
 SELECT t.tenant_id, t.cluster_id, $3, $4, $5, $6 FROM tenants t WHERE t.cluster_id = $1 AND t.tenant_id = $2
-RETURNING id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8
+RETURNING id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8, role
 
 -- list_users --
 -- Users of a tenant, all or by name.
 -- $1 cluster_id, $2 tenant_id, $3 name or NULL
-SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8
+SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8, role
   FROM users
  WHERE cluster_id = $1 AND tenant_id = $2 AND ($3::text IS NULL OR name = $3)
  ORDER BY id
@@ -36,7 +36,7 @@ SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch 
 -- lock_user --
 -- A user, locked until the end of the transaction.
 -- $1 cluster_id, $2 tenant_id, $3 user_id
-SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8
+SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8, role
   FROM users
  WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
    FOR UPDATE
@@ -45,6 +45,11 @@ SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch 
 -- Gives a user another name.
 -- $1 cluster_id, $2 tenant_id, $3 user_id, $4 name
 UPDATE users SET name = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- set_user_role --
+-- Gives a user a role.
+-- $1 cluster_id, $2 tenant_id, $3 user_id, $4 role
+UPDATE users SET role = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
 
 -- count_user_devices --
 -- How many devices a user has.
@@ -105,6 +110,11 @@ RETURNING id, tenant_id, prefix, user_id, reusable, ephemeral, tags, used, uses,
 -- $1 cluster_id, $2 tenant_id, $3 actor, $4 action, $5 object, $6 before, $7 after
 INSERT INTO audit_log (cluster_id, tenant_id, actor, action, object, before, after)
 VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb)
+
+-- notify_fleet --
+-- Wakes consoles and standbys: something of this cluster was committed.
+-- $1 cluster_id
+SELECT pg_notify('hs_fleet', $1)
 
 -- list_regions --
 -- Relay regions of the whole deployment: every DERP map is their union.

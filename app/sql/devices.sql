@@ -1,7 +1,7 @@
 -- register --
 -- One registration, decided and written in one round trip.
--- $1 cluster_id, $2 auth, $3 tenant_id, $4 prefix, $5 hash, $6 machine_key, $7 node_key, $8 old_node_key, $9 hostname, $10 label, $11 hostinfo, $12 capver, $13 ephemeral, $14 tags, $15 wish, $16 default_expiry_s, $17 now
-SELECT * FROM register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+-- $1 cluster_id, $2 auth, $3 tenant_id, $4 prefix, $5 hash, $6 machine_key, $7 node_key, $8 old_node_key, $9 hostname, $10 label, $11 hostinfo, $12 capver, $13 ephemeral, $14 tags, $15 wish, $16 default_expiry_s, $17 now, $18 announced, $19 permits
+SELECT * FROM register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 
 -- update_device --
 -- Writes what differs of the durable part; NULL leaves a column alone. A label counts only with a new hostname.
@@ -44,6 +44,34 @@ UPDATE nodes SET tags = $4, user_id = NULL, expiry = CASE WHEN user_id IS NULL T
 -- Gives a device to another user.
 -- $1 cluster_id, $2 tenant_id, $3 device_id, $4 user_id
 UPDATE nodes SET user_id = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+
+-- set_device_routes --
+-- Writes what a device announces and adds approvals, where that differs.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 announced, $5 add_approved
+UPDATE nodes SET announced_routes = $4, approved_routes = merged_texts(approved_routes, $5)
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   AND (announced_routes, approved_routes) IS DISTINCT FROM ($4::text[], merged_texts(approved_routes, $5))
+
+-- add_approvals --
+-- Adds approvals of routes that devices announce: one entry for each device and route.
+-- $1 cluster_id, $2 tenant_id, $3 device_ids, $4 routes
+UPDATE nodes n SET approved_routes = merged_texts(n.approved_routes, w.routes)
+  FROM (SELECT id, array_agg(route) AS routes FROM unnest($3::bigint[], $4::text[]) AS x (id, route) GROUP BY id) w
+ WHERE n.cluster_id = $1 AND n.tenant_id = $2 AND n.id = w.id
+   AND merged_texts(n.approved_routes, w.routes) <> n.approved_routes
+RETURNING n.id
+
+-- lock_device_routes --
+-- Routes of a device, locked until the end of the transaction.
+-- $1 cluster_id, $2 tenant_id, $3 device_id
+SELECT announced_routes, approved_routes FROM nodes
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   FOR NO KEY UPDATE
+
+-- approve_routes --
+-- The routes that a device may carry.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 routes
+UPDATE nodes SET approved_routes = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
 
 -- logout_device --
 -- Ends a device's login now: the row goes if ephemeral, else its key expires.

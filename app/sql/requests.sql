@@ -54,6 +54,13 @@ UPDATE requests
  WHERE cluster_id = $1 AND id = $2 AND state = 'running'
    AND claimed_epoch = NULLIF(current_setting('hs.epoch', true), '')::bigint
 
+-- progress_request --
+-- How far this owner is with a request that it holds.
+-- $1 cluster_id, $2 request_id, $3 progress
+UPDATE requests SET progress = $3::text::jsonb
+ WHERE cluster_id = $1 AND id = $2 AND state = 'running'
+   AND claimed_epoch = NULLIF(current_setting('hs.epoch', true), '')::bigint
+
 -- trim_requests --
 -- Forgets requests that ended longer ago than an age; answers how many.
 -- $1 cluster_id, $2 max_age_s

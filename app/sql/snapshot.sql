@@ -19,7 +19,7 @@ SELECT tenant_id, cluster_id, name, dns_label, status, is_home, extract(epoch FR
 -- load_users --
 -- All users of a cluster.
 -- $1 cluster_id
-SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8
+SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8, role
   FROM users
  WHERE cluster_id = $1
  ORDER BY tenant_id, id
@@ -28,7 +28,7 @@ SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch 
 -- The named users, as far as they exist.
 -- $1 cluster_id, $2 tenant_ids, $3 user_ids (pairs)
 SELECT u.id, u.tenant_id, u.name, u.display_name, u.email, u.profile_pic_url,
-       extract(epoch FROM u.created_at)::float8
+       extract(epoch FROM u.created_at)::float8, u.role
   FROM unnest($2::bigint[], $3::bigint[]) AS w (tenant_id, id)
   JOIN users u ON u.tenant_id = w.tenant_id AND u.id = w.id
  WHERE u.cluster_id = $1
@@ -39,8 +39,8 @@ SELECT u.id, u.tenant_id, u.name, u.display_name, u.email, u.profile_pic_url,
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
        extract(epoch FROM n.created_at)::float8, n.auth_key_id, n.register_method, n.capver,
-       convert_to(n.host_info::text, 'UTF8'), s.endpoints, s.home_derp, s.online,
-       extract(epoch FROM s.last_seen)::float8
+       convert_to(n.host_info::text, 'UTF8'), n.announced_routes, n.approved_routes, s.endpoints, s.home_derp,
+       s.online, extract(epoch FROM s.last_seen)::float8
   FROM nodes n
   JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
  WHERE n.cluster_id = $1 AND s.cluster_id = $1
@@ -51,11 +51,25 @@ SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, hos
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
        extract(epoch FROM n.created_at)::float8, n.auth_key_id, n.register_method, n.capver,
-       convert_to(n.host_info::text, 'UTF8'), s.endpoints, s.home_derp, s.online,
-       extract(epoch FROM s.last_seen)::float8
+       convert_to(n.host_info::text, 'UTF8'), n.announced_routes, n.approved_routes, s.endpoints, s.home_derp,
+       s.online, extract(epoch FROM s.last_seen)::float8
   FROM nodes n
   JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
  WHERE n.cluster_id = $1 AND n.tenant_id = $2
+ ORDER BY n.id
+
+-- load_routers --
+-- Devices of one tenant that announce routes or have some approved.
+-- $1 cluster_id, $2 tenant_id
+SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
+       n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
+       extract(epoch FROM n.created_at)::float8, n.auth_key_id, n.register_method, n.capver,
+       convert_to(n.host_info::text, 'UTF8'), n.announced_routes, n.approved_routes, s.endpoints, s.home_derp,
+       s.online, extract(epoch FROM s.last_seen)::float8
+  FROM nodes n
+  JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+ WHERE n.cluster_id = $1 AND n.tenant_id = $2
+   AND (n.announced_routes <> '{}' OR n.approved_routes <> '{}')
  ORDER BY n.id
 
 -- load_some_devices --
@@ -64,8 +78,8 @@ SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, hos
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
        extract(epoch FROM n.created_at)::float8, n.auth_key_id, n.register_method, n.capver,
-       convert_to(n.host_info::text, 'UTF8'), s.endpoints, s.home_derp, s.online,
-       extract(epoch FROM s.last_seen)::float8
+       convert_to(n.host_info::text, 'UTF8'), n.announced_routes, n.approved_routes, s.endpoints, s.home_derp,
+       s.online, extract(epoch FROM s.last_seen)::float8
   FROM unnest($2::bigint[], $3::bigint[]) AS w (tenant_id, id)
   JOIN nodes n ON n.tenant_id = w.tenant_id AND n.id = w.id
   JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id

@@ -180,12 +180,6 @@ def _texts(value: object) -> list[str] | None:
     return [clean_text(text) for text in value if isinstance(text, str)] if isinstance(value, list) else None
 
 
-def _prefixes(value: object) -> list[str] | None:
-    if not isinstance(value, list):
-        return None
-    return [prefix for text in value if (prefix := _prefix(text)) is not None]
-
-
 def _integer(value: object, highest: int) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool):
         return None
@@ -229,7 +223,7 @@ def _location(value: object) -> dict[str, Any] | None:
 
 
 #: Members relayed to peers (tailcfg.Hostinfo). Left out on purpose: log ids, push token, NetInfo,
-#: RequestTags, TPM (nobody else's business) and ShareeNode (the server's to say).
+#: RequestTags, TPM (nobody else's business), ShareeNode and RoutableIPs (the server's to say).
 _PEER_MEMBERS: Final[dict[str, Callable[[object], Any]]] = {
     **dict.fromkeys(
         (
@@ -248,7 +242,6 @@ _PEER_MEMBERS: Final[dict[str, Callable[[object], Any]]] = {
     ),
     "WoLMACs": _texts,
     "sshHostKeys": _texts,
-    "RoutableIPs": _prefixes,
     "Services": _services,
     "Location": _location,
 }

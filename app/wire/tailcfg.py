@@ -60,6 +60,7 @@ __all__ = [
     "peer_hostinfo",
     "register_response",
     "rfc3339",
+    "ssh_rejection",
     "static_fields",
     "user_profile",
     "utc",
@@ -320,6 +321,11 @@ def register_response(
     )
 
 
+def ssh_rejection(message: str) -> bytes:
+    """A tailcfg.SSHAction that ends a session; its user reads the message."""
+    return orjson.dumps({"message": f"{clean_text(message)}\n", "reject": True})
+
+
 class Whole(enum.Enum):
     """Type of `WHOLE`."""
 
@@ -330,13 +336,23 @@ class Whole(enum.Enum):
 WHOLE: Final = Whole.WHOLE
 
 
-def static_fields(device: Device, fqdn: str, *, expired: bool = False) -> dict[str, Any]:
+def static_fields(
+    device: Device,
+    fqdn: str,
+    *,
+    expired: bool = False,
+    has_v4: bool = True,
+    primary_routes: tuple[str, ...] = (),
+    other_routes: tuple[str, ...] = (),
+    cap_map: bytes = b"",
+) -> dict[str, Any]:
     """The members of a tailcfg.Node that only a whole row can change.
 
-    `fqdn` with or without its trailing dot. The client's own rule for what fits a patch:
-    tailscale control/controlclient/map.go peerChangeDiff.
+    `fqdn` with or without its trailing dot. Both kinds of routes stand in AllowedIPs. `cap_map` is
+    JSON, empty for none. The client's own rule for what fits a patch: tailscale
+    control/controlclient/map.go peerChangeDiff.
     """
-    addresses = [device.ipv4 + "/32", device.ipv6 + "/128"]
+    addresses = [device.ipv4 + "/32", device.ipv6 + "/128"] if has_v4 else [device.ipv6 + "/128"]
     fields: dict[str, Any] = {
         "ID": device.id,
         "StableID": str(device.id),
@@ -344,13 +360,17 @@ def static_fields(device: Device, fqdn: str, *, expired: bool = False) -> dict[s
         "User": TAGGED_DEVICES_USER_ID if device.user_id is None else device.user_id,
         "Machine": machine_key_text(device.machine_key),
         "Addresses": addresses,
-        "AllowedIPs": addresses,
+        "AllowedIPs": [*addresses, *primary_routes, *other_routes],
         "Hostinfo": orjson.Fragment(device.hostinfo),
         "Created": rfc3339(device.created),
         "MachineAuthorized": True,
     }
     if device.tags:
         fields["Tags"] = list(device.tags)
+    if primary_routes:
+        fields["PrimaryRoutes"] = list(primary_routes)
+    if cap_map:
+        fields["CapMap"] = orjson.Fragment(cap_map)
     if expired:
         fields["Expired"] = True
     return fields

@@ -54,6 +54,9 @@ class KeysScreen(ListScreen[KeyRow]):
     def name_of(self, row: KeyRow) -> str:
         return f"{row.id}"
 
+    def place_of(self, row: KeyRow) -> tuple[str, str]:
+        return row.cluster_id, f"auth_key:{row.id}"
+
     def copies_of(self, row: KeyRow) -> list[tuple[str, str]]:
         return [("prefix", row.prefix), ("id", str(row.id))]
 
@@ -65,6 +68,9 @@ class KeysScreen(ListScreen[KeyRow]):
         if row.used and not row.reusable:
             return self.pen.state("off", "used")
         return self.pen.state("ok", "active")
+
+    def moving(self, row: KeyRow) -> object:
+        return None if row.expiration is None else until(row.expiration - self.now)
 
     def cells_of(self, row: KeyRow) -> dict[str, Text]:
         cell = self.pen.cell

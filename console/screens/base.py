@@ -1,39 +1,20 @@
-"""ListScreen: a live window of rows with filter, order, marks and a pane that follows the cursor."""
+"""ListScreen: what an operator does on a list: filter, order, mark, look closer, take rows away."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
-
 import orjson
 from rich.text import Text
-from textual import events, on
-from textual.app import ComposeResult
+from textual import on
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.screen import Screen
-from textual.widgets import DataTable, Input, Static
+from textual.widgets import DataTable, Input
 
-from app.fleet import Anchor, Page, Term, View
 from console import query
-from console.actions import BY_ID, Action, actions_of, footer_of, why_not
-from console.cells import STYLES, Pen, age, clock_text, count_text, plural
-from console.live import Wanted
-from console.store import Store
-from console.table import Column, ResourceTable
-from console.widgets import FilterLine, Line, keys_text, tabs_text
-
-if TYPE_CHECKING:
-    from console.main import ConsoleApp
-
-RowT = TypeVar("RowT")
-
-#: Rows by which the window moves when the cursor comes near its edge.
-SLIDE_ROWS = 250
-#: A screen is called loading only after this long.
-LOADING_AFTER_S = 0.2
-STYLE_LOST = STYLES["attention"]
+from console.actions import BY_ID, actions_of
+from console.cells import count_text, plural
+from console.dialogs import ChoiceDialog
+from console.files import FORMATS
+from console.screens.frame import ListFrame, RowT
+from console.widgets import FilterLine, Line
 
 
 def bindings_of(screen: str) -> list[BindingType]:
@@ -49,330 +30,8 @@ def bindings_of(screen: str) -> list[BindingType]:
     ]
 
 
-class ListScreen(Screen[None], Generic[RowT]):
+class ListScreen(ListFrame[RowT]):
     """Subclasses say what a row is; they hold no SQL, no key strings and no formatting of raw values."""
-
-    NAME: ClassVar[str]
-    COLUMNS: ClassVar[Sequence[Column]]
-    NOUN: ClassVar[str]
-    SORT: ClassVar[str] = "name"
-    AUTO_FOCUS = "#table"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: dict[str, RowT] = {}
-        self.page: Page[RowT] | None = None
-        self.held: Any = None
-        self.received_at: float | None = None
-        self.serial = 0
-        self.sort_by = self.SORT
-        self.descending = False
-        self.filter_text = ""
-        self.filter_error = ""
-        self.terms: tuple[Term, ...] = ()
-        self.from_end = False
-        self.anchors: list[Anchor] = []
-        self.lost_key: str | None = None
-        self.wanted_since: float | None = None
-
-    # -- for subclasses -------------------------------------------------------------------------
-
-    def key_of(self, row: RowT) -> str:
-        raise KeyError(row)
-
-    def cells_of(self, row: RowT) -> dict[str, Text]:
-        """Cells by column name; the frame cuts them to width."""
-        raise KeyError(row)
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        raise KeyError(view.sort)
-
-    def detail_of(self, row: RowT, width: int) -> tuple[str, list[Text]]:
-        """Title and lines of the pane below."""
-        raise KeyError(width)
-
-    # -- frame ----------------------------------------------------------------------------------
-
-    @property
-    def console(self) -> ConsoleApp:
-        return cast("ConsoleApp", self.app)
-
-    @property
-    def store(self) -> Store:
-        return self.console.store
-
-    @property
-    def pen(self) -> Pen:
-        return self.console.pen
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its parts are there: not before it is composed, nor while it is taken down."""
-        return self.is_attached and bool(self.query("#keys"))
-
-    @property
-    def table(self) -> ResourceTable:
-        return self.query_one(ResourceTable)
-
-    def compose(self) -> ComposeResult:
-        yield Line("bar")
-        yield Line("crumbs")
-        yield FilterLine()
-        yield Line("complaintline")
-        yield from self.compose_above()
-        with Vertical(id="body"):
-            scoped = self.console.scope is not None and self.NAME != "overview"
-            yield ResourceTable(self.pen, [c for c in self.COLUMNS if not (scoped and c.name == "cluster")])
-            yield Static("", id="notice", markup=False)
-        yield Static("", id="detail", markup=False)
-        yield Line("tabs")
-        yield Line("keys")
-
-    def compose_above(self) -> ComposeResult:
-        yield from ()
-
-    def on_mount(self) -> None:
-        self.wanted_since = self.console.clock()
-        self.table.focus()
-
-    def on_screen_resume(self) -> None:
-        self.lay_out()
-        self.paint_frame()
-        self.console.feed_kick()
-
-    def on_resize(self, event: events.Resize) -> None:
-        self.call_after_refresh(self.lay_out)
-
-    def lay_out(self) -> None:
-        """Columns for the width there is; rows are written anew where that changes them."""
-        if not self.is_ready:
-            return
-        if self.table.lay_out(self.app.size.width - 1, self.sort_by, self.descending) and self.page:
-            self.show_rows()
-        self.paint_frame()
-
-    # -- data -----------------------------------------------------------------------------------
-
-    def view(self) -> View:
-        """What to ask the database for now."""
-        return View(
-            terms=self.terms,
-            sort=self.sort_by,
-            descending=self.descending != self.from_end,
-            after=self.anchors[-1] if self.anchors else None,
-            cluster_id=self.console.scope,
-        )
-
-    def wanted(self) -> Wanted:
-        return Wanted(self.NAME, self.serial, self.read(self.view()))
-
-    def change_view(self, *, restart: bool = True) -> None:
-        """Another filter, order or place: what is under way is out of date."""
-        self.serial += 1
-        self.wanted_since = self.console.clock()
-        if restart:
-            self.anchors.clear()
-            self.from_end = False
-        self.lay_out()
-        self.console.feed_kick()
-
-    def take(self, data: Any, serial: int, at: float) -> None:
-        """A picture has come. One that was asked for before the view changed is dropped."""
-        if serial != self.serial:
-            return
-        if self.console.paused:
-            self.held = data
-            self.console.held += 1
-            return
-        self.received_at = at
-        self.wanted_since = None
-        self.accept(data)
-        self.paint_frame()
-
-    def accept(self, data: Any) -> None:
-        page = cast("Page[RowT]", data)
-        if self.from_end:
-            page = dataclasses.replace(page, rows=page.rows[::-1])
-        self.page = page
-        self.show_rows()
-
-    def show_rows(self) -> None:
-        assert self.page is not None
-        self.rows = {self.key_of(row): row for row in self.page.rows}
-        shown = self.table.shown
-        lines = []
-        for key, row in self.rows.items():
-            cells = self.cells_of(row)
-            lines.append((key, [self._sized(cells[column.name], column, size) for column, size in shown]))
-        lost = self.table.apply(lines)
-        if lost is not None:
-            self.lost_key = lost
-
-    def _sized(self, text: Text, column: Column, size: int) -> Text:
-        text = text.copy()
-        if text.cell_len > size:
-            text.truncate(size, overflow="ellipsis")
-        blank = size - text.cell_len
-        if column.right:
-            text.pad_left(blank)
-        return text
-
-    @property
-    def now(self) -> float:
-        """The database's clock, carried on by ours."""
-        if self.page is None or self.received_at is None:
-            return self.console.clock()
-        return self.page.now + (self.console.clock() - self.received_at)
-
-    def ago(self, at: float | None) -> str:
-        return "never" if at is None else age(max(0.0, self.now - at))
-
-    # -- rows chosen ----------------------------------------------------------------------------
-
-    @property
-    def current(self) -> RowT | None:
-        key = self.table.cursor_key
-        return self.rows.get(key) if key is not None else None
-
-    def chosen(self, action: Action) -> list[RowT]:
-        """The marked rows, else the one under the cursor: as they are at this moment."""
-        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
-        if action.many and marked:
-            return marked
-        return [self.current] if self.current is not None else []
-
-    # -- painting -------------------------------------------------------------------------------
-
-    def paint_frame(self) -> None:
-        """Everything around the rows."""
-        if not self.is_ready:
-            return
-        width = self.app.size.width
-        bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
-        bar.put(*self.console.status_line(width, self.received_at))
-        crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
-        self.query_one("#tabs", Line).put(tabs_text(width, self.NAME))
-        actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
-        self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions))
-        self.set_class(not self.console.link.is_up and self.page is not None, "faded")
-        self.paint_notice()
-        self.paint_detail()
-
-    def path(self) -> str:
-        scope = self.console.scope
-        sep = self.pen.glyph("sep")
-        return f"{scope} {sep} {self.NAME.title()}" if scope else self.NAME.title()
-
-    def facts(self, width: int) -> Text:
-        """Where the window stands, marks, order, and how old the picture is when it is not live."""
-        parts: list[str] = []
-        page = self.page
-        if page is not None and page.rows:
-            first = page.total - page.before - len(page.rows) + 1 if self.from_end else page.before + 1
-            last = first + len(page.rows) - 1
-            if page.total > len(page.rows):
-                parts.append(f"rows {count_text(first)}-{count_text(last)} of {count_text(page.total)}")
-            else:
-                parts.append(plural(page.total, self.NOUN))
-        if self.table.marks:
-            parts.append(f"{len(self.table.marks)} marked")
-        if self.console.feed_pending:
-            parts.append(f"{self.pen.glyph('change')} {plural(self.console.feed_pending, 'request')}")
-        title = next((column.title.lower() for column in self.COLUMNS if column.sort == self.sort_by), "")
-        if title:
-            parts.append(f"sort: {title} {self.pen.glyph('down' if self.descending else 'up')}")
-        if self.console.paused:
-            parts.append(f"paused, {self.console.held} held")
-        elif not self.console.link.is_up and self.received_at is not None:
-            gone = self.console.clock() - self.received_at
-            parts.append(f"data as of {clock_text(self.received_at)} ({age(gone)} ago)")
-        elif width >= 100:
-            parts.append("live" if self.console.link.is_up else self.console.link.kind)
-        return Text(" | ".join(parts) + " ", "#8a8a8a", end="")
-
-    def paint_notice(self) -> None:
-        """What stands where rows would be when there are none."""
-        notice = self.query_one("#notice", Static)
-        text: Text | None = None
-        link = self.console.link
-        if self.page is None:
-            waited = self.console.clock() - (self.wanted_since or 0.0)
-            if link.kind == "refused":
-                text = self.pen.join(self.pen.state("failed", "the database refuses this"), "\n\n")
-                text.append_text(self.pen.cell(link.reason)).append("\n\n^r retries")
-            elif link.kind == "down":
-                text = self.pen.join(self.pen.state("off", "no database yet"), "\n\n")
-                text.append_text(self.pen.cell(link.reason)).append("\n\nretrying; ^r tries now")
-            elif waited >= LOADING_AFTER_S:
-                text = Text("loading")
-        elif not self.page.rows:
-            text = self.empty_text()
-        notice.set_class(text is not None, "shown")
-        self.table.display = text is None
-        if text is None and self.focused is None:
-            self.table.focus()
-        notice.update(text if text is not None else Text(""))
-
-    def empty_text(self) -> Text:
-        if self.terms:
-            return self.pen.join(
-                f"no {self.NOUN} matches ", self.pen.cell(self.filter_text, "strong"), "; esc clears"
-            )
-        return Text(f"there is no {self.NOUN} yet")
-
-    def paint_detail(self) -> None:
-        detail = self.query_one("#detail", Static)
-        row = self.current
-        if row is None or self.page is None or not self.page.rows:
-            detail.border_title = None
-            detail.update(Text(""))
-            return
-        short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
-        width = max(20, self.app.size.width - 4)
-        title, lines = self.detail_of(row, width)
-        if self.lost_key is not None:
-            lines = [Text("the row under the cursor was removed", STYLE_LOST), *lines]
-        if short:
-            line = self.pen.join(self.pen.cell(title, "strong"), "  ")
-            for part in lines:
-                line.append_text(part).append("  ")
-            line.truncate(self.app.size.width - 2, overflow="ellipsis")
-            detail.update(line)
-        else:
-            detail.border_title = self.pen.cell(title)
-            detail.update(Text("\n", end="").join(lines))
-
-    @on(DataTable.RowHighlighted)
-    def follow_cursor(self) -> None:
-        if self.table.cursor_key != self.lost_key and self.table.has_focus:
-            self.lost_key = None
-        self.paint_detail()
-
-    @on(ResourceTable.NearEdge)
-    def slide(self, event: ResourceTable.NearEdge) -> None:
-        """Moves the window by half when the cursor nears its edge and there are more rows."""
-        page = self.page
-        if page is None or self.wanted_since is not None or len(page.rows) <= SLIDE_ROWS:
-            return
-        forward = event.down != self.from_end
-        if forward and page.before + len(page.rows) < page.total:
-            anchors = page.anchors
-            self.anchors.append(anchors[min(SLIDE_ROWS, len(anchors)) - 1])
-            self.change_view(restart=False)
-        elif not forward and self.anchors:
-            self.anchors.pop()
-            self.change_view(restart=False)
-
-    # -- actions --------------------------------------------------------------------------------
-
-    def obstacle(self, action: Action) -> str:
-        """Why an action cannot be done now; empty when it can."""
-        return why_not(
-            action,
-            writable=self.store.writable,
-            linked=self.console.link.is_up,
-            has_row=self.current is not None,
-        )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
@@ -385,6 +44,8 @@ class ListScreen(Screen[None], Generic[RowT]):
     async def action_command(self, action_id: str) -> None:
         """Every key and every line of the palette ends here."""
         action = BY_ID[action_id]
+        if not self.is_ready and not action_id.startswith(("screen.", "app.quit")):
+            return
         obstacle = self.obstacle(action)
         if obstacle:
             self.console.say(f"{action.label}: {obstacle}", "warning")
@@ -433,6 +94,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         line.open(bool(text))
         self.query_one("#complaintline", Line).remove_class("shown")
         self.change_view()
+        self.console.note_place()
 
     async def do_app_back(self) -> None:
         line = self.query_one(FilterLine)
@@ -499,7 +161,7 @@ class ListScreen(Screen[None], Generic[RowT]):
         page = self.page
         if page is not None and page.total > len(page.rows) and not self.from_end:
             self.anchors.clear()
-            self.from_end = True
+            self.from_end = self.is_partial = True
             self.change_view(restart=False)
         self.table.move_cursor(row=max(0, self.table.row_count - 1))
 
@@ -510,14 +172,38 @@ class ListScreen(Screen[None], Generic[RowT]):
         lines = [self.pen.cell(line) for line in text.splitlines()]
         self.console.open_page(f"{self.NOUN} {self.name_of(row)}", Text("\n", end="").join(lines))
 
-    def name_of(self, row: RowT) -> str:
-        raise KeyError(row)
+    async def do_row_history(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.show_history(self.name_of(row), *self.place_of(row))
 
-    def copies_of(self, row: RowT) -> list[tuple[str, str]]:
-        """What `copy` offers: (label, text)."""
-        return [("name", self.name_of(row))]
+    async def do_list_export(self) -> None:
+        """What is marked, else what is in the window, or everything that matches."""
+        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
+        near = marked or [self.rows[key] for key in self.table.keys]
+        what = f"{len(near)} {'marked' if marked else 'shown'}"
+        total = self.page.total if self.page is not None else 0
+        everything = f"all {count_text(total)} matching"
+        choices = [(f"{word}, {form}", f"{word}|{form}") for word in (what, everything) for form in FORMATS]
+
+        def chosen(choice: str | None) -> None:
+            if choice is not None:
+                word, _, form = choice.rpartition("|")
+                self.console.save_rows(self, form, word, None if word == everything else near)
+
+        hint = "a number saves it, esc closes"
+        self.app.push_screen(ChoiceDialog(self.pen, "Export", choices, hint, show_values=False), chosen)
 
     async def do_row_copy(self) -> None:
         row = self.current
         assert row is not None
-        self.console.choose_copy(self.copies_of(row))
+        names = [column.title for column, _ in self.table.shown]
+        rows = [[cell.plain.strip() for cell in self.table.cells_of(key)] for key in self.table.keys]
+        lines = ["\t".join(words) for words in [names, *rows]]
+        self.console.choose_copy(
+            [
+                *self.copies_of(row),
+                ("row as JSON", orjson.dumps(row, default=repr).decode()),
+                (f"{plural(len(self.rows), 'row')} as TSV", "\n".join(lines)),
+            ]
+        )

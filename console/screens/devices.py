@@ -51,6 +51,9 @@ class DevicesScreen(ListScreen[DeviceRow]):
     def name_of(self, row: DeviceRow) -> str:
         return row.name
 
+    def place_of(self, row: DeviceRow) -> tuple[str, str]:
+        return row.cluster_id, f"device:{row.id}"
+
     def copies_of(self, row: DeviceRow) -> list[tuple[str, str]]:
         return [
             ("name", row.name),
@@ -65,6 +68,15 @@ class DevicesScreen(ListScreen[DeviceRow]):
             return self.pen.state("failed", "expired")
         return self.pen.state("ok", "online") if row.online else self.pen.state("off", "offline")
 
+    def moving(self, row: DeviceRow) -> object:
+        return self.seen_of(row), self.expires_of(row), row.expiry is not None and row.expiry <= self.now
+
+    def seen_of(self, row: DeviceRow) -> str:
+        return "now" if row.online else self.ago(row.last_seen)
+
+    def expires_of(self, row: DeviceRow) -> str:
+        return "never" if row.expiry is None else until(row.expiry - self.now)
+
     def cells_of(self, row: DeviceRow) -> dict[str, Text]:
         cell = self.pen.cell
         return {
@@ -76,8 +88,8 @@ class DevicesScreen(ListScreen[DeviceRow]):
             "os": cell(row.os),
             "version": cell(row.version.partition("-")[0]),
             "state": self.state_of(row),
-            "seen": cell("now" if row.online else self.ago(row.last_seen), "muted"),
-            "expires": cell("never" if row.expiry is None else until(row.expiry - self.now), "muted"),
+            "seen": cell(self.seen_of(row), "muted"),
+            "expires": cell(self.expires_of(row), "muted"),
         }
 
     def detail_of(self, row: DeviceRow, width: int) -> tuple[str, list[Text]]:

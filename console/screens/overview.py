@@ -111,6 +111,9 @@ class OverviewScreen(ListScreen[ClusterRow]):
         for gone in set(self.samples) - {row.cluster_id for row in picture.clusters}:
             del self.samples[gone]
 
+    def moving(self, row: ClusterRow) -> object:
+        return self.sampled_at, row.lease_left_s
+
     def cells_of(self, row: ClusterRow) -> dict[str, Text]:
         cell = self.pen.cell
         health = health_of(row)

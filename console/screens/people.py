@@ -49,6 +49,9 @@ class UsersScreen(ListScreen[UserRow]):
     def name_of(self, row: UserRow) -> str:
         return row.name
 
+    def place_of(self, row: UserRow) -> tuple[str, str]:
+        return row.cluster_id, f"user:{row.id}"
+
     def copies_of(self, row: UserRow) -> list[tuple[str, str]]:
         return [("name", row.name), ("id", str(row.id)), ("email", row.email)]
 

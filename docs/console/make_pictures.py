@@ -12,12 +12,15 @@ from pathlib import Path
 
 from app.pg import EmbeddedPostgres
 from console import export, query
+from console.dialogs import LostDialog
 from console.main import ConsoleApp
 from console.store import PgStore
+from tests.console.support import until
+from tests.node.kit import DatabaseGate
 from tests.node.support import ServeProcess, admin, device, fresh_database, join
 
 HERE = Path(__file__).parent
-SIZES = ((120, 36), (80, 24))
+SIZES = ((200, 50), (120, 36), (80, 24))
 DEVICES = 24
 KINDS = ("build-runner", "laptop", "kiosk")
 
@@ -44,6 +47,7 @@ async def pictures(pg_dsn: str) -> None:
         for number in range(DEVICES):
             one = device(serve.url, key, hostname=f"{KINDS[number % len(KINDS)]}-{number:02}")
             await join(await fleet.enter_async_context(one), poll=number % 5 > 0)
+        await dialogs(dsn)
         for screen in query.SCREENS:
             for size in SIZES:
                 svg = await export.picture(
@@ -52,6 +56,36 @@ async def pictures(pg_dsn: str) -> None:
                 stem = HERE / f"{screen}-{size[0]}x{size[1]}"
                 stem.with_suffix(".svg").write_text(svg, encoding="utf-8")
                 stem.with_suffix(".txt").write_text(export.text_of(svg) + "\n", encoding="utf-8")
+
+
+def keep(stem: str, app: ConsoleApp) -> None:
+    svg = app.export_screenshot()
+    (HERE / f"{stem}.svg").write_text(svg, encoding="utf-8")
+    (HERE / f"{stem}.txt").write_text(export.text_of(svg) + "\n", encoding="utf-8")
+
+
+async def dialogs(dsn: str) -> None:
+    """What opens over a list, at 80x24: a confirmation, a form, the help, and a database that is lost."""
+    async with DatabaseGate(dsn) as gate:
+        app = ConsoleApp(PgStore(gate.dsn), actor="console:ops", start="devices")
+        async with app.run_test(size=(80, 24)) as pilot:
+            await app.rows_shown()
+            await until(pilot, lambda: app.link.is_up)
+            for stem, keys in (
+                ("delete", ("space", "space", "D")),
+                ("rename", ("r",)),
+                ("help", ("question_mark",)),
+            ):
+                await pilot.press(*keys)
+                await until(pilot, lambda: app.screen is not app.base)
+                await pilot.pause()
+                keep(f"dialog-{stem}-80x24", app)
+                await pilot.press("escape")
+                await until(pilot, lambda: app.screen is app.base)
+            await gate.refuse()
+            await until(pilot, lambda: isinstance(app.screen, LostDialog))
+            await pilot.pause()
+            keep("dialog-lost-80x24", app)
 
 
 if __name__ == "__main__":

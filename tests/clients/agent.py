@@ -28,6 +28,9 @@ BRIDGE = "br0"
 BRIDGE_ADDRESS = "10.79.0.1"
 BRIDGE_MASK = "255.255.255.0"
 
+#: Connections that are kept, by where they lead.
+tunnels: dict[str, http.client.HTTPConnection] = {}
+
 
 def set_up_interfaces() -> None:
     """`lo` and an empty bridge with an address, both up; no route leads out.
@@ -54,19 +57,38 @@ def set_up_interfaces() -> None:
 
 
 def fetch(request: dict[str, Any]) -> dict[str, Any]:
-    """One HTTP request; `timeout` seconds hold for connecting and for each read."""
+    """One HTTP request; `timeout` seconds hold for connecting and for each read.
+
+    `target` takes the place of the URL's path, as a proxy is asked. With `tunnel` the URL is that of a proxy
+    which connects to this place; that connection is kept, and used again by the next such request.
+    """
     url = urlsplit(request["url"])
     assert url.hostname is not None
-    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=request["timeout"])
-    target = url.path + (f"?{url.query}" if url.query else "")
+    tunnel = request["tunnel"]
+    connection = tunnels.pop(tunnel, None)
+    if connection is None:
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=request["timeout"])
+        if tunnel:
+            host, _, port = tunnel.rpartition(":")
+            connection.set_tunnel(host, int(port))
+    elif connection.sock is not None:
+        connection.sock.settimeout(request["timeout"])
+    target = request["target"] or url.path + (f"?{url.query}" if url.query else "")
     try:
-        connection.request(request["method"], target, headers=request["headers"])
+        connection.request(request["method"], target, body=request["body"], headers=request["headers"])
         response = connection.getresponse()
-        return {"status": response.status, "body": response.read().decode("utf-8", "replace")}
+        return {
+            "status": response.status,
+            "body": response.read().decode("utf-8", "replace"),
+            "headers": {name.lower(): value for name, value in response.headers.items()},
+        }
     except (OSError, http.client.HTTPException) as error:
         return {"error": f"{type(error).__name__}: {error}"}
     finally:
-        connection.close()
+        if tunnel:
+            tunnels[tunnel] = connection
+        else:
+            connection.close()
 
 
 def main() -> None:

@@ -38,21 +38,31 @@ _CONFIG = """\
 {key_line}		ephemeral {ephemeral}
 		state_dir {home}/ts
 		hostname {hostname}
+		webui {webui}
+{tags_line}	}}
+}}
+{sites}http://127.0.0.1:{port} {{
+	bind 127.0.0.1
+	reverse_proxy {{header.X-Peer}} {{
+		header_up Host {{header.X-Peer}}
+		transport tailscale {hostname}
+	}}
+	handle_errors {{
+		header X-Error "{{err.message}}"
+		respond "" {{err.status_code}}
 	}}
 }}
-http://:80 {{
+"""
+_SITE = """\
+http://:{port} {{
 	bind tailscale/{hostname}
 	@once not path {kept}
 	header @once Connection close
 	respond "{page}"
 }}
-http://127.0.0.1:{port} {{
-	bind 127.0.0.1
-	reverse_proxy {{header.X-Peer}} {{
-		transport tailscale {hostname}
-	}}
-}}
 """
+#: Where tsnet serves Tailscale's web client on the tailnet, when asked to.
+WEB_CLIENT_PORT = 5252
 
 
 def binary() -> Path:
@@ -74,9 +84,15 @@ class CaddyNode:
         page: str,
         ephemeral: bool = False,
         derp_only: bool = False,
+        ports: tuple[int, ...] = (80,),
+        web_client: bool = False,
+        tags: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
     ) -> None:
-        """Nothing runs before `start`. `home` is made, and kept for later starts."""
+        """Nothing runs before `start`. `home` is made, and kept for later starts.
+
+        `ports` all serve the page, on the tailnet alone. `tags` are what the device asks to belong to.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.hostname = hostname
         self.page = page
@@ -90,12 +106,15 @@ class CaddyNode:
         self._config.write_text(
             _CONFIG.format(
                 home=home,
-                kept=KEPT,
                 control_url=control_url,
                 key_line="" if auth_key is None else f"\t\tauth_key {auth_key}\n",
                 ephemeral="true" if ephemeral else "false",
                 hostname=hostname,
-                page=page,
+                webui="true" if web_client else "false",
+                tags_line=f"\t\ttags {' '.join(tags)}\n" if tags else "",
+                sites="".join(
+                    _SITE.format(port=port, hostname=hostname, kept=KEPT, page=page) for port in ports
+                ),
                 port=self._port,
             )
         )
@@ -141,14 +160,29 @@ class CaddyNode:
     def wait_needs_login(self, deadline_s: float, since: int = 0) -> Line:
         return self.process.wait_for(_NEEDS_LOGIN, deadline_s, since)
 
-    def fetch(self, peer: str, *, path: str = "/", timeout_s: float = FETCH_DEADLINE_S) -> Answer:
+    def fetch(
+        self,
+        peer: str,
+        *,
+        path: str = "/",
+        timeout_s: float = FETCH_DEADLINE_S,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        body: str | None = None,
+    ) -> Answer:
         """The page of a peer, dialled anew by this device unless `path` is KEPT.
 
-        `peer` is a MagicDNS name or an address.
+        `peer` is a MagicDNS name or an address, with its port unless that is 80. Why there is no page is
+        in the header x-error.
         """
         where = peer if ":" in peer else f"{peer}:80"
-        url = f"http://127.0.0.1:{self._port}{path}"
-        return self._namespace.fetch(url, timeout_s=timeout_s, headers={"X-Peer": where})
+        return self._namespace.fetch(
+            f"http://127.0.0.1:{self._port}{path}",
+            timeout_s=timeout_s,
+            method=method,
+            headers={"X-Peer": where, **(headers or {})},
+            body=body,
+        )
 
     def stop(self) -> None:
         """SIGTERM and the end of the process; its state stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.clients.administration import Administration
 from tests.clients.caddy import CaddyNode
 from tests.clients.namespace import Namespace
 from tests.clients.server import Server
@@ -22,9 +23,15 @@ class Deployment:
         self._dsn = dsn
         self._servers: dict[str, Server] = {}
         self._keys: dict[str, str] = {}
+        self._administrations: list[Administration] = []
 
     def server(
-        self, cluster_id: str, *, behind: str = "", client_env: dict[str, str] | None = None
+        self,
+        cluster_id: str,
+        settings: dict[str, str] | None = None,
+        *,
+        behind: str = "",
+        client_env: dict[str, str] | None = None,
     ) -> Server:
         """The running server of a cluster with the user `USER`; the options count at its first start."""
         if cluster_id not in self._servers:
@@ -34,6 +41,7 @@ class Deployment:
                 cluster_id=cluster_id,
                 dsn=self._dsn,
                 secret_key_file=self._home / "secret.key",
+                settings=settings,
                 behind=behind,
                 client_env=client_env,
             ).start()
@@ -43,8 +51,16 @@ class Deployment:
         return self._servers[cluster_id]
 
     def close(self) -> None:
+        for administration in self._administrations:
+            administration.close()
         for server in self._servers.values():
             server.destroy()
+
+    def administration(self, server: Server) -> Administration:
+        """The cluster's data as an administrator sees it, over a connection that is kept."""
+        made = Administration(self._dsn, server.cluster_id)
+        self._administrations.append(made)
+        return made
 
     def reusable_key(self, server: Server) -> str:
         return self._keys[server.cluster_id]
@@ -67,6 +83,9 @@ class Devices:
         auth_key: str | None = None,
         with_key: bool = True,
         derp_only: bool = False,
+        ports: tuple[int, ...] = (80,),
+        web_client: bool = False,
+        tags: tuple[str, ...] = (),
     ) -> CaddyNode:
         """A new device, started, with a key of the cluster's user unless told otherwise; does not wait."""
         if with_key and auth_key is None:
@@ -79,6 +98,9 @@ class Devices:
             auth_key=auth_key,
             page=f"{hostname} of {server.cluster_id}",
             derp_only=derp_only,
+            ports=ports,
+            web_client=web_client,
+            tags=tags,
             env=server.client_env,
         )
         self._nodes.append(node)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Answer:
     error: str
     #: `time.monotonic()` when the answer was complete.
     at: float
+    #: By lower-case name.
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def _unshare() -> list[str]:
@@ -127,9 +129,21 @@ class Namespace:
             self.release(process)
 
     def fetch(
-        self, url: str, *, timeout_s: float = 5.0, method: str = "GET", headers: dict[str, str] | None = None
+        self,
+        url: str,
+        *,
+        timeout_s: float = 5.0,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        body: str | None = None,
+        target: str | None = None,
+        tunnel: str | None = None,
     ) -> Answer:
-        """One HTTP request from inside. May be called from several threads."""
+        """One HTTP request from inside. May be called from several threads.
+
+        With a `target` the URL is that of a proxy which is asked for it; with a `tunnel` of one that connects
+        to that place, once for all requests with the same text, one after the other.
+        """
         number = next(self._ids)
         request: dict[str, Any] = {
             "id": number,
@@ -137,6 +151,9 @@ class Namespace:
             "method": method,
             "timeout": timeout_s,
             "headers": headers or {},
+            "body": body,
+            "target": target,
+            "tunnel": tunnel,
         }
         ends = time.monotonic() + timeout_s + ANSWER_GRACE_S
         assert self._agent.stdin is not None
@@ -156,7 +173,11 @@ class Namespace:
             for line in pipe:
                 fields = json.loads(line)
                 answer = Answer(
-                    fields.get("status", 0), fields.get("body", ""), fields.get("error", ""), time.monotonic()
+                    fields.get("status", 0),
+                    fields.get("body", ""),
+                    fields.get("error", ""),
+                    time.monotonic(),
+                    fields.get("headers", {}),
                 )
                 with self._changed:
                     self._answers[fields["id"]] = answer

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.clients.namespace import Namespace
+from tests.clients.netmaps import ClientNetmap
 from tests.clients.process import Process
 from tests.clients.waiting import eventually
 
@@ -33,12 +34,14 @@ class Server:
         cluster_id: str,
         dsn: str,
         secret_key_file: Path,
+        settings: dict[str, str] | None = None,
         behind: str = "",
         client_env: dict[str, str] | None = None,
     ) -> None:
         """Nothing runs before `start`. All ports are this server's own.
 
-        `behind`: the URL of the proxy by which clients come, with `client_env` in their environment.
+        `settings` by environment variable. `behind`: the URL of the proxy by which clients come, with
+        `client_env` in their environment.
         """
         home.mkdir(parents=True, exist_ok=True)
         self.cluster_id = cluster_id
@@ -64,6 +67,7 @@ class Server:
             "HS_DERP__SERVER__LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": f"127.0.0.1:{namespace.free_port()}",
             "HS_DNS__BASE_DOMAIN": BASE_DOMAIN,
+            **(settings or {}),
         }
 
     def __repr__(self) -> str:
@@ -161,9 +165,13 @@ class Server:
         assert answer.status == 200, f"{path} of device {device_id}: {answer}"
         return answer.body
 
+    def netmap(self, device_id: int | str) -> ClientNetmap:
+        """The netmap that a client holds."""
+        return ClientNetmap(json.loads(self.ask(device_id, "/debug/netmap"))["current"])
+
     def known_peers(self, device_id: int | str) -> dict[str, dict[str, Any]]:
         """The peers in the netmap that a client holds, by FQDN without the last dot."""
-        netmap = json.loads(self.ask(device_id, "/debug/netmap"))["current"]
+        netmap = self.netmap(device_id).raw
         return {peer["Name"].rstrip("."): peer for peer in netmap["Peers"] or []}
 
     def wait_known(self, device_id: int | str, fqdn: str, former_disco_key: str = "") -> None:

@@ -172,6 +172,10 @@ class FakeStore:
     async def keys(self, view: View) -> Page[KeyRow]:
         return await self._page(self.key_rows, view, lambda row: f"{row.id:09}")
 
+    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+        await self._read()
+        return [row for row in self.recent if (row.cluster_id, row.object) == (cluster_id, what)]
+
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()
         return [TenantRef("eu-1", TenantId(1), "eu-1", True)]

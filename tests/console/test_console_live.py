@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +25,7 @@ from console import cli, query
 from console.store import Ask, PgStore, where_text
 from tests.console.support import running, shown, text, toasts, until
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICES = 12
-TMUX_DEADLINE_S = 40.0
 
 
 async def add_device(scoped: Scoped, auth_key: str, number: int, name: str) -> None:
@@ -253,47 +247,3 @@ async def test_show_and_shot_without_a_terminal(
 def test_the_bar_never_shows_a_password() -> None:
     assert where_text("postgres://ops:geheim@db-a:5432/hs") == "pg ops@db-a/hs"
     assert where_text("postgresql:///hs?host=/run/pg&password=geheim") == "pg local/hs"
-
-
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="there is no tmux")
-async def test_in_a_terminal(fleet: tuple[str, Scoped, str], tmp_path: Path) -> None:
-    dsn, scoped, auth_key = fleet
-    socket = tmp_path / "tmux"
-
-    def tmux(*arguments: str) -> str:
-        return subprocess.run(
-            ["tmux", "-S", str(socket), *arguments], check=True, capture_output=True, text=True, timeout=20
-        ).stdout
-
-    def screen() -> str:
-        return tmux("capture-pane", "-p", "-t", "console")
-
-    async def sees(words: str) -> None:
-        seen = ""
-        try:
-            async with asyncio.timeout(TMUX_DEADLINE_S):
-                while words not in (seen := await asyncio.to_thread(screen)):  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            pytest.fail(f"{words!r} does not appear:\n{seen}")
-
-    environment = [f"PG_DSN={dsn}", f"HS_STATE_DIR={tmp_path}", f"PYTHONPATH={ROOT}", "LANG=C.UTF-8"]
-    program = f"{sys.executable} -c 'from console.cli import main; main()'; echo ended $?; exec cat"
-    # fmt: off
-    tmux("-f", os.devnull, "new-session", "-d", "-s", "console", "-x", "80", "-y", "24", "-c", str(tmp_path),
-         "env", *environment, "sh", "-c", program)
-    # fmt: on
-    try:
-        await sees("unserved")
-        tmux("send-keys", "-t", "console", "2")
-        await sees("web-11")
-        await add_device(scoped, auth_key, 97, "aaa-live")
-        await sees("aaa-live")
-        tmux("send-keys", "-t", "console", "/", "os:android", "Enter")
-        await sees("6 devices")
-        tmux("send-keys", "-t", "console", "Escape")
-        await sees("13 devices")
-        tmux("send-keys", "-t", "console", "q")
-        await sees("ended 0")
-    finally:
-        tmux("kill-server")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from console import live
 from console.dialogs import SecretDialog
 from console.store import PgStore
 from tests.console.support import running, shown, text, toasts, until
-from tests.node.support import ServeProcess, admin, device, fresh_database, has_peers, join
+from tests.node.support import QUICK, ServeProcess, admin, device, fresh_database, has_peers, join
 
 
 async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path: Path) -> None:
@@ -50,3 +53,20 @@ async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path
                 await until(pilot, lambda: "delete renamed: done" in toasts(app))
                 await until(pilot, lambda: "1 device" in text(app))
                 await has_peers(two)
+
+
+async def test_notifications_of_the_owner_are_enough(
+    pg_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registration and presence reach the screen without the poll: the owner tells hs_fleet."""
+    monkeypatch.setattr(live, "POLL_S", 3600.0)
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn, settings=QUICK) as serve:
+        async with admin(dsn) as shell:
+            auth_key = await shell.auth_key()
+        async with running(PgStore(dsn), "devices") as (app, pilot):
+            await shown(app, pilot)
+            await until(pilot, lambda: app.link.is_up)
+            async with device(serve.url, auth_key, hostname="one") as one:
+                await join(one)
+                await until(pilot, lambda: "● online" in text(app))
+            await until(pilot, lambda: "○ offline" in text(app))

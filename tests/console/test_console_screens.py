@@ -14,6 +14,7 @@ import pytest
 from app.errors import Refused, Unavailable
 from app.fleet import WINDOW_ROWS
 from app.model import RequestId
+from console.actions import actions_of
 from console.dialogs import SecretDialog
 from console.main import ConsoleApp
 from tests.console.hostile import NAMES
@@ -36,7 +37,8 @@ from tests.console.test_console_cells import is_harmless
 GOLDENS = Path(__file__).parent / "goldens"
 #: Set to write the goldens anew; look at the difference before it is committed.
 WRITE_VARIABLE = "HS_WRITE_GOLDENS"
-SCREENS = ["overview", "devices", "users", "keys"]
+FLEET_SCREENS = ["devices", "users", "keys"]
+SCREENS = ["overview", *FLEET_SCREENS]
 
 
 @pytest.fixture(autouse=True)
@@ -222,17 +224,39 @@ async def test_hostile_names(screen: str) -> None:
         assert app.screen is base
 
 
-async def test_dialogs_with_hostile_names() -> None:
+def hostile_store() -> FakeStore:
     store = FakeStore()
-    store.device_rows = [device(n, name, user=name) for n, name in enumerate(NAMES[:30], 1)]
-    async with running(store) as (app, pilot):
+    store.where = "pg \x1b[31m[/]"
+    store.device_rows = [device(n, name, user=name, tenant=name) for n, name in enumerate(NAMES, 1)]
+    store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
+    store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
+    return store
+
+
+@pytest.mark.parametrize("screen", FLEET_SCREENS)
+async def test_dialogs_with_hostile_names(screen: str) -> None:
+    """Every dialog, each name in one of them at least, and all names marked together."""
+    store = hostile_store()
+    hides = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+    actions = [
+        a.id for a in actions_of(screen) if a.needs_row and (a.kind or a.id in ("row.json", "row.copy"))
+    ]
+    async with running(store, screen) as (app, pilot):
         base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up)
-        await pilot.press("asterisk")
-        for action in ("device.delete", "device.expire", "device.rename", "device.tag", "row.open"):
+        for number in range(FLEET_SCREENS.index(screen), len(NAMES), len(FLEET_SCREENS)):
+            base.table.move_cursor(row=number)
+            action = actions[number % len(actions)]
             await base.action_command(action)
             await until(pilot, lambda: app.screen is not base, action)
-            assert "\x1b" not in app.export_screenshot()
+            assert not hides.search(app.export_screenshot()), (action, base.table.cursor_key)
+            await pilot.press("escape")
+            await until(pilot, lambda: app.screen is base)
+        await base.action_command("mark.all")
+        for action in (a.id for a in actions_of(screen) if a.many):
+            await base.action_command(action)
+            await until(pilot, lambda: app.screen is not base, action)
+            assert not hides.search(app.export_screenshot()), action
             await pilot.press("escape")
             await until(pilot, lambda: app.screen is base)
 

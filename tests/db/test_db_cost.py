@@ -9,6 +9,7 @@ from db_helpers import Home, as_role, join
 
 from app.db.scoped import Scoped
 from app.db.setup import Database
+from app.model import Permit
 
 #: Enough rows that reading them all is dearer than an index.
 FLEET = 400
@@ -48,8 +49,13 @@ async def test_look_ups_use_their_own_index_once_statistics_are_there(
 
 
 async def test_a_registration_is_one_round_trip(prepared: Database, owner: Scoped, home: Home) -> None:
-    """The last thing the server was asked is the registration itself: no reset came after."""
-    await join(owner, home.reusable)
+    """The last thing the server was asked is the registration itself: no reset came after. Also with
+    tags and routes to be judged."""
+    may = {"tag:a": Permit(users=frozenset({home.user.id})), "10.0.0.0/8": Permit(tags=frozenset({"tag:a"}))}
+    wanted = {"request_tags": ("tag:a",), "announced_routes": ("10.0.0.0/8",), "permits": may}
+    device = (await join(owner, home.reusable, **wanted)).device
+    assert device is not None
+    assert (device.tags, device.approved_routes) == (("tag:a",), ("10.0.0.0/8",))
     conn = await asyncpg.connect(prepared.dsn)
     try:
         asked = await conn.fetch(

@@ -27,8 +27,7 @@ NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
     "node_key_known", "route_machine", "cluster_owner", "get_request", "read_logins", "open_login",
-    "trim_logins",
-    "lease_state", "lease_acquire", "lease_renew", "lease_release",
+    "trim_logins", "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
 }  # fmt: skip
 
 
@@ -51,6 +50,7 @@ async def bravo(prepared: Database) -> Bravo:
     tenant_id = await prepared.create_tenant("b", "bravo")
     shell = await Scoped.open(prepared.dsn, cluster_id="b", role="hs_admin", pool_size=1)
     user = await shell.create_user(tenant_id, "bravo-user", email="bravo@example.org")
+    await shell.set_policy(tenant_id, "{} // bravo", author="bravo", note="bravo")
     key, text = await shell.create_auth_key(tenant_id, user.id, reusable=True)
     tenant = await shell.tenant("bravo")
     owner = await Scoped.open(prepared.dsn, cluster_id="b", instance="owner-b", epoch=epoch, pool_size=1)
@@ -95,8 +95,11 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "internal_addr": "stolen", "advertise_addr": "stolen", "silent_s": 1e6,
         "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
-        "resume": True, "result": "{}", "error": None,
-        "region_id": 901, "region": "{}", "max_devices": None, "max_users": None, "max_keys": None,
+        "resume": True, "result": "{}", "progress": "{}", "error": None,
+        "announced": ["10.0.0.0/8"], "add_approved": ["10.0.0.0/8"], "routes": ["10.0.0.0/8"],
+        "permits": None, "role": "owner", "limit": 9, "policy_version": 1, "policy_text": "stolen",
+        "policy_hash": "0" * 64, "author": "a", "note": "", "region_id": 901, "region": "{}",
+        "max_devices": None, "max_users": None, "max_keys": None,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
     purpose = next(name for name, body in QUERIES.items() if body == text)
@@ -137,7 +140,15 @@ async def test_every_statement_through_both_barriers(prepared: Database, bravo: 
     before = await untouched(prepared)
     assert all(
         before[table]
-        for table in ("nodes", "users", "pre_auth_keys", "deleted_devices", "instances", "requests")
+        for table in (
+            "nodes",
+            "users",
+            "pre_auth_keys",
+            "deleted_devices",
+            "instances",
+            "requests",
+            "policies",
+        )
     )
     # Row security: a session of `a` asks for `b`. Predicate: a session that sees all asks for `a`.
     for role, scope, asked in (("hs_admin", "a", "b"), ("hs_node", "a", "b"), ("hs_owner", "", "a")):
@@ -268,7 +279,9 @@ async def test_scoped_methods_with_ids_of_another_cluster(owner: Scoped, admin: 
         admin.rename_device(t, d, "stolen"), admin.set_device_tags(t, d, ["tag:x"]),
         admin.move_device_to_user(t, d, bravo.user.id), admin.rename_user(t, bravo.user.id, "stolen"),
         admin.delete_user(t, bravo.user.id), admin.delete_auth_key(t, bravo.key_id),
-        admin.approve_login(bravo.login_id, t, bravo.user.id),
+        admin.approve_login(bravo.login_id, t, bravo.user.id), admin.set_policy(t, "{}", author=""),
+        admin.set_user_role(t, bravo.user.id, "owner"), admin.approve_routes(t, d, ["::/0"]),
+        admin.unapprove_routes(t, d, ["::/0"]),
     ):  # fmt: skip
         with pytest.raises(WrongCluster):
             await call

@@ -143,7 +143,7 @@ async def test_what_a_refused_person_reads(
     elsewhere, _ = make_auth_token(other, bytes(38))
     cases = [
         (None, {}, "needs_login", "needs_login", "log in"),
-        (None, {"request_tags": ("tag:web",)}, "refused", "tags_need_key", "tags are given by auth keys"),
+        (None, {"request_tags": ("tag:web",)}, "needs_login", "needs_login", "log in"),
         ("hunter2", {}, "refused", "auth_key_malformed", "complete"),
         (home.reusable + "0", {}, "refused", "auth_key_malformed", "complete"),
         (unknown, {}, "refused", "auth_key_unknown", "not known"),
@@ -158,7 +158,7 @@ async def test_what_a_refused_person_reads(
             "expired on 2026-11-21 10:00 UTC: ask your administrator",
         ),
         (home.single, {}, "refused", "auth_key_used", "already used"),
-        (home.reusable, {"request_tags": ("tag:x",)}, "refused", "tags_not_permitted", "tagged auth key"),
+        (home.reusable, {"request_tags": ("tag:x",)}, "refused", "tags_not_permitted", "[tag:x] are invalid"),
         (elsewhere, {}, "wrong_cluster", "wrong_cluster", "another cluster"),
     ]
     for auth_key, changes, status, code, part in cases:

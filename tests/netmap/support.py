@@ -1,8 +1,9 @@
-"""Devices and tenants for netmap tests, and a visibility with several classes."""
+"""Devices, tenants and policies for netmap tests."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from app.compression import compress
@@ -10,7 +11,8 @@ from app.keys import DiscoKey, MachineKey, NodeKey
 from app.model import Device, DeviceId, Tenant, TenantId, User, UserId
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap
-from app.policy.visibility import ALLOW_ALL_RULES, AllowAll, Visibility
+from app.policy.document import NO_POLICY, Policy
+from app.policy.reader import read
 
 TENANT = Tenant(TenantId(1), "default", "default", is_home=True)
 NOW = "2026-11-21T12:00:00Z"
@@ -40,29 +42,15 @@ def make_device(number: int, **changes: Any) -> Device:
     return Device(**{**values, **changes})
 
 
-class Matrix:
-    """Classes are owners; who sees whom stands in a set of (viewer, member)."""
-
-    def __init__(self, pairs: frozenset[tuple[int, int]]) -> None:
-        self.pairs = pairs
-
-    def class_of(self, device: Device) -> Hashable:
-        return device.user_id or 0
-
-    def sees(self, viewer: Hashable, member: Hashable) -> bool:
-        return (viewer, member) in self.pairs
-
-    def packet_filter(self, viewer: Hashable) -> tuple[dict[str, Any], ...]:
-        return ALLOW_ALL_RULES
+def pairs_policy(pairs: Iterable[tuple[int, int]], **sections: Any) -> Policy:
+    """A policy in which devices of one user reach those of another; other sections as given."""
+    acls = [{"action": "accept", "src": [f"user{a}@"], "dst": [f"user{b}@:*"]} for a, b in sorted(pairs)]
+    return read(json.dumps({"acls": acls, **sections}))
 
 
-def make_netmap(visibility: Visibility | None = None, users: tuple[int, ...] = (1, 2, 3, 4)) -> TenantNetmap:
+def make_netmap(policy: Policy = NO_POLICY, users: tuple[int, ...] = (1, 2, 3, 4)) -> TenantNetmap:
     netmap = TenantNetmap(
-        TENANT,
-        visibility=visibility or AllowAll(),
-        compress=compress,
-        dns=DnsPlan("hs.internal"),
-        derp_map=b'{"Regions":{}}',
+        TENANT, compress=compress, dns=DnsPlan("hs.internal"), derp_map=b'{"Regions":{}}', policy=policy
     )
     for user in users:
         netmap.put_user(User(UserId(user), TENANT.id, f"user{user}"))

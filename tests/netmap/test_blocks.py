@@ -46,11 +46,11 @@ def test_any_history_encodes_to_the_members_in_order(start, steps, without, vari
             members.discard(value)
         else:
             blocks.touch(device_id)
-        encode_lists([blocks], row, variant, compress, None)
+        encode_lists([(blocks, row)], variant, compress, None)
     assert list(blocks) == sorted(members)
     assert len(blocks) == len(members)
     expected = [{"ID": i} for i in sorted(members) if i != without]
-    assert decode(encode_lists([blocks], row, variant, compress, DeviceId(without)), variant) == expected
+    assert decode(encode_lists([(blocks, row)], variant, compress, DeviceId(without)), variant) == expected
 
 
 def test_only_the_touched_block_is_encoded_again():
@@ -61,32 +61,32 @@ def test_only_the_touched_block_is_encoded_again():
         calls.append(device_id)
         return row(device_id)
 
-    encode_lists([blocks], counting, Variant.ZSTD, compress, None)
+    encode_lists([(blocks, counting)], Variant.ZSTD, compress, None)
     assert len(calls) == 10 * BLOCK_ROWS
     calls.clear()
-    encode_lists([blocks], counting, Variant.ZSTD, compress, None)
+    encode_lists([(blocks, counting)], Variant.ZSTD, compress, None)
     assert calls == []
     blocks.touch(DeviceId(130))
-    encode_lists([blocks], counting, Variant.ZSTD, compress, None)
+    encode_lists([(blocks, counting)], Variant.ZSTD, compress, None)
     assert calls == list(range(128, 192))
 
 
 def test_leaving_one_out_encodes_its_block_only_and_keeps_the_shared_form():
     blocks = BlockList(DeviceId(i) for i in range(3 * BLOCK_ROWS))
-    shared = encode_lists([blocks], row, Variant.PLAIN, compress, None)
+    shared = encode_lists([(blocks, row)], Variant.PLAIN, compress, None)
     calls: list[int] = []
     pieces = encode_lists(
-        [blocks], lambda i: (calls.append(i), row(i))[1], Variant.PLAIN, compress, DeviceId(70)
+        [(blocks, lambda i: (calls.append(i), row(i))[1])], Variant.PLAIN, compress, DeviceId(70)
     )
     assert calls == [i for i in range(64, 128) if i != 70]
     assert pieces[0] is shared[0]
-    assert encode_lists([blocks], row, Variant.PLAIN, compress, None) == shared
+    assert encode_lists([(blocks, row)], Variant.PLAIN, compress, None) == shared
 
 
 def test_a_block_of_one_left_out_leaves_no_comma_behind():
     lists = [BlockList([DeviceId(1)]), BlockList([DeviceId(2)]), BlockList([DeviceId(3)])]
     for left_out in (1, 2, 3):
-        pieces = encode_lists(lists, row, Variant.PLAIN, compress, DeviceId(left_out))
+        pieces = encode_lists([(some, row) for some in lists], Variant.PLAIN, compress, DeviceId(left_out))
         assert decode(pieces, Variant.PLAIN) == [{"ID": i} for i in (1, 2, 3) if i != left_out]
 
 

@@ -20,9 +20,33 @@ from app.model import Device, DeviceId, User, UserId
 from app.netmap.flush import RESYNC
 from app.netmap.tenant import TenantNetmap
 from app.netmap.variant import Variant
-from tests.netmap.support import NOW, TENANT, Matrix, key, make_device, make_netmap
+from app.policy.document import NO_POLICY, Policy
+from tests.netmap.support import NOW, TENANT, key, make_device, make_netmap, pairs_policy
 
-_SELF = ("ID", "Name", "User", "Addresses", "Tags", "KeyExpiry", "Expired")
+_SELF = (
+    *("ID", "Name", "User", "Addresses", "AllowedIPs", "PrimaryRoutes", "CapMap", "Tags", "KeyExpiry"),
+    "Expired",
+)
+TAGS = ("tag:a", "tag:b")
+ROUTES = ("0.0.0.0/0", "10.1.0.0/16", "10.1.2.0/24", "::/0")
+#: Sections that a random policy has or has not, beside who reaches whom.
+SECTIONS: dict[str, dict[str, Any]] = {
+    "self": {"src": ["autogroup:member"], "dst": ["autogroup:self:*"]},
+    "tags": {"src": ["tag:a"], "dst": ["tag:b:22", "user1@:80"]},
+    "route": {"src": ["user1@", "user2@"], "dst": ["10.1.0.0/16:443"]},
+    "way back": {"src": ["10.1.2.0/24"], "dst": ["user3@:*"]},
+    "wild": {"src": ["*"], "dst": ["tag:b:80"]},
+    "exit": {"src": ["user4@"], "dst": ["autogroup:internet:*"]},
+    "host": {"src": ["100.64.0.3"], "dst": ["100.64.0.4:1"]},
+}
+SSH: list[dict[str, Any]] = [
+    {"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self", "tag:a"], "users": ["root"]}
+]
+ATTRS = [
+    {"target": ["user2@"], "attr": ["disable-ipv4"]},
+    {"target": ["tag:a"], "attr": ["randomize-client-port"]},
+]
+VIA = [{"src": ["user1@", "tag:b"], "dst": ["10.1.0.0/16"], "ip": ["*"], "via": ["tag:a"]}]
 
 numbers = st.integers(1, 9)
 owners = st.integers(1, 4)
@@ -37,8 +61,25 @@ edits = st.one_of(
     st.tuples(st.just("hostinfo"), st.sampled_from([b'{"OS":"linux"}', b'{"OS":"plan9"}'])),
     st.tuples(st.just("given_name"), st.sampled_from(["alpha", "beta"])),
     st.tuples(st.just("user_id"), owners),
+    st.tuples(st.just("tags"), st.lists(st.sampled_from(TAGS), min_size=1, max_size=2, unique=True)),
+    st.tuples(st.just("announced_routes"), st.sets(st.sampled_from(ROUTES))),
+    st.tuples(st.just("approved_routes"), st.sets(st.sampled_from(ROUTES))),
     st.tuples(st.just("capver"), st.sampled_from([113, 142])),
 )
+
+
+def policy_of(pairs: set[tuple[int, int]], parts: set[str]) -> Policy:
+    if "none" in parts:
+        return NO_POLICY
+    acls = [SECTIONS[name] | {"action": "accept"} for name in sorted(parts & SECTIONS.keys())]
+    acls += [{"action": "accept", "src": [f"user{a}@"], "dst": [f"user{b}@:*"]} for a, b in sorted(pairs)]
+    sections: dict[str, Any] = {"acls": acls, "tagOwners": {tag: ["user1@"] for tag in TAGS}}
+    for name, key_name, value in (("ssh", "ssh", SSH), ("attrs", "nodeAttrs", ATTRS), ("via", "grants", VIA)):
+        if name in parts:
+            sections[key_name] = value
+    return pairs_policy((), **sections)
+
+
 steps = st.one_of(
     st.tuples(st.just("put"), numbers, owners),
     st.tuples(st.just("edit"), numbers, edits),
@@ -48,7 +89,11 @@ steps = st.one_of(
     st.tuples(st.just("user"), owners, st.sampled_from(["anna", "bert"])),
     st.tuples(st.just("derp"), st.integers(1, 2), st.none()),
     st.tuples(st.just("connect"), numbers, st.sampled_from(list(Variant))),
-    st.tuples(st.just("policy"), st.sets(st.tuples(owners, owners), max_size=6), st.none()),
+    st.tuples(
+        st.just("policy"),
+        st.sets(st.tuples(owners, owners), max_size=6),
+        st.sets(st.sampled_from([*SECTIONS, "ssh", "attrs", "via", "none"])),
+    ),
     st.tuples(st.just("commit"), st.none(), st.none()),
     st.tuples(st.just("commit"), st.none(), st.none()),
 )
@@ -97,7 +142,8 @@ def check(viewer: Viewer, netmap: TenantNetmap) -> None:
     if row.expired:
         assert fresh.peers == {}
         return
-    assert viewer.client.view()["Peers"] == fresh.view()["Peers"]
+    for part in ("Peers", "PacketFilters", "SSHPolicy"):
+        assert viewer.client.view()[part] == fresh.view()[part], part
     for peer in fresh.peers.values():
         assert viewer.client.user_profiles[peer["User"]] == fresh.user_profiles[peer["User"]]
 
@@ -119,6 +165,12 @@ def edited(device: Device, name: str, value: Any) -> Device:
         value = NodeKey(key(value * 100 + device.id, 2))
     elif name == "user_id":
         value = UserId(value)
+        device = replace(device, tags=())
+    elif name == "tags":
+        value = tuple(sorted(value))
+        device = replace(device, user_id=None)
+    elif name.endswith("_routes"):
+        value = tuple(sorted(value))
     device = replace(device, **{name: value})
     if name == "disco_key":  # only a device that is there can bring a new one
         device = replace(device, online=True, last_seen=None)
@@ -131,8 +183,7 @@ class Scene:
     """A tenant, its connected viewers and the class matrix in force."""
 
     def __init__(self) -> None:
-        self.matrix = Matrix(frozenset({(1, 1), (1, 2), (2, 1), (3, 3), (1, 4), (4, 2)}))
-        self.netmap = make_netmap(self.matrix)
+        self.netmap = make_netmap(pairs_policy({(1, 1), (1, 2), (3, 3), (1, 4), (4, 2)}))
         self.viewers: dict[DeviceId, Viewer] = {}
         self.expired: dict[DeviceId, bool] = {}
         self.gone: set[int] = set()
@@ -164,8 +215,7 @@ class Scene:
             case "derp":
                 self.netmap.set_derp_map(b'{"Regions":{"%d":{}}}' % first)
             case "policy":
-                self.matrix = Matrix(frozenset(first))
-                self.netmap.set_visibility(self.matrix)
+                self.netmap.set_policy(policy_of(first, second))
             case "connect":
                 self.commit()
                 if self.netmap.is_committed(DeviceId(first)):
@@ -196,7 +246,7 @@ class Scene:
         for peer_id in peers_named(message):
             assert peer_id != viewer.device_id
             peer = self.netmap._rows.get(DeviceId(peer_id))
-            sees = peer is not None and self.matrix.sees(row.cls, peer.cls)
+            sees = peer is not None and bool(row.cls.sees & peer.cls.bit)
             assert sees or peer_id in before
         for change in message.get("PeersChangedPatch", []):
             assert change["NodeID"] in before

@@ -17,7 +17,6 @@ from app.model import Device, DeviceId, Tenant, TenantId, User, UserId
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap
 from app.netmap.variant import Variant
-from app.policy.visibility import AllowAll
 from node import fanout as fanout_module
 from node.fanout import (
     ANNOUNCE_BOUND_S,
@@ -85,7 +84,6 @@ class Place:
     def __init__(self, devices: int) -> None:
         self.netmap = TenantNetmap(
             Tenant(TenantId(1), "default", "default"),
-            visibility=AllowAll(),
             compress=compress,
             dns=DnsPlan("hs.internal"),
             derp_map=b"{}",

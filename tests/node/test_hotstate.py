@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import HsError, LeaseLost, Unavailable
+from app.errors import HsError, LeaseLost, NotFound, Unavailable
 from app.model import Device, DeviceId
 from app.model import HotState as HotRow
 from node import hotstate as hotstate_module
@@ -22,12 +22,22 @@ class Store:
         self.error: HsError | None = None
         self.batches: list[list[HotRow]] = []
         self.durable: list[dict[str, Any]] = []
+        self.routes: list[tuple[int, tuple[str, ...], tuple[str, ...]]] = []
+        self.deleted: set[int] = set()
 
     async def update_device(self, tenant_id: int, device_id: int, **facts: Any) -> bool:
         if self.error is not None:
             raise self.error
         self.durable.append({"id": device_id, **facts})
         return True
+
+    async def set_device_routes(self, tenant_id: int, device_id: int, **routes: Any) -> Device:
+        if self.error is not None:
+            raise self.error
+        if device_id in self.deleted:
+            raise NotFound("gone")
+        self.routes.append((device_id, routes["announced"], routes["add_approved"]))
+        return device(device_id)
 
     async def flush_state(self, batch: list[HotRow]) -> int:
         if self.error is not None:
@@ -153,3 +163,34 @@ async def test_the_writer_goes_on_after_failures_and_ends_with_the_lease(
     with pytest.raises(LeaseLost):
         async with asyncio.timeout(10):
             await running
+
+
+async def test_routes_are_written_once_with_every_approval_that_was_missed() -> None:
+    line = Line()
+    line.store.error = Unavailable("away")
+    ten, net = ("10.0.0.0/8",), ("192.0.2.0/24",)
+    for announced, approvals in ((ten, ten), (net, net), ((), ())):
+        line.change(1, announced_routes=announced)
+        await line.hot.store(line.devices[DeviceId(1)], approvals)
+    assert line.store.routes == []
+    line.store.error = None
+    await line.hot.flush()
+    assert line.store.routes == [(1, (), (*ten, *net))]
+    await line.hot.store(line.devices[DeviceId(1)])
+    assert len(line.store.routes) == 1
+    assert len(line.store.durable) == 2
+
+
+async def test_routes_of_a_device_that_is_gone_hold_nobody_up() -> None:
+    line = Line()
+    line.change(1)
+    line.store.deleted = {1}
+    await line.hot.store(line.devices[DeviceId(1)], ())
+    line.may_write = False
+    for number in (2, 3):
+        line.change(number)
+        await line.hot.store(line.devices[DeviceId(number)], ())
+    line.may_write = True
+    del line.devices[DeviceId(2)]
+    await line.hot.flush()
+    assert (line.store.routes, line.hot.waiting, line.hot._routes) == ([(3, (), ())], 0, {})

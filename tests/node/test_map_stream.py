@@ -15,11 +15,15 @@ import pytest_asyncio
 from app.client.mapblob import decode_blob
 from app.client.netmap import ClientNetmap
 from app.keys import node_key_text
-from app.policy.visibility import ALLOW_ALL_RULES
 from app.wire import mapstream
 from tests.node.kit import RawPoll, Recorder, fleet, joined, own_tenant
 from tests.node.support import DEADLINE_S, Administration, ServeProcess, eventually, fresh_database
 
+#: Without a policy: from everything that may be a device's address to everything.
+ALLOW_ALL_RULE = {
+    "SrcIPs": ["100.115.94.0-100.127.255.255", "100.64.0.0-100.115.91.255", "fd7a:115c:a1e0::/48"],
+    "DstPorts": [{"IP": "*", "Ports": {"First": 0, "Last": 65535}}],
+}
 GRACE = {"HS_TIMING__OFFLINE_GRACE": "300ms"}
 
 
@@ -58,7 +62,7 @@ async def test_the_first_message_is_complete(
         assert first["Domain"] == label
         assert first["DNSConfig"]["Proxied"] is True
         assert label in first["DNSConfig"]["Domains"]
-        assert first["PacketFilters"] == {"*": None, "base": list(ALLOW_ALL_RULES)}
+        assert first["PacketFilters"] == {"*": None, "base": [ALLOW_ALL_RULE]}
         assert {p["LoginName"] for p in first["UserProfiles"]} == {"alice"}
         assert first["Node"]["User"] in {p["ID"] for p in first["UserProfiles"]}
         (region,) = first["DERPMap"]["Regions"].values()

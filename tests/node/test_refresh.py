@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,10 +11,21 @@ import pytest
 from app.compression import compress
 from app.db.listen import Resync, Wake
 from app.errors import Unavailable
-from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
+from app.model import (
+    Change,
+    ClusterSnapshot,
+    Device,
+    DeviceId,
+    StoredPolicy,
+    Tenant,
+    TenantId,
+    User,
+    UserId,
+)
 from app.netmap.dns import DnsPlan
 from node import refresh as refresh_module
 from node.hub import Hub
+from node.policies import TenantPolicies
 from node.refresh import Refresher
 from tests.node.kit import until
 from tests.node.test_fanout import device
@@ -33,6 +44,7 @@ class Database:
         self.go_on = asyncio.Event()
         self.down = False
         self.reads: list[str] = []
+        self.policies: dict[TenantId, StoredPolicy] = {}
 
     def commit(self, *changed: Device, origin: str = "", removed: Sequence[int] = ()) -> None:
         for row in changed:
@@ -61,7 +73,8 @@ class Database:
     async def load(self) -> ClusterSnapshot:
         rows, position = tuple(self.rows.values()), str(len(self.log))
         await self._pass("load")
-        return ClusterSnapshot("default", (TENANT,), (USER,), rows, position, "g1")
+        policies = tuple(self.policies.values())
+        return ClusterSnapshot("default", (TENANT,), (USER,), rows, position, "g1", policies)
 
     async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
         found = [self.rows[i] for _, i in devices if i in self.rows]
@@ -71,6 +84,32 @@ class Database:
     async def load_users(self, users: Sequence[tuple[TenantId, UserId]]) -> list[User]:
         await self._pass("users")
         return [USER]
+
+    async def load_policy(self, tenant_id: TenantId) -> StoredPolicy | None:
+        await self._pass("policy")
+        return self.policies.get(tenant_id)
+
+    async def list_users(self, tenant_id: TenantId) -> list[User]:
+        await self._pass("all users")
+        return [USER]
+
+    async def list_devices(self, tenant_id: TenantId) -> list[Device]:
+        await self._pass("all devices")
+        return list(self.rows.values())
+
+    async def routers(self, tenant_id: TenantId) -> list[Device]:
+        await self._pass("routers")
+        return [row for row in self.rows.values() if row.announced_routes]
+
+    async def add_approvals(
+        self, tenant_id: TenantId, approvals: Mapping[DeviceId, Sequence[str]]
+    ) -> list[DeviceId]:
+        await self._pass("approvals")
+        for device_id, routes in approvals.items():
+            row = self.rows[device_id]
+            approved = tuple(sorted({*row.approved_routes, *routes}))
+            self.commit(replace(row, approved_routes=approved), origin="me")
+        return list(approvals)
 
     async def changes(self, position: str) -> tuple[str, list[Change]]:
         new = self.log[int(position) :]
@@ -93,8 +132,23 @@ class Parts:
             on_hot=lambda _: None,
             on_round=lambda *_: None,
         )
+        self.invalid: dict[str, bool] = {}
+        self.may_write = True
+        self.policies = TenantPolicies(
+            self.database,
+            self.hub,
+            file=None,
+            may_write=lambda: self.may_write,
+            on_invalid=self.invalid.__setitem__,
+        )
         self.refresher = Refresher(
-            self.database, self.hub, instance="me", on_derp=self._on_derp, on_rows=lambda _: None
+            self.database,
+            self.hub,
+            self.policies,
+            instance="me",
+            on_derp=self._on_derp,
+            on_rows=lambda _, __: None,
+            clock=lambda: 0.0,
         )
 
     async def _on_derp(self) -> None:

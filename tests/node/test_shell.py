@@ -55,7 +55,7 @@ def shell(serve: ServeProcess, place: Administration) -> Shell:
 
 # -- output -------------------------------------------------------------------------------------
 
-USER_KEYS = ["id", "name", "display_name", "email", "created"]
+USER_KEYS = ["id", "name", "display_name", "email", "role", "created"]
 KEY_KEYS = [
     *("id", "prefix", "user_id", "reusable", "ephemeral", "tags", "used", "revoked", "expiration"),
     "created",

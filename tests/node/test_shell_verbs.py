@@ -239,9 +239,8 @@ async def test_help_names_the_aliases() -> None:
 @pytest.mark.parametrize(
     ("command", "instead"),
     [
-        ("policy get", "access policies are not built yet"),
         ("apikeys list", "not built yet"),
-        ("nodes list-routes", "not built yet"),
+        ("nodes list-routes", "hs-node routes list"),
         ("nodes register --user a --key b", "hs-node auth approve"),
         ("dumpConfig", "hs-node config check"),
     ],

@@ -204,7 +204,8 @@ def test_every_key_of_headscale_is_known(tmp_path: Path) -> None:
     ("text", "warned"),
     [
         ("oidc: {issuer: https://id.example.com, client_id: x}", "oidc: logins by OpenID Connect are not"),
-        ("policy: {mode: file, path: /etc/acl.hujson}", "policy.path: .*this file is NOT applied"),
+        ("policy: {mode: database, path: /etc/acl.hujson}", "policy.path: this file is NOT applied"),
+        ("policy: {mode: file}", "policy.mode: file without policy.path: policies are kept"),
         ("dns: {nameservers: {split: {a.example: [1.1.1.1]}}}", "dns.nameservers.split: split DNS"),
         ("dns: {extra_records: [{name: a, type: A, value: 1.1.1.1}]}", "dns.extra_records: extra DNS"),
         ("randomize_client_port: true", "randomize_client_port: has no effect"),

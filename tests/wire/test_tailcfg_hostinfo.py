@@ -25,7 +25,6 @@ def test_useful_members_pass_unchanged() -> None:
         "Hostname": "laptop",
         "ShieldsUp": True,
         "Userspace": False,
-        "RoutableIPs": ["10.0.0.0/8", "::/0"],
         "Services": [
             {"Proto": "peerapi4", "Port": 1234},
             {"Proto": "peerapi-dns-proxy", "Port": 1},
@@ -40,7 +39,16 @@ def test_useful_members_pass_unchanged() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("BackendLogID", "FrontendLogID", "PushDeviceToken", "NetInfo", "RequestTags", "TPM", "ShareeNode"),
+        *(
+            "BackendLogID",
+            "FrontendLogID",
+            "PushDeviceToken",
+            "NetInfo",
+            "RequestTags",
+            "TPM",
+            "ShareeNode",
+            "RoutableIPs",
+        ),
         *("Unknown", "services", "hostname"),
     ],
 )
@@ -59,8 +67,6 @@ def test_private_and_unknown_members_are_dropped(name: str) -> None:
         ("Userspace", None, None),
         ("sshHostKeys", "x", None),
         ("sshHostKeys", ["a", 1, None, "b"], ["a", "b"]),
-        ("RoutableIPs", "10.0.0.0/8", None),
-        ("RoutableIPs", ["10.1.0.0/8", "x/8", "10.0.0.0", "::/129", 5, "fe80::%a/64"], ["10.0.0.0/8"]),
         ("Services", {}, None),
         ("Services", [5, {}, {"Proto": "tcp"}, {"Proto": "tcp", "Port": -1}], []),
         ("Services", [{"Proto": "tcp", "Port": True}, {"Proto": "tcp", "Port": 1.5}], []),

@@ -1,0 +1,178 @@
+"""AskingApp: what the operator asks of owners: confirmed, sent, followed to its outcome, told."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from textual import work
+from textual.app import App
+
+from app.errors import HsError
+from app.model import OperatorRequest, RequestId
+from console.actions import Action
+from console.cells import Pen, safe
+from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
+from console.live import Feed
+from console.store import Ask, Store
+
+#: A request that nobody has taken up after this long is worth a word.
+QUEUED_NOTE_S = 3.0
+SAID_LINES = 50
+
+Asks = Callable[[dict[str, str]], "list[Ask] | Awaitable[list[Ask]]"]
+
+
+@dataclass(slots=True)
+class Followed:
+    """A request under way: what was asked, and since when."""
+
+    ask: Ask
+    since: float
+    noted: bool = False
+
+
+class AskingApp(App[None]):
+    """Requests under way, dialogs in front of them, and toasts about them."""
+
+    feed: Feed
+
+    def __init__(
+        self, store: Store, actor: str, scope: str | None, *, ascii_only: bool, clock: Callable[[], float]
+    ) -> None:
+        super().__init__()
+        self.scope = scope
+        self.store = store
+        self.actor = actor
+        self.pen = Pen(ascii_only)
+        self.clock = clock
+        self.followed: dict[RequestId, Followed] = {}
+        #: What was said last: toasts vanish.
+        self.said: deque[str] = deque(maxlen=SAID_LINES)
+
+    @property
+    def feed_pending(self) -> int:
+        return len(self.followed)
+
+    def note_waiting(self) -> None:
+        """A word about each request that waits for an owner, once."""
+        for followed in self.followed.values():
+            if not followed.noted and self.clock() - followed.since > QUEUED_NOTE_S:
+                followed.noted = True
+                self.say(
+                    f"{followed.ask.label}: waiting for the owner of cluster {followed.ask.cluster_id};"
+                    " it is kept and carried out when there is one",
+                    "warning",
+                )
+
+    def say(self, text: str, severity: str = "information") -> None:
+        """A toast: one line of harmless text."""
+        self.said.append(safe(text))
+        self.notify(self.said[-1], severity=cast("Any", severity), markup=False)
+
+    def confirm(
+        self,
+        action: Action,
+        title: str,
+        objects: Sequence[str],
+        effect: str,
+        asks: list[Ask],
+        typed: str = "",
+    ) -> None:
+        """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
+
+        The dialog is there at once, so keys typed ahead cannot reach the list.
+        """
+        wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
+
+        def decided(yes: bool | None) -> None:
+            if yes:
+                self.submit(asks)
+
+        if asks:
+            verb = action.label.capitalize()
+            self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
+
+    def why_not_now(self) -> str:
+        """Why nothing can be asked at this moment; empty when it can."""
+        return "" if self.feed.link.is_up else "the database is not connected; this stays until it is back"
+
+    def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
+        """A form; its answers become requests. A refusal opens it again with what was typed."""
+
+        def answered(answers: dict[str, str] | None) -> None:
+            if answers is not None:
+                filled = [_filled(field, answers) for field in fields]
+                self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks))
+
+        self.push_screen(FormDialog(self.pen, title, fields, verb, effect, self.why_not_now), answered)
+
+    @work(group="ask", exit_on_error=True)
+    async def submit(self, asks: list[Ask]) -> None:
+        await self._submit(asks)
+
+    @work(group="ask", exit_on_error=True)
+    async def submit_form(self, answers: dict[str, str], asks: Asks, again: Callable[[], None]) -> None:
+        try:
+            made = asks(dict(answers))
+            sent = await self._submit(await made if inspect.isawaitable(made) else made)
+        except HsError as error:
+            self.say(error.message, "error")
+            sent = 0
+        if not sent:
+            again()
+
+    async def _submit(self, asks: list[Ask]) -> int:
+        """How many of them are stored; of the others it is told why not."""
+        sent = 0
+        for ask in asks:
+            try:
+                request_id = await self.store.submit(ask, self.actor)
+            except HsError as error:
+                self.say(f"{ask.label}: {error.message}", "error")
+                continue
+            self.followed[request_id] = Followed(ask, self.clock())
+            self.feed.followed[request_id] = ask.label
+            sent += 1
+        self.feed.kick()
+        return sent
+
+    def _take_request(self, request: OperatorRequest) -> None:
+        if not request.is_finished or request.id not in self.followed:
+            return
+        ask = self.followed.pop(request.id).ask
+        if request.state == "failed":
+            self.say(f"{ask.label}: {request.error}", "error")
+        else:
+            self.say(f"{ask.label}: done")
+            if ask.secret:
+                self.push_screen(SecretDialog(ask.secret))
+        self.feed.kick()
+
+    @work(group="tenants", exclusive=True, exit_on_error=True)
+    async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:
+        """Tenants as a form offers them, value `cluster/id`; a word instead when there are none."""
+        try:
+            tenants = await self.store.tenants(self.scope)
+        except HsError as error:
+            self.say(error.message, "error")
+            return
+        if tenants:
+            go_on(tuple((f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants))
+        else:
+            self.say("there is no tenant yet: start hs-node serve", "warning")
+
+
+def _filled(field: Field, answers: dict[str, str]) -> Field:
+    return Field(
+        field.name,
+        field.label,
+        answers.get(field.name, field.value),
+        field.choices,
+        field.is_flag,
+        field.check,
+        field.hint,
+    )

@@ -1,0 +1,17 @@
+"""How late the event loop is, sampled: what a connected device feels when something computes too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+SAMPLE_EVERY_S = 0.05
+
+
+async def watch_loop(on_stall: Callable[[float], None], every_s: float = SAMPLE_EVERY_S) -> None:
+    """For ever; `on_stall` hears how many seconds later than asked the loop came back."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + every_s
+        await asyncio.sleep(every_s)
+        on_stall(max(0.0, loop.time() - due))

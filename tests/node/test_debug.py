@@ -1,0 +1,110 @@
+"""What an operator sees of one device: its poll, its netmap, and where its client differs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from app.netmap.compare import MAX_LISTED, differences
+from tests.node.kit import Recorder, joined, own_tenant
+from tests.node.support import Administration, ServeProcess, fresh_database
+
+PEER = {
+    "ID": 2,
+    "Name": "b.x.",
+    "User": 1,
+    "Key": "nodekey:1",
+    "Addresses": ["100.64.0.2/32"],
+    "AllowedIPs": ["100.64.0.2/32", "10.0.0.0/8"],
+    "Online": True,
+    "HomeDERP": 900,
+}
+MAP: dict[str, Any] = {"Node": {"ID": 1, "Name": "a.x."}, "Peers": [PEER]}
+
+
+@pytest.mark.parametrize(
+    ("has", "says"),
+    [
+        ({"Peers": [PEER], "SelfNode": {"ID": 1, "Name": "a.x."}}, []),
+        ({"Peers": [PEER | {"AllowedIPs": PEER["AllowedIPs"][::-1], "Tags": None}]}, []),
+        ({"Peers": None}, ["peer 2 (b.x.) is missing at the client"]),
+        ({"Peers": [PEER, PEER | {"ID": 3}]}, ["peer 3 (b.x.) should not be at the client"]),
+        ({"Peers": [PEER | {"HomeDERP": 0}]}, ["peer 2: HomeDERP is nothing, should be 900"]),
+        ({"Peers": [PEER], "SelfNode": {"Name": "old.x."}}, ["itself: Name is old.x., should be a.x."]),
+    ],
+)
+def test_differences_between_a_map_and_what_a_client_holds(has: dict[str, Any], says: list[str]) -> None:
+    assert differences(MAP, has) == says
+
+
+def test_a_client_that_is_wrong_in_everything_does_not_fill_the_screen() -> None:
+    many = {"Node": {}, "Peers": [PEER | {"ID": number} for number in range(1000)]}
+    assert len(differences(many, {"Peers": []})) == MAX_LISTED + 1
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def serve(pg_server: str) -> AsyncIterator[ServeProcess]:
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as process:
+        yield process
+
+
+@pytest.fixture
+async def tenant(serve: ServeProcess) -> AsyncIterator[Administration]:
+    async with own_tenant(serve.dsn) as place:
+        yield place
+
+
+async def test_debug_device(serve: ServeProcess, tenant: Administration) -> None:
+    key = await tenant.auth_key()
+    async with (
+        Recorder(serve.url, key, hostname="one") as one,
+        Recorder(serve.url, key, hostname="two") as two,
+    ):
+        await joined(one)
+        await joined(two)
+        await one.sees(two.id)
+        await two.update(endpoints=["192.0.2.7:7"])
+        await one.sees(two.id, Endpoints=["192.0.2.7:7"])
+        words = ("debug", "device", "one", "--tenant", tenant.tenant.name)
+        answer = await serve.shell(*words, "--no-ask", "-o", "json")
+        assert answer.code == 0, answer
+        facts = orjson.loads(answer.out)
+        assert [peer["ID"] for peer in facts["would_get"]["Peers"]] == [two.id]
+        session = facts["session"]
+        assert (session["state"], session["form"]) == ("live", "zstd")
+        assert session["messages"] >= 2
+        assert session["last_map_bytes"] > 100
+        assert session["last_delta"]["PeersChangedPatch"] == [
+            {"NodeID": two.id, "Endpoints": ["192.0.2.7:7"]}
+        ]
+        table = await serve.shell(*words, "--no-ask")
+        assert table.code == 0
+        assert "live" in table.out
+        gone = await serve.shell("debug", "device", "nobody", "--tenant", tenant.tenant.name)
+        assert (gone.code, "there is no device" in gone.err) == (1, True)
+
+
+async def test_messages_are_counted_by_what_is_in_them(serve: ServeProcess, tenant: Administration) -> None:
+    key = await tenant.auth_key()
+    async with Recorder(serve.url, key) as one, Recorder(serve.url, key) as two:
+        await joined(one)
+        await joined(two)
+        await one.sees(two.id)
+        before = await serve.metrics()
+        for number in range(3):
+            await two.update(endpoints=[f"192.0.2.9:{1000 + number}"])
+            await one.sees(two.id, Endpoints=[f"192.0.2.9:{1000 + number}"])
+        after = await serve.metrics()
+
+        def grown(name: str) -> float:
+            return sum(
+                value - before.get(series, 0.0) for series, value in after.items() if series.startswith(name)
+            )
+
+        assert grown("hs_messages_total{kind=patch}") >= 3
+        assert grown("hs_netmap_puts_total") >= 3
+        assert grown("hs_loop_stall_seconds_count") > 0
