@@ -24,7 +24,7 @@ from app.errors import ConfigError
 from app.model import ClusterOwner
 from app.settings import Settings
 from node.follower import Follower
-from node.listen import reason_of, split_listen, tls_context
+from node.listen import WEB_STOP_S, reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
 from node.web import Facts, client_app
@@ -32,8 +32,6 @@ from node.web import Facts, client_app
 #: Connections the kernel may hold before they are accepted; a fleet comes back all at once.
 BACKLOG = 4096
 WEB_KEEPALIVE_S = 30.0
-#: Pages under way get so long when the process stops.
-WEB_STOP_S = 2.0
 
 
 @dataclass(slots=True)

@@ -163,8 +163,7 @@ class Hub:
     def put_states(self, states: Sequence[HotState]) -> None:
         """Presence and endpoints as the former owner left them, before anybody is connected here."""
         for state in states:
-            device = self.device(state.device_id)
-            if device is None:
+            if (device := self.device(state.device_id)) is None:
                 continue
             told = replace(
                 device,
@@ -173,17 +172,13 @@ class Hub:
                 online=state.online,
                 last_seen=state.last_seen,
             )
-            if told != device:
-                fanout = self._tenants[device.tenant_id]
-                fanout.netmap.put(told, expired=self.is_expired(told))
-                fanout.mark()
+            self._put_if_changed(device, told, store=False)
 
     def take_over(self) -> None:
         """From now on this instance owns the cluster: who does not come back is offline after the grace."""
         self._follows = False
         for device_id in self._tenant_of:
-            device = self.device(device_id)
-            if device is not None and device.online and self.session(device_id) is None:
+            if (device := self.device(device_id)) is not None and device.online:
                 self._expect_departure(device_id)
 
     def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
@@ -394,13 +389,14 @@ class Hub:
         # Until peers know a newcomer's relay their first handshakes are lost, and each costs 5 s.
         self._put_if_changed(device, changed, urgent=not device.home_derp)
 
-    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False) -> None:
+    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False, store: bool = True) -> None:
         if old == new:
             return
         fanout = self._tenants[new.tenant_id]
         fanout.netmap.put(new, expired=self.is_expired(new))
         fanout.mark(urgent=urgent)
-        self._on_hot(new)
+        if store:
+            self._on_hot(new)
 
     def connect(self, session: MapSession) -> None:
         """A device's poll begins; an older poll of the same device ends without a flicker."""

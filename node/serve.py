@@ -8,12 +8,11 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
@@ -22,7 +21,7 @@ from app.db.lease import CLUSTER_PREFIX, Holder, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
-from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
+from app.errors import HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
 from app.model import Login
 from app.pg import make_state_dir
@@ -33,9 +32,9 @@ from node.debug_pages import debug_routes
 from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor
 from node.follower import HEARTBEAT_S, Follower
-from node.front import WEB_STOP_S, Front
+from node.front import Front
 from node.jobs import Job, schedule
-from node.listen import reason_of, split_listen
+from node.listen import listening
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
@@ -147,8 +146,8 @@ class Serving:
             Front.open(settings, follower, noise_key, self._facts(metrics))
         )
         if settings.derp.server.enabled:
-            verify_url = await stack.enter_async_context(self._verify_listener(metrics))
-            self._relay_config = relay_config(settings, verify_url)
+            address = await stack.enter_async_context(self._verify_listener(metrics))
+            self._relay_config = relay_config(settings, f"http://{address}/verify")
             metrics.registry.register(RelayCollector(settings.cluster_id, lambda: self.relay))
         await follower.say_alive()
         tasks = [
@@ -405,38 +404,14 @@ class Serving:
 
     # -- listeners ------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _metrics_listener(self, metrics: Metrics) -> AsyncIterator[None]:
-        facts = self._facts(metrics)
-        app = metrics_app(facts)
+    def _metrics_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
+        app = metrics_app(self._facts(metrics))
         debug_routes(app, lambda: self.owner)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
-        await runner.setup()
-        host, port = split_listen(self.settings.metrics_listen_addr)
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            address = self.settings.metrics_listen_addr
-            raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {address}: {reason_of(error)}"
-            ) from error
-        try:
-            yield
-        finally:
-            await runner.cleanup()
+        return listening(app, "metrics_listen_addr", self.settings.metrics_listen_addr)
 
-    @asynccontextmanager
-    async def _verify_listener(self, metrics: Metrics) -> AsyncIterator[str]:
+    def _verify_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
         """Where the relay process asks whether a device may use it; works whatever TLS clients need."""
-        runner = web.AppRunner(verify_app(self._facts(metrics)), access_log=None, shutdown_timeout=WEB_STOP_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}/verify"
-        finally:
-            await runner.cleanup()
+        return listening(verify_app(self._facts(metrics)), "derp.server.verify_clients", "127.0.0.1:0")
 
     def _facts(self, metrics: Metrics) -> Facts:
         asking: asyncio.Task[bool] | None = None
