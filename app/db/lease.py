@@ -23,6 +23,8 @@ RENEW_S = 1.0
 POLL_S = 0.25
 #: A holder's backend must be gone this long before a standby takes over ahead of the TTL.
 EARLY_GRACE_S = 1.0
+#: Between attempts from then on; another standby may be quicker.
+GONE_POLL_S = 0.02
 FREEZE_AT = 0.7
 #: A takeover waits for writers of the old epoch; they die of their own deadlines before this.
 ACQUIRE_TIMEOUT_S = 10.0
@@ -139,10 +141,17 @@ class Lease:
             if epoch is not None:
                 return epoch
             try:
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(self._pause()):
                     await self._nudge.wait()
             except TimeoutError:
                 continue
+
+    def _pause(self) -> float:
+        """Until the next attempt: not past the moment from which a holder that is gone may be replaced."""
+        if self._gone is None:
+            return POLL_S
+        left_s = self._gone[1] + EARLY_GRACE_S - asyncio.get_running_loop().time()
+        return min(POLL_S, max(left_s, GONE_POLL_S))
 
     async def wait_for(self, *states: LeaseState) -> LeaseState:
         """Returns once the lease is in one of these states."""
