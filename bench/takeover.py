@@ -91,6 +91,8 @@ async def _cost(direct: Target, entry: Target, fleet: int, rounds: int) -> dict[
     for name, target in (("direct", direct), ("relayed", entry)):
         member = Member(replace(target), f"one-{name}")
         await member.register()
+        # A device whose poll nobody has seen yet is committed a moment later.
+        await asyncio.sleep(1)
         found[f"{name}_ms"] = await _round_trips(member, rounds)
         before = cpu_s(entry.pid), cpu_s(direct.pid)
         size = await _read_maps([member, *(_as(target, one) for one in there[: READERS - 1])], rounds // 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ FETCHES_MEANWHILE = 10
 #: Until a client was told of a standby that has just started.
 PLAN_DEADLINE_S = 15.0
 FETCH_DEADLINE_S = 20.0
+
+_NUMBERS = itertools.count(1)
 
 Record = Callable[[str, object], None]
 
@@ -78,7 +81,7 @@ class Pair:
 
 @pytest.fixture
 def pair(namespace: Namespace, tmp_path: Path, deployment: Deployment) -> Iterator[Pair]:
-    made = Pair(namespace, tmp_path, deployment, "twins")
+    made = Pair(namespace, tmp_path, deployment, f"twins{next(_NUMBERS)}")
     yield made
     made.destroy()
 
