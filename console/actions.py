@@ -118,6 +118,17 @@ ACTIONS: tuple[Action, ...] = (
         many=True,
     ),
     Action(
+        "device.rebuild",
+        "R",
+        "rebuild",
+        "Read a device, its user, a tag, its tenant or its cluster again and send the netmaps whole.",
+        _on("devices"),
+        1,
+        "netmap_rebuild",
+        needs_row=True,
+        many=True,
+    ),
+    Action(
         "device.delete",
         "D",
         "delete",

@@ -11,6 +11,7 @@ from textual.binding import BindingType
 from app.errors import BadRequest
 from app.fleet import DeviceRow, View
 from app.names import check_label, is_tag
+from app.scopes import parse_scope
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
 from console.dialogs import Field
@@ -207,6 +208,55 @@ class DevicesScreen(ListScreen[DeviceRow]):
             "It belongs to that user from then on.",
             asks,
         )
+
+    async def do_device_rebuild(self) -> None:
+        rows = self.chosen(BY_ID["device.rebuild"])
+        hint = "device, user, tag:NAME, tenant or cluster"
+        field = Field("scope", "Scope", "device", check=rebuild_complaint, hint=hint)
+
+        async def asks(answers: dict[str, str]) -> list[Ask]:
+            found = {}
+            for row in rows:
+                scope = await self._scope_of(row, answers["scope"])
+                place = (row.cluster_id, scope if scope == "cluster" else row.tenant_id, scope)
+                found[place] = Ask(
+                    row.cluster_id,
+                    row.tenant_id,
+                    "netmap_rebuild",
+                    {"scope": scope},
+                    scope,
+                    f"rebuild {scope} of {row.tenant}",
+                )
+            return list(found.values())
+
+        self.console.form(
+            f"Rebuild netmaps from {plural(len(rows), 'device')}",
+            [field],
+            "Rebuild",
+            "What the scope holds is read again; its connected devices get their whole map anew.",
+            asks,
+        )
+
+    async def _scope_of(self, row: DeviceRow, word: str) -> str:
+        """The scope that a word means for the device of a row. Raises BadRequest."""
+        if word == "device":
+            return f"device:{row.id}"
+        if word != "user":
+            return word
+        user_id = await self.store.find_user(row.cluster_id, row.tenant_id, row.user) if row.user else None
+        if user_id is None:
+            raise BadRequest(f"{row.name} belongs to no user", code="no_user")
+        return f"user:{user_id}"
+
+
+def rebuild_complaint(text: str) -> str:
+    if text in ("device", "user"):
+        return ""
+    try:
+        scope = parse_scope(text)
+    except BadRequest:
+        return "device, user, tag:NAME, tenant or cluster"
+    return "" if scope.kind in ("tag", "tenant", "cluster") else "device, user, tag:NAME, tenant or cluster"
 
 
 def owner_text(row: DeviceRow) -> str:

@@ -21,6 +21,7 @@ WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(scr
 TYPED = {
     "device.rename": {"name": "other"},
     "device.tag": {"tags": "tag:web"},
+    "device.rebuild": {"scope": "tenant"},
     "device.move_user": {"user": "alice"},
     "user.create": {"name": "bob"},
     "user.rename": {"name": "bob"},
