@@ -97,7 +97,12 @@ async def test_kill_9_behind_an_entry(
         for _ in range(TENANTS):
             tenant = await stack.enter_async_context(own_tenant(database))
             key = await tenant.auth_key()
-            devices += await stack.enter_async_context(fleet(standby.url, key, DEVICES_EACH))
+            devices += [
+                await stack.enter_async_context(Recorder(standby.url, key)) for _ in range(DEVICES_EACH)
+            ]
+        await asyncio.gather(*map(joined, devices))
+        for device in devices:
+            await device.sees(peers=DEVICES_EACH - 1)
         one, other = devices[:2]
         await one.update(endpoints=["192.0.2.1:1"])
         await other.sees(one.id, Endpoints=["192.0.2.1:1"], Online=True)
@@ -122,6 +127,8 @@ async def test_kill_9_behind_an_entry(
 
         # Presence is written once a second; what is younger is lost with the process.
         await eventually(stored, "all are stored as online")
+        for device in devices:
+            device.seen.clear()
         killed = time.monotonic()
         await owner.kill()
         seconds = await next_maps(devices, killed)
