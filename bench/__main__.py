@@ -21,6 +21,7 @@ from bench import (
     policy,
     registration,
     report,
+    takeover,
 )
 from bench.report import Table
 from bench.system import Foreign, Lab, lab
@@ -34,6 +35,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "issue3417": churn.run_issue,
     "tenants": churn.run_tenants,
     "most": most.run,
+    "takeover": takeover.run,
     "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,

@@ -120,8 +120,19 @@ class Target:
 class Server:
     """A real `hs-node serve` on a database of its own."""
 
-    def __init__(self, dsn: str, state_dir: Path, pg_pid: int, *, admin_dsn: str, module: str) -> None:
-        """`dsn` is the way of the server itself to its database, `admin_dsn` ours."""
+    def __init__(
+        self,
+        dsn: str,
+        state_dir: Path,
+        pg_pid: int,
+        *,
+        admin_dsn: str,
+        module: str,
+        twin: Server | None = None,
+    ) -> None:
+        """`dsn` is the way of the server itself to its database, `admin_dsn` ours. `twin`: the owner of the
+        cluster, of which this one is the standby."""
+        self._dsn, self._state_dir, self._module = dsn, state_dir, module
         self._log = state_dir / "server.log"
         listen = f"127.0.0.1:{_free_port()}"
         environment = {
@@ -131,6 +142,7 @@ class Server:
             "HS_LISTEN_ADDR": listen,
             "HS_METRICS_LISTEN_ADDR": "",
             "HS_STATE_DIR": str(state_dir),
+            "HS_SECRET_KEY_FILE": str((twin or self)._state_dir / "secret.key"),
             "HS_DERP__SERVER__LISTEN_ADDR": "127.0.0.1:0",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": "127.0.0.1:0",
             "HS_TIMING__OFFLINE_GRACE": f"{OFFLINE_GRACE_S}s",
@@ -144,7 +156,10 @@ class Server:
         self._pg_pid = pg_pid
         self._start()
         try:
-            server_key, auth_key = asyncio.run(_prepare(self._url, admin_dsn))
+            if twin is None:
+                server_key, auth_key = asyncio.run(_prepare(self._url, admin_dsn))
+            else:
+                server_key, auth_key = twin.target.server_key, twin.target.auth_key
         except BaseException:
             self.stop()
             raise
@@ -182,6 +197,18 @@ class Server:
     def auth_keys(self, tenants: int) -> list[str]:
         """A reusable key of each of so many tenants; the first is the home tenant."""
         return [self.target.auth_key, *asyncio.run(_tenants(self._admin_dsn, tenants - 1))]
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """A second instance of the cluster, warm."""
+        state_dir = Path(tempfile.mkdtemp(prefix="standby-", dir=self._state_dir))
+        standby = Server(
+            self._dsn, state_dir, self.target.pg_pid, admin_dsn=self._dsn, module=self._module, twin=self
+        )
+        try:
+            yield standby
+        finally:
+            standby.stop()
 
     def _wait_ready(self, url: str) -> None:
         deadline = time.monotonic() + READY_DEADLINE_S

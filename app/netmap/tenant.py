@@ -65,6 +65,7 @@ class TenantNetmap:
         self._dns_plan = dns
         self._dns = dns_config(dns, tenant.dns_label)
         self._derp_map = derp_map
+        self._dial_plan = b""
         self._users: dict[UserId, User] = {}
         self.engine = PolicyEngine(policy, ())
         self._access = Access(self.engine)
@@ -162,6 +163,11 @@ class TenantNetmap:
         if derp_map != self._derp_map:
             self._pending_common["DERPMap"] = derp_map
 
+    def set_dial_plan(self, plan: bytes) -> None:
+        """A tailcfg.ControlDialPlan: addresses at which clients reach the owner and its standbys."""
+        if plan != self._dial_plan:
+            self._pending_common["ControlDialPlan"] = plan
+
     def set_dns(self, plan: DnsPlan) -> None:
         """Global nameservers, search domains and so on; names of devices follow the base domain."""
         config = dns_config(plan, self.tenant.dns_label)
@@ -198,6 +204,7 @@ class TenantNetmap:
         common = [orjson.dumps(name) + b":" + text for name, text in sorted(self._pending_common.items())]
         self._dns = self._pending_common.get("DNSConfig", self._dns)
         self._derp_map = self._pending_common.get("DERPMap", self._derp_map)
+        self._dial_plan = self._pending_common.get("ControlDialPlan", self._dial_plan)
         if common or changed_users or swap is not None or self._changes_profiles(changes):
             self._class_parts.clear()
         for cls in access_before:
@@ -390,8 +397,11 @@ class TenantNetmap:
             orjson.dumps(suffix(self._dns_plan, self.tenant.dns_label)),
             self._dns,
             self._derp_map,
-            b'"CollectServices":false,"Debug":{"DisableLogTail":true},',
+            b'"CollectServices":false,"Debug":{"DisableLogTail":true},' + self._dial_plan_member(),
         )
+
+    def _dial_plan_member(self) -> bytes:
+        return b'"ControlDialPlan":%b,' % self._dial_plan if self._dial_plan else b""
 
 
 def farewell_map(

@@ -197,7 +197,7 @@ class InProcess:
 
     def metrics(self) -> Counter[str]:
         """Series by name, summed over their labels."""
-        self.owner.metrics_text()
+        self.serving.metrics_text(self.owner.metrics)
         found: Counter[str] = Counter()
         for family in self.owner.metrics.registry.collect():
             for sample in family.samples:

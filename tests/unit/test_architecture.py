@@ -31,6 +31,8 @@ PURE = [
     "app/entry/head.py",
     "app/entry/limits.py",
     "app/client/mapblob.py",
+    "app/entry/hop.py",
+    "app/entry/routing.py",
     "app/client/netmap.py",
     "app/client/requests.py",
     "app/simulation/mapcheck.py",
