@@ -299,6 +299,28 @@ class DerpRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class Instance:
+    """One process, and where it is reached: by clients, by other entries, and by clients with a dial plan."""
+
+    id: str
+    kind: str = "node"
+    addr: str = ""
+    version: str = ""
+    internal_addr: str = ""
+    advertise_addr: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOwner:
+    """The instance that holds a cluster's lease, the epoch it has it under, and where entries reach it."""
+
+    cluster_id: str
+    instance: str
+    epoch: int
+    addr: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tombstone:
     """Proof that a device was deleted here, kept for 90 days."""
 

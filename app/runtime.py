@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from app.errors import HsError
+from app.errors import ConfigError, HsError
 from app.log import get
 
 #: How long the daemon may take to end by itself, and then to react to cancellation.
@@ -20,6 +20,8 @@ DRAIN_DEADLINE_S = 20.0
 CANCEL_DEADLINE_S = 5.0
 #: Open files wanted: one per connection.
 WANTED_OPEN_FILES = 65_536
+#: What a process has open beside its connections, generously.
+SPARE_OPEN_FILES = 100
 EXIT_CRASHED = 1
 MAIN = "main"
 EXIT_NOT_DRAINED = 5
@@ -105,6 +107,20 @@ def raise_open_files() -> None:
     wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(WANTED_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def require_open_files(connections: int) -> None:
+    """Allow this process so many connections beside SPARE_OPEN_FILES. Raises ConfigError when it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_OPEN_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ConfigError(
+            f"{connections} connections need {wanted} open files, but this process may have {hard}: "
+            "raise the hard limit (ulimit -Hn) or take fewer"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run_daemon(main: Callable[[Daemon], Awaitable[object]], *, drain_s: float = DRAIN_DEADLINE_S) -> int:

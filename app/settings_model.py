@@ -32,6 +32,7 @@ LONGEST_SHOWN_VALUE = 120
 Seconds = Annotated[float, BeforeValidator(values.parse_duration)]
 Listen = Annotated[str, AfterValidator(values.check_listen)]
 ListenOrOff = Annotated[str, AfterValidator(values.check_listen_or_off)]
+Internal = Annotated[str, AfterValidator(values.check_internal)]
 Url = Annotated[str, AfterValidator(values.check_http_url)]
 Domain = Annotated[str, AfterValidator(values.check_domain)]
 Address = Annotated[str, AfterValidator(values.check_address)]
@@ -190,6 +191,12 @@ class Settings(BaseSettings):
     )
     listen_addr: Listen = "127.0.0.1:8080"
     metrics_listen_addr: ListenOrOff = Field("127.0.0.1:9090", description="Empty = no metrics.")
+    internal_addr: Internal = Field(
+        "127.0.0.1:0", description="For the cluster's other instances; they relay clients to its owner."
+    )
+    advertise_addr: Address = Field(
+        "", description="Own IP at which clients reach the ports of server_url; for their fail-over."
+    )
     cluster_id: Annotated[str, BeforeValidator(values.parse_cluster_id)] = "default"
     pg_dsn: Annotated[str, AfterValidator(values.check_dsn)] | None = Field(
         None, repr=False, description="PostgreSQL server, None = the embedded one."

@@ -83,6 +83,14 @@ def check_listen(text: str) -> str:
     return text
 
 
+def check_internal(text: str) -> str:
+    """Where other instances reach this one: it is told to them as it stands."""
+    host, _ = split_host_port(text)
+    if host in ("", "0.0.0.0", "::"):
+        raise ValueError("must name one address of this host: other instances connect to it")
+    return text
+
+
 def check_listen_or_off(text: str) -> str:
     return check_listen(text) if text else text
 

@@ -9,7 +9,7 @@ from typing import Any
 from app.client.device import SimulatedDevice
 from app.errors import RemoteProtocolError
 from bench.load import DEADLINE_S, Member, Sink, connected, endpoints, quiet, registered, witnesses
-from bench.report import NAIVE_NOTE, Figure, Table, percentile
+from bench.report import Figure, Table, percentile
 from bench.system import Lab, Target, cpu_s, in_load_process
 
 WITNESSES = 3
@@ -38,7 +38,7 @@ async def _deltas(target: Target, sizes: list[int], rounds: int) -> list[dict[st
         idle = (cpu_s(target.pid) - idle_from) / 3
         found.append({"size": sizes[-1], "idle": idle})
     for member in there:
-        member.drop()
+        member.abort()
     return found
 
 
@@ -77,7 +77,7 @@ def run(lab: Lab) -> Table:
     rounds = 8 if lab.quick else 40
     with lab.server("delta") as server:
         ours = in_load_process(_deltas, server.target, sizes, rounds, deadline_s=300)
-    with lab.server("delta_naive", module="bench.naive_server") as server:
+    with lab.other("delta") as server:
         theirs = in_load_process(_deltas, server.target, sizes[:2], rounds // 4, deadline_s=240)
     idle = ours.pop()
     naive_of = {step["size"]: step["rounds"] for step in theirs[:-1]}
@@ -112,7 +112,7 @@ def run(lab: Lab) -> Table:
         "process has read the last viewer's frame, without opening it; it runs on the same cores. "
         f"{WITNESSES} strict devices check that what arrives is right. p99 of {rounds} rounds is the worst."
     )
-    table.notes.append(NAIVE_NOTE)
+    table.beside(lab.other_label)
     return table
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.errors import RemoteProtocolError
-from bench.load import Member, Sink, connected, each, peers_of, quiet, registered
-from bench.report import NAIVE_NOTE, Table
+from bench.load import Member, Sink, connected, each, quiet, registered
+from bench.report import Table
 from bench.system import Lab, Target, cpu_s, in_load_process
 
 BURST = 50
@@ -27,7 +27,7 @@ async def _joins(target: Target, sizes: list[int], singles: int, bursts: int) ->
     sink = Sink()
     for size in sizes:
         for member in there:
-            member.drop()
+            member.abort()
         there += await registered(target, size - len(there), f"s{size}n")
         await quiet(sink)
         newcomers = [Member(target, f"a{size}n{number}") for number in range(singles + 1)]
@@ -43,7 +43,7 @@ async def _joins(target: Target, sizes: list[int], singles: int, bursts: int) ->
             {"size": size, "storm": storm, "alone": alone, "back": back, "watched": watched, "bursts": crowds}
         )
     for member in there:
-        member.drop()
+        member.abort()
     return found
 
 
@@ -56,21 +56,22 @@ async def _one_by_one(
         before, started = cpu_s(target.pid), time.monotonic()
         if new:
             await member.register()
-        message = await member.poll()
+        await member.poll()
         elapsed = time.monotonic() - started
         # The map comes after the announcement; what is left is a few more lines of the same round.
         await asyncio.sleep(0.005)
         found.append({"cpu_ms": (cpu_s(target.pid) - before) * 1000, "ms": elapsed * 1000})
-        member.drop()
-        if peers_of(message) < least_peers:
-            raise RemoteProtocolError(f"a map of {peers_of(message)} peers instead of {least_peers}")
+        peers = member.peers
+        member.abort()
+        if peers < least_peers:
+            raise RemoteProtocolError(f"a map of {peers} peers instead of {least_peers}")
     return found[1:]
 
 
 async def _storm(target: Target, members: Sequence[Member], sink: Sink) -> float:
     """CPU milliseconds per device when a whole fleet loses its connections and comes back."""
     for member in members:
-        member.drop()
+        member.abort()
     await quiet(sink)
     before = cpu_s(target.pid)
     await connected(members, sink)
@@ -90,7 +91,7 @@ async def _burst(target: Target, prefix: str, sink: Sink) -> float:
     await asyncio.sleep(0.05)
     spent = cpu_s(target.pid) - before
     for member in members:
-        member.drop()
+        member.abort()
     await quiet(sink)
     return spent * 1000 / BURST
 
@@ -101,7 +102,7 @@ def run(lab: Lab) -> Table:
     singles, bursts = (10, 1) if lab.quick else (30, 3)
     with lab.server("join") as server:
         ours = in_load_process(_joins, server.target, sizes, singles, bursts, deadline_s=240)
-    with lab.server("join_naive", module="bench.naive_server") as server:
+    with lab.other("join") as server:
         theirs = in_load_process(_joins, server.target, sizes, singles // 3, 1, deadline_s=240)
     for step, naive in zip(ours, theirs, strict=True):
         size = step["size"]
@@ -147,5 +148,5 @@ def run(lab: Lab) -> Table:
         "A join writes twice to the database: the registration, and the disco key that the first poll "
         "brings. Newcomers, and who comes back, gather for 20 ms before their round."
     )
-    table.notes.append(NAIVE_NOTE)
+    table.beside(lab.other_label)
     return table

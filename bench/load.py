@@ -1,33 +1,28 @@
-"""Devices as the server sees them, without what only a device needs.
+"""Devices for figures of single steps: one joins, one changes, everybody hears of it.
 
-A SimulatedDevice keeps a netmap; 2,000 of them with 2,000 peers each need 10 GB. A Member speaks the same
-protocol over the same codecs, but forgets what it receives. With `listen_only` it does not even
-open records, so that on few cores the load does not take the CPU that the server is measured on.
+A Member is a thin device of app.simulation, moved by hand. With `listen_only` it does not even open
+records, so that on few cores the load does not take the CPU that the server is measured on.
 A few strict SimulatedDevices run beside (`witnesses`) and check that what arrives is right.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from app.client.connection import ControlConnection
 from app.client.device import SimulatedDevice
-from app.client.mapblob import decode_blob, decode_object
 from app.compression import compress
 from app.errors import RemoteProtocolError
-from app.keys import ZERO_KEY, DiscoKey, NodeKey, disco_key_text, node_key_text
+from app.simulation.scenario import Spec
+from app.simulation.thin import ThinDevice
+from app.simulation.world import World
 from app.wire import mapstream
 from bench.system import Target
 
-CAPVER = 130
 CONNECT_CALLERS = 16
 DEADLINE_S = 60.0
 #: Length, zstd frame, HTTP/2 head, AEAD tag, Noise head: anything up to this is no delta.
@@ -72,86 +67,43 @@ class FleetConnection(ControlConnection):
             self.sink.arrived(len(data))
 
 
-class Member:
-    """One device of a fleet."""
+class FleetWorld(World):
+    """Of devices that nobody leads: what they lose stays lost."""
+
+    connection_class = FleetConnection
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(1, _no_task)
+        self._server_keys[target.url] = target.server_key
+
+
+def _no_task(work: Coroutine[Any, Any, None], name: str) -> None:
+    work.close()
+    raise RuntimeError(f"{name}: members of a benchmark do not come back by themselves")
+
+
+class Member(ThinDevice):
+    """One thin device of a fleet, moved by hand, that says as much of itself as a client does."""
+
+    __slots__ = ()
 
     def __init__(self, target: Target, name: str) -> None:
-        self._target = target
-        self._machine = X25519PrivateKey.generate()
-        self._node_key = NodeKey(os.urandom(32))
-        self._disco_key = DiscoKey(os.urandom(32))
-        self._hostinfo = {
-            "IPNVersion": "1.90.9-t0123456789",
-            "BackendLogID": "0" * 64,
-            "OS": "linux",
+        spec = Spec(target.url, name, target.auth_key, usual=tuple(endpoints(0)[1:]))
+        super().__init__(FleetWorld(target), spec, 0)
+
+    def hostinfo(self) -> dict[str, Any]:
+        return {
+            **super().hostinfo(),
             "OSVersion": "6.1.0-18-amd64",
-            "Hostname": name,
             "GoArch": "amd64",
             "Services": [{"Proto": "peerapi4", "Port": 41234}, {"Proto": "peerapi6", "Port": 41234}],
             "NetInfo": {"PreferredDERP": 900, "WorkingUDP": True},
         }
-        self.connection: FleetConnection | None = None
 
-    async def connect(self) -> FleetConnection:
-        opened = await FleetConnection.open(
-            self._target.url,
-            machine_private=self._machine,
-            capver=CAPVER,
-            server_key=self._target.server_key,
-            deadline_s=DEADLINE_S,
-        )
-        assert isinstance(opened, FleetConnection)
-        self.connection = opened
-        return opened
-
-    async def register(self) -> None:
-        """Raises RemoteProtocolError on a refusal."""
-        body = {
-            "Version": CAPVER,
-            "NodeKey": node_key_text(self._node_key),
-            "OldNodeKey": node_key_text(ZERO_KEY),
-            "Auth": {"AuthKey": self._target.auth_key},
-            "Hostinfo": self._hostinfo,
-        }
-        connection = self.connection or await self.connect()
-        status, answer = await connection.request(
-            "/machine/register", orjson.dumps(body), deadline_s=DEADLINE_S
-        )
-        if status != 200 or decode_object(answer, "the answer")["Error"]:
-            raise RemoteProtocolError(f"registration is answered with {status} {answer!r}")
-
-    async def poll(self) -> bytes:
-        """Start the map stream; returns the first message as it came, compressed."""
-        body = {
-            "Version": CAPVER,
-            "KeepAlive": True,
-            "Compress": "zstd",
-            "NodeKey": node_key_text(self._node_key),
-            "DiscoKey": disco_key_text(self._disco_key),
-            "Stream": True,
-            "Hostinfo": self._hostinfo,
-            "Endpoints": endpoints(0),
-            "EndpointTypes": [1] * len(endpoints(0)),
-        }
-        connection = self.connection or await self.connect()
-        stream = connection.stream("/machine/map", orjson.dumps(body))
-        reader = mapstream.Reader()
-        async with asyncio.timeout(DEADLINE_S):
-            if (status := await stream.status()) != 200:
-                raise RemoteProtocolError(f"the poll is answered with {status}")
-            async for chunk in stream:
-                if messages := reader.feed(chunk):
-                    return messages[0]
-        raise RemoteProtocolError("the poll ended before its first message")
-
-    def listen_only(self, sink: Sink) -> None:
-        assert self.connection is not None
-        self.connection.sink = sink
-
-    def drop(self) -> None:
-        if self.connection is not None:
-            self.connection.abort()
-            self.connection = None
+    async def listen_only(self, sink: Sink) -> None:
+        connection = await self.connect()
+        assert isinstance(connection, FleetConnection)
+        connection.sink = sink
 
 
 def endpoints(salt: int) -> list[str]:
@@ -159,10 +111,6 @@ def endpoints(salt: int) -> list[str]:
     port = 10_000 + salt % 50_000
     v4 = [f"192.168.{number}.17:{port}" for number in range(5)]
     return [*v4, f"[2001:db8:1:2::17]:{port}", f"[2001:db8:1:3::17]:{port}", f"203.0.113.9:{port}"]
-
-
-def peers_of(message: bytes) -> int:
-    return len(decode_blob(message, zstd=True).get("Peers") or ())
 
 
 async def each(members: Sequence[Any], work: Any, callers: int = CONNECT_CALLERS) -> None:
@@ -184,7 +132,7 @@ async def registered(target: Target, count: int, prefix: str) -> list[Member]:
 
     async def register(member: Member) -> None:
         await member.register()
-        member.drop()
+        member.abort()
 
     await each(members, register)
     return members
@@ -195,7 +143,7 @@ async def connected(members: Sequence[Member], sink: Sink) -> None:
 
     async def join(member: Member) -> None:
         await member.poll()
-        member.listen_only(sink)
+        await member.listen_only(sink)
 
     await each(members, join)
 

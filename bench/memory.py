@@ -36,7 +36,7 @@ async def _grow(target: Target, steps: list[int]) -> dict[str, Any]:
         known = step
         connected_rss.append(await _steady(target, sink))
     for member in members:
-        member.drop()
+        member.abort()
     return {"registered": registered_rss, "connected": connected_rss}
 
 

@@ -28,7 +28,7 @@ async def _batches(target: Target, batches: int, size: int, callers: int) -> lis
             started = time.monotonic()
             await member.register()
             seconds.append(time.monotonic() - started)
-            member.drop()
+            member.abort()
 
         node, database = cpu_s(target.pid), children_cpu_s(target.pg_pid)
         caller = time.process_time()
@@ -74,7 +74,7 @@ async def _connects(target: Target, batches: int, size: int) -> list[float]:
 
     async def connect() -> None:
         await member.connect()
-        member.drop()
+        member.abort()
 
     return await _timed(target, batches, size, connect)
 

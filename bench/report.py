@@ -99,6 +99,11 @@ class Table:
             Row(what, unit, Figure.of(values), budget, None if naive is None else Figure.of(naive))
         )
 
+    def beside(self, label: str) -> None:
+        """Name what the ratios are against, and explain it."""
+        self.naive_label = label
+        self.notes.append(NAIVE_NOTE if label == "naive" else "Theirs: the server given by --server.")
+
     def grid(self) -> list[list[str]]:
         heads = ["what", "unit", "ours", "budget", self.naive_label, "ratio"]
         cells = [row.cells() for row in self.rows]

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ import uvloop
 
 from app.client.serverkey import fetch_server_key
 from app.db.scoped import Scoped
+from app.db.setup import Database
 from app.pg import EmbeddedPostgres
 from bench.report import ROOT
 
@@ -119,8 +120,19 @@ class Target:
 class Server:
     """A real `hs-node serve` on a database of its own."""
 
-    def __init__(self, dsn: str, state_dir: Path, pg_pid: int, *, admin_dsn: str, module: str) -> None:
-        """`dsn` is the way of the server itself to its database, `admin_dsn` ours."""
+    def __init__(
+        self,
+        dsn: str,
+        state_dir: Path,
+        pg_pid: int,
+        *,
+        admin_dsn: str,
+        module: str,
+        twin: Server | None = None,
+    ) -> None:
+        """`dsn` is the way of the server itself to its database, `admin_dsn` ours. `twin`: the owner of the
+        cluster, of which this one is the standby."""
+        self._dsn, self._state_dir, self._module = dsn, state_dir, module
         self._log = state_dir / "server.log"
         listen = f"127.0.0.1:{_free_port()}"
         environment = {
@@ -130,28 +142,73 @@ class Server:
             "HS_LISTEN_ADDR": listen,
             "HS_METRICS_LISTEN_ADDR": "",
             "HS_STATE_DIR": str(state_dir),
+            "HS_SECRET_KEY_FILE": str((twin or self)._state_dir / "secret.key"),
             "HS_DERP__SERVER__LISTEN_ADDR": "127.0.0.1:0",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": "127.0.0.1:0",
             "HS_TIMING__OFFLINE_GRACE": f"{OFFLINE_GRACE_S}s",
         }
-        with self._log.open("wb") as log:
+        self._admin_dsn = admin_dsn
+        #: Figures of a server that breaks rules are worth nothing, if it is ours.
+        self.ours = module == "node.cli"
+        self._url = f"http://{listen}"
+        self._command = [sys.executable, "-m", module, "serve"]
+        self._environment = environment
+        self._pg_pid = pg_pid
+        self._start()
+        try:
+            if twin is None:
+                server_key, auth_key = asyncio.run(_prepare(self._url, admin_dsn))
+            else:
+                server_key, auth_key = twin.target.server_key, twin.target.auth_key
+        except BaseException:
+            self.stop()
+            raise
+        self.target = Target(self._url, server_key, auth_key, self.pid, pg_pid)
+
+    def _start(self) -> None:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, "serve"],
+                self._command,
                 cwd=ROOT,
-                env=environment,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         self.pid = self._process.pid
-        url = f"http://{listen}"
         try:
-            self._wait_ready(url)
-            server_key, auth_key = asyncio.run(_prepare(url, admin_dsn))
+            self._wait_ready(self._url)
         except BaseException:
             self.stop()
             raise
-        self.target = Target(url, server_key, auth_key, self.pid, pg_pid)
+
+    def restart(self) -> float:
+        """Stop in order, start again at the same address; returns when it answers. `pid` is another.
+
+        The seconds until the old process had ended.
+        """
+        started = time.monotonic()
+        self.stop()
+        ended = time.monotonic()
+        self._start()
+        self.target = replace(self.target, pid=self.pid)
+        return ended - started
+
+    def auth_keys(self, tenants: int) -> list[str]:
+        """A reusable key of each of so many tenants; the first is the home tenant."""
+        return [self.target.auth_key, *asyncio.run(_tenants(self._admin_dsn, tenants - 1))]
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """A second instance of the cluster, warm."""
+        state_dir = Path(tempfile.mkdtemp(prefix="standby-", dir=self._state_dir))
+        standby = Server(
+            self._dsn, state_dir, self.target.pg_pid, admin_dsn=self._dsn, module=self._module, twin=self
+        )
+        try:
+            yield standby
+        finally:
+            standby.stop()
 
     def _wait_ready(self, url: str) -> None:
         deadline = time.monotonic() + READY_DEADLINE_S
@@ -195,6 +252,53 @@ async def _prepare(url: str, dsn: str) -> tuple[bytes, str]:
     return server_key, auth_key
 
 
+async def _tenants(dsn: str, count: int) -> list[str]:
+    """Auth keys of so many new tenants."""
+    keys = []
+    for number in range(count):
+        await Database(dsn).create_tenant(CLUSTER, f"bench{number}")
+    admin = await Scoped.open(dsn, cluster_id=CLUSTER, role="hs_admin")
+    try:
+        for number in range(count):
+            tenant = await admin.tenant(f"bench{number}")
+            user = await admin.create_user(tenant.id, "bench")
+            keys.append((await admin.create_auth_key(tenant.id, user.id, reusable=True))[1])
+    finally:
+        await admin.close()
+    return keys
+
+
+@dataclass(slots=True)
+class Foreign:
+    """Somebody else's control server, to be put beside ours. It is measured, never stopped."""
+
+    url: str
+    pid: int
+    keys: list[str]
+    #: Restarts it; its last word is the new process id.
+    restart_command: str | None = None
+    ours: bool = False
+
+    def restart(self) -> float:
+        """As Server.restart, all of it counted as stopping. Raises RuntimeError without a command."""
+        if self.restart_command is None:
+            raise RuntimeError("give --restart-with COMMAND, which restarts it and prints its pid")
+        started = time.monotonic()
+        done = subprocess.run(
+            self.restart_command, shell=True, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+        )
+        self.pid = int(done.stdout.split()[-1])
+        return time.monotonic() - started
+
+    def auth_keys(self, tenants: int) -> list[str]:
+        """As many as were given, at most."""
+        return self.keys[:tenants]
+
+    @property
+    def target(self) -> Target:
+        return Target(self.url, asyncio.run(fetch_server_key(self.url, 130)), self.keys[0], self.pid, 0)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -207,6 +311,7 @@ class Lab:
 
     directory: Path
     quick: bool
+    foreign: Foreign | None = None
     _postgres: Postgres | None = None
 
     @property
@@ -235,13 +340,26 @@ class Lab:
         if complaints:
             print(f"!! {name}: the server's log has {len(complaints)} complaints, the first: {complaints[0]}")
 
+    @property
+    def other_label(self) -> str:
+        return "naive" if self.foreign is None else "theirs"
+
+    @contextmanager
+    def other(self, name: str) -> Iterator[Server | Foreign]:
+        """What stands beside ours: the naive server, or the foreign one that was given."""
+        if self.foreign is not None:
+            yield self.foreign
+            return
+        with self.server(f"{name}_naive", module="bench.naive_server") as server:
+            yield server
+
 
 @contextmanager
-def lab(quick: bool) -> Iterator[Lab]:
+def lab(quick: bool, foreign: Foreign | None = None) -> Iterator[Lab]:
     directory = Path(tempfile.mkdtemp(prefix="hs-bench-"))
     # PostgreSQL may run under an account of its own.
     directory.chmod(0o711)
-    made = Lab(directory, quick)
+    made = Lab(directory, quick, foreign)
     try:
         yield made
     finally:

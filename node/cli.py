@@ -22,6 +22,7 @@ from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settin
 from node.cli_policy import policy
 from node.cli_rebuild import rebuild
 from node.cli_routes import routes
+from node.cli_simulate import simulate
 from node.cli_system import config_check, configuration, db, health
 from node.cli_users import users
 
@@ -100,6 +101,7 @@ for group in (
 ):
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
+cli.add_command(simulate)
 cli.also(
     users="user",
     preauthkeys="preauthkey authkeys authkey pre",

@@ -55,8 +55,8 @@ class DerpMapSource:
         """One sentence for each source that failed at the last refresh."""
         return self._problems
 
-    async def refresh(self) -> bool:
-        """Reads all sources; whether `current` changed.
+    async def refresh(self, *, own_only: bool = False) -> bool:
+        """Reads all sources, or only the own regions; whether `current` changed.
 
         The first time a wrong file, a database that gives no own regions, or a map without any region
         raises (ConfigError, Unavailable); a URL that fails is only a problem. Later nothing raises and
@@ -64,7 +64,11 @@ class DerpMapSource:
         """
         async with self._lock:
             problems: dict[str, HsError] = {}
-            parts = [*await self._read_urls(problems), *await self._read_files(problems)]
+            if own_only and self._current:
+                sources = [*self._urls, *map(str, self._files)]
+                parts = [self._last_good[source] for source in sources if source in self._last_good]
+            else:
+                parts = [*await self._read_urls(problems), *await self._read_files(problems)]
             parts += await self._read_own(problems)
             merged = DerpMap()
             for part in parts:

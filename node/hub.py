@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, StoredPolicy, Tenant, TenantId, User
+from app.model import ClusterSnapshot, Device, DeviceId, HotState, StoredPolicy, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
@@ -43,11 +43,16 @@ class Hub:
         offline_grace_s: float,
         on_hot: Callable[[Device], None],
         on_round: Callable[[str, RoundStats], None],
+        follows: bool = False,
     ) -> None:
-        """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored."""
+        """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored.
+
+        `follows`: another instance owns the cluster; who is connected is not known here until `take_over`.
+        """
         self._compress = compress
         self._dns = dns
         self._derp_map = derp_map
+        self._dial_plan = b""
         self._clock = clock
         self._control_time = control_time
         self._offline_grace_s = offline_grace_s
@@ -65,6 +70,7 @@ class Hub:
         self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
         self._notes: list[set[DeviceId]] = []
         self._draining = False
+        self._follows = follows
 
     # -- looking up -----------------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class Hub:
                 continue
             first_seen = device.id not in self._tenant_of
             self.put_device(device)
-            if first_seen and device.online:
+            if first_seen and device.online and not self._follows:
                 self._expect_departure(device.id)
         # From here on it is certain who has a policy; those that have one get it from node.policies.
         for tenant_id in self._unsure & tenants:
@@ -153,6 +159,27 @@ class Hub:
                 self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
                 self._tenants[tenant_id].mark()
         self._unsure -= tenants
+
+    def put_states(self, states: Sequence[HotState]) -> None:
+        """Presence and endpoints as the former owner left them, before anybody is connected here."""
+        for state in states:
+            if (device := self.device(state.device_id)) is None:
+                continue
+            told = replace(
+                device,
+                endpoints=state.endpoints,
+                home_derp=state.home_derp,
+                online=state.online,
+                last_seen=state.last_seen,
+            )
+            self._put_if_changed(device, told, store=False)
+
+    def take_over(self) -> None:
+        """From now on this instance owns the cluster: who does not come back is offline after the grace."""
+        self._follows = False
+        for device_id in self._tenant_of:
+            if (device := self.device(device_id)) is not None and device.online:
+                self._expect_departure(device_id)
 
     def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
         """A tenant is new or has changed. Not `sure`: whether it has a policy is not known yet, and
@@ -168,6 +195,8 @@ class Hub:
             derp_map=self._derp_map,
             policy=NO_POLICY if sure else NOTHING_ALLOWED,
         )
+        if self._dial_plan:
+            netmap.set_dial_plan(self._dial_plan)
         if not sure:
             self._unsure.add(tenant.id)
         self._tenants[tenant.id] = TenantFanout(
@@ -339,6 +368,12 @@ class Hub:
             fanout.netmap.set_derp_map(derp_map)
             fanout.mark()
 
+    def set_dial_plan(self, plan: bytes) -> None:
+        self._dial_plan = plan
+        for fanout in self._tenants.values():
+            fanout.netmap.set_dial_plan(plan)
+            fanout.mark()
+
     # -- what devices say -----------------------------------------------------------------------
 
     def put_hot(self, device_id: DeviceId, *, endpoints: tuple[str, ...] | None, home_derp: int) -> None:
@@ -354,13 +389,14 @@ class Hub:
         # Until peers know a newcomer's relay their first handshakes are lost, and each costs 5 s.
         self._put_if_changed(device, changed, urgent=not device.home_derp)
 
-    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False) -> None:
+    def _put_if_changed(self, old: Device, new: Device, *, urgent: bool = False, store: bool = True) -> None:
         if old == new:
             return
         fanout = self._tenants[new.tenant_id]
         fanout.netmap.put(new, expired=self.is_expired(new))
         fanout.mark(urgent=urgent)
-        self._on_hot(new)
+        if store:
+            self._on_hot(new)
 
     def connect(self, session: MapSession) -> None:
         """A device's poll begins; an older poll of the same device ends without a flicker."""

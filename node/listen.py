@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
 
 from app.errors import ConfigError
 from app.settings import Settings
+
+#: Pages under way get so long when the process stops.
+WEB_STOP_S = 2.0
 
 
 def reason_of(error: OSError) -> str:
@@ -34,3 +41,21 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             f"tls_cert_path, tls_key_path: {settings.tls_cert_path}, {settings.tls_key_path}: {error}"
         ) from error
     return context
+
+
+@asynccontextmanager
+async def listening(app: web.Application, key: str, address: str) -> AsyncIterator[str]:
+    """Serves pages at an address, and gives it with its port. Raises ConfigError about the setting `key`."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
+    await runner.setup()
+    host, port = split_listen(address)
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigError(f"{key}: cannot listen on {address}: {reason_of(error)}") from error
+    try:
+        at, port = runner.addresses[0][:2]
+        yield f"{at}:{port}"
+    finally:
+        await runner.cleanup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -42,6 +43,21 @@ class Metrics:
         self._refused = gauge(
             "hs_refused_connections", "Connections refused since the start: too many of one address."
         ).labels(cluster_id)
+        self._parked = gauge(
+            "hs_parked_connections", "Connections that wait for an owner of the cluster."
+        ).labels(cluster_id)
+        self._relayed = gauge("hs_relayed_connections", "Connections relayed to the owner.").labels(
+            cluster_id
+        )
+        self._relayed_bytes = gauge(
+            "hs_relayed_bytes", "Bytes relayed since the start, both ways together."
+        ).labels(cluster_id)
+        self._hops = Gauge(
+            "hs_hops",
+            "Connections from other entries since the start, by what became of them.",
+            [*labels, "outcome"],
+            registry=self.registry,
+        )
         self._waiting = gauge("hs_state_waiting", "Devices whose state waits to be stored.").labels(
             cluster_id
         )
@@ -156,9 +172,6 @@ class Metrics:
         tenants: int,
         devices: int,
         sessions: int,
-        half_open: int,
-        displaced: int,
-        refused: int,
         waiting: int,
         sessions_lagging: int,
         sessions_waiting: int,
@@ -168,10 +181,32 @@ class Metrics:
         self._tenants.set(tenants)
         self._devices.set(devices)
         self._sessions.set(sessions)
+        self._waiting.set(waiting)
+
+    def followed(self, tenants: int, devices: int) -> None:
+        """What a standby has in memory."""
+        self._tenants.set(tenants)
+        self._devices.set(devices)
+
+    def entry(
+        self,
+        *,
+        half_open: int,
+        displaced: int,
+        refused: int,
+        parked: int,
+        relayed: int,
+        relayed_bytes: int,
+        hops: Mapping[str, int],
+    ) -> None:
         self._half_open.set(half_open)
         self._displaced.set(displaced)
         self._refused.set(refused)
-        self._waiting.set(waiting)
+        self._parked.set(parked)
+        self._relayed.set(relayed)
+        self._relayed_bytes.set(relayed_bytes)
+        for outcome, count in hops.items():
+            self._hops.labels(self._cluster_id, outcome).set(count)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

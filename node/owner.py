@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from app import __version__, log
+from app import log
 from app.compression import compress
-from app.db.listen import CHANNEL_PREFIX, REQUEST_PAYLOAD, Listener, Resync, Wake
+from app.db.listen import REQUEST_PAYLOAD, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.entry.limits import ConnectionLimits
-from app.entry.listener import Entry, Handshake, Outlet
+from app.entry.listener import Handshake, Outlet
 from app.errors import HsError
-from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from app.wire import records
+from app.wire.dialplan import dial_plan
 from node.c2n import ClientQueries
-from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
-from node.fanout import RoundStats
+from node.follower import HEARTBEAT_S, Follower, control_time
 from node.hotstate import HotState
 from node.hub import Hub
 from node.jobs import Job
-from node.login import LOGIN_CHANNEL, LoginFlow, Waiters
+from node.login import LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics
 from node.news import FleetNews
 from node.policies import TenantPolicies
-from node.policy_file import PolicyFile
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
@@ -53,8 +50,10 @@ _log = log.get("owner")
 FIRST_REGION_ID = 900
 EXPIRY_CHECK_S = 1.0
 EPHEMERAL_CHECK_S = 5.0
-HEARTBEAT_S = 10.0
 TRIM_S = 3600.0
+#: How often it is looked who may be dialled, and how long an instance counts that says nothing.
+DIAL_PLAN_S = 2.0
+SILENT_INSTANCE_S = 30.0
 #: Statistics are refreshed whenever the fleet has doubled since, from this size on.
 STATISTICS_S = 2.0
 STATISTICS_FROM = 50
@@ -63,11 +62,6 @@ CHANGES_KEPT_S = 24 * 3600.0
 #: Sessions handed back at a time when the process stops, and the pause between.
 DRAIN_WAVE = 200
 DRAIN_PAUSE_S = 0.05
-
-
-def control_time() -> str:
-    """tailcfg.MapResponse.ControlTime."""
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def public_bytes(private: X25519PrivateKey) -> bytes:
@@ -81,7 +75,7 @@ class Owner:
     settings: Settings
     instance: str
     scoped: Scoped
-    noise_key: X25519PrivateKey
+    follower: Follower
     metrics: Metrics
     limits: ConnectionLimits
     derp_map: DerpMapSource
@@ -99,6 +93,7 @@ class Owner:
     relay: Supervisor | None = None
     _counted: int = 0
     _published: dict[str, Any] | None = None
+    _told_plan: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
 
     @classmethod
@@ -106,50 +101,24 @@ class Owner:
         cls,
         settings: Settings,
         *,
-        instance: str,
-        dsn: str,
+        follower: Follower,
         scoped: Scoped,
-        noise_key: X25519PrivateKey,
         metrics: Metrics,
-        derp_map: DerpMapSource,
+        limits: ConnectionLimits,
+        relay: Supervisor | None,
         may_write: Callable[[], bool],
-        policy_file: PolicyFile | None = None,
     ) -> Owner:
-        """`may_write`: whether the lease is held for certain at this moment. `policy_file`: the home
-        tenant's policy, None when it lies in the database."""
-        dns = DnsPlan(
-            settings.dns.base_domain,
-            magic_dns=settings.dns.magic_dns,
-            override_local_dns=settings.dns.override_local_dns,
-            nameservers=settings.dns.nameservers.global_,
-            search_domains=settings.dns.search_domains,
-        )
+        """`may_write`: whether the lease is held for certain at this moment. `relay`: runs already."""
+        hub, refresher = follower.hub, follower.refresher
         news = FleetNews(scoped.notify_fleet, may_write)
-
-        def on_round(stats: RoundStats) -> None:
-            metrics.round(stats)
-            news.touch()
-
-        def on_rows(count: int, lag_s: float) -> None:
-            metrics.foreign_rows(count, lag_s)
-            news.touch()
+        follower.touch = news.touch
 
         def on_request(kind: str, outcome: str) -> None:
             metrics.operator_request(kind, outcome)
             news.touch()
 
-        hot: HotState
-        hub = Hub(
-            compress=compress,
-            dns=dns,
-            derp_map=derp_map.current,
-            clock=time.time,
-            control_time=control_time,
-            offline_grace_s=settings.timing.offline_grace,
-            on_hot=lambda device: hot.mark(device),
-            on_round=lambda tenant, stats: on_round(stats),
-        )
         hot = HotState(scoped, hub.device, may_write, news.touch)
+        follower.store_hot = hot.mark
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
         registrar = Registrar(
@@ -173,22 +142,6 @@ class Owner:
             count=metrics.map_request,
         )
 
-        async def refresh_derp() -> None:
-            if await derp_map.refresh():
-                hub.set_derp_map(derp_map.current)
-
-        policies = TenantPolicies(
-            scoped, hub, file=policy_file, may_write=may_write, on_invalid=metrics.policy_invalid
-        )
-        refresher = Refresher(
-            scoped,
-            hub,
-            policies,
-            instance=instance,
-            on_derp=refresh_derp,
-            on_rows=on_rows,
-            clock=time.time,
-        )
         requests = RequestRunner(
             scoped,
             hub,
@@ -197,31 +150,26 @@ class Owner:
             count=on_request,
             on_rebuild=metrics.rebuilt,
         )
-        listener = Listener(
-            dsn,
-            [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
-            cluster_id=settings.cluster_id,
-            instance=instance,
-        )
         return cls(
             settings=settings,
-            instance=instance,
+            instance=follower.instance,
             scoped=scoped,
-            noise_key=noise_key,
+            follower=follower,
             metrics=metrics,
-            limits=ConnectionLimits(),
-            derp_map=derp_map,
+            limits=limits,
+            derp_map=follower.derp_map,
             hub=hub,
             hot=hot,
             queries=queries,
             api=api,
-            policies=policies,
+            policies=follower.policies,
             refresher=refresher,
             requests=requests,
-            listener=listener,
+            listener=follower.listener,
             login_waiters=waiters,
             news=news,
             may_write=may_write,
+            relay=relay,
         )
 
     async def events(self) -> AsyncIterator[Wake | Resync]:
@@ -234,17 +182,8 @@ class Owner:
                 self.requests.wake()
             yield event
 
-    def entry(self, make_web: Callable[[], asyncio.Protocol]) -> Entry:
-        return Entry(
-            private_key=self.noise_key,
-            public_key=public_bytes(self.noise_key),
-            make_tunnel=self._make_tunnel,
-            make_web=make_web,
-            limits=self.limits,
-            trusted_proxies=[ipaddress.ip_network(text) for text in self.settings.trusted_proxies],
-        )
-
-    def _make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
+    def make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
+        """A client's tunnel (app.entry.listener.TunnelFactory)."""
         # WebSocket clients get no early payload (tailscale controlhttpserver acceptWebsocket).
         challenge = b"" if handshake.is_websocket else public_bytes(X25519PrivateKey.generate())
         tunnel = TunnelProtocol(
@@ -265,14 +204,7 @@ class Owner:
 
     # -- relay ----------------------------------------------------------------------------------
 
-    async def start_relay(self, verify_url: str) -> None:
-        """Start the relay process and put its region where every cluster finds it."""
-        self.relay = Supervisor(relay_config(self.settings, verify_url))
-        self.metrics.registry.register(RelayCollector(self.settings.cluster_id, lambda: self.relay))
-        await self.relay.start()
-        await self._publish_region()
-
-    async def _publish_region(self) -> None:
+    async def publish_region(self) -> None:
         """Write the own region when it is not what was last written; a relay may return on other ports."""
         if self.relay is None or self.relay.ready is None:
             return
@@ -295,6 +227,7 @@ class Owner:
             Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
             Job("heartbeat", HEARTBEAT_S, self.heartbeat),
             Job("trim", TRIM_S, self._trim),
+            Job("dial_plan", DIAL_PLAN_S, self.tell_dial_plan),
             Job("statistics", STATISTICS_S, self._refresh_statistics),
         ]
         if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
@@ -316,8 +249,19 @@ class Owner:
 
     async def heartbeat(self) -> None:
         """Say in the database that this process lives, and where its relay is."""
-        await self._publish_region()
-        await self.scoped.put_instance(self.instance, addr=self.settings.listen_addr, version=__version__)
+        await self.publish_region()
+        await self.follower.say_alive()
+
+    async def tell_dial_plan(self) -> None:
+        """Tell clients the addresses of this instance and its standbys, if it knows its own."""
+        own = self.settings.advertise_addr
+        if not own or not self.may_write():
+            return
+        known = await self.scoped.advertised_instances(SILENT_INSTANCE_S)
+        plan = dial_plan([own, *(addr for name, addr in known if name != self.instance)])
+        if plan != self._told_plan:
+            self._told_plan = plan
+            self.hub.set_dial_plan(orjson.dumps(plan))
 
     async def _refresh_statistics(self) -> None:
         devices = self.hub.counts()[1]
@@ -335,36 +279,29 @@ class Owner:
         if await self.derp_map.refresh():
             self.hub.set_derp_map(self.derp_map.current)
 
-    def metrics_text(self) -> bytes:
+    def set_gauges(self) -> None:
         tenants, devices, sessions = self.hub.counts()
         states = Counter(session.state for session in self.hub.sessions())
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
             sessions=sessions,
-            half_open=self.limits.half_open,
-            displaced=self.limits.displaced,
-            refused=self.limits.refused,
             waiting=self.hot.waiting,
             sessions_lagging=states[SessionState.LAGGING],
             sessions_waiting=states[SessionState.WAITING],
         )
-        return self.metrics.text()
 
     # -- the end --------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Hand the clients back, write what stands in line, end the relay."""
+        """Hand the clients back, write what stands in line."""
         await self.hub.drain(wave=DRAIN_WAVE, pause_s=DRAIN_PAUSE_S)
         for tunnel in list(self._tunnels):
             tunnel.close()
         try:
             await self.hot.flush()
-            await self.scoped.delete_instance(self.instance)
         except HsError as error:
             _log.warning("last_flush_failed", waiting=self.hot.waiting, reason=error.message)
-        if self.relay is not None:
-            await self.relay.stop()
 
 
 def relay_config(settings: Settings, verify_url: str) -> DerpConfig:

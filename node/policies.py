@@ -53,7 +53,8 @@ class TenantPolicies:
         on_invalid: Callable[[str, bool], None],
     ) -> None:
         """`on_invalid` hears of a tenant by name, and whether its policy does not pass."""
-        self._store = store
+        #: Whoever takes over reads and writes through another object from then on.
+        self.store = store
         self._hub = hub
         self._file = file
         self._may_write = may_write
@@ -90,7 +91,7 @@ class TenantPolicies:
             tenant = self._hub.tenant(tenant_id)
             if tenant is None or (tenant.is_home and self._file is not None):
                 continue
-            stored = await self._store.load_policy(tenant_id)
+            stored = await self.store.load_policy(tenant_id)
             if stored != self._in_force.get(tenant_id):
                 self._put(tenant_id, stored)
                 self._unapproved.add(tenant_id)
@@ -184,8 +185,8 @@ class TenantPolicies:
         """Raises PolicyError for what may not be used for this tenant."""
         policy = read(text)
         if policy.tests or policy.ssh_tests or policy.ssh:
-            users = await self._store.list_users(tenant_id)
-            accept(text, users, await self._store.list_devices(tenant_id))
+            users = await self.store.list_users(tenant_id)
+            accept(text, users, await self.store.list_devices(tenant_id))
 
     async def _approve(self, tenant_id: TenantId) -> list[DeviceId]:
         in_force = self._hub.policy_in_force(tenant_id)
@@ -195,13 +196,13 @@ class TenantPolicies:
         if not (policy.route_approvers or policy.exit_approvers):
             return []
         missing: dict[DeviceId, tuple[str, ...]] = {}
-        for device in await self._store.routers(tenant_id):
+        for device in await self.store.routers(tenant_id):
             routes = set(device.announced_routes).difference(device.approved_routes)
             wanted = auto_approved(policy, directory, device.user_id, device.tags, routes)
             if wanted:
                 missing[device.id] = wanted
         if not missing:
             return []
-        approved = await self._store.add_approvals(tenant_id, missing)
+        approved = await self.store.add_approvals(tenant_id, missing)
         _log.info("routes_approved", tenant=tenant_id, devices=len(approved))
         return approved

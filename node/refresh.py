@@ -57,7 +57,8 @@ class Refresher:
         on_rows: Callable[[int, float], None],
         clock: Callable[[], float],
     ) -> None:
-        self._source = source
+        #: Whoever takes over reads through another object from then on.
+        self.source = source
         self._hub = hub
         self._policies = policies
         self._instance = instance
@@ -75,7 +76,7 @@ class Refresher:
         """Everything from one snapshot, and the position that belongs to it."""
         async with self._reading_users:
             with self._hub.noting() as newer:
-                snapshot = await self._source.load()
+                snapshot = await self.source.load()
             self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
             self._policies.load(snapshot)
         # What was written here meanwhile may miss what others had written to the same device before.
@@ -92,7 +93,7 @@ class Refresher:
         if self._missed_load:
             await self.load()
             return 0
-        position, changes = await self._source.changes(self._position)
+        position, changes = await self.source.changes(self._position)
         foreign = [change for change in changes if change.origin != self._instance]
         if foreign or self._again:
             await self._apply(foreign)
@@ -145,7 +146,7 @@ class Refresher:
         if not ids:
             return
         async with self._reading_users:
-            found = {user.id: user for user in await self._source.load_users(sorted(ids))}
+            found = {user.id: user for user in await self.source.load_users(sorted(ids))}
             for _, user_id in ids:
                 user = found.get(user_id)
                 known = self._hub.user(user_id)
@@ -161,7 +162,7 @@ class Refresher:
             if not ids:
                 break
             with self._hub.noting() as newer:
-                found = {device.id: device for device in await self._source.load_devices(sorted(ids))}
+                found = {device.id: device for device in await self.source.load_devices(sorted(ids))}
             for _, device_id in ids:
                 device = found.get(device_id)
                 if device_id in newer:

@@ -8,21 +8,20 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import __version__, log
 from app.database import database_dsn
-from app.db.lease import CLUSTER_PREFIX, Lease, LeaseState
+from app.db.lease import CLUSTER_PREFIX, Holder, Lease, LeaseState
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
-from app.entry.limits import HANDSHAKE_DEADLINE_S
-from app.errors import ConfigError, HsError, LeaseLost, LeaseTaken, Unavailable
+from app.errors import HsError, LeaseLost, LeaseTaken, Unavailable
 from app.keys import NodeKey
 from app.model import Login
 from app.pg import make_state_dir
@@ -30,25 +29,32 @@ from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
 from node.debug_pages import debug_routes
-from node.derpmap import DerpMapSource
-from node.jobs import schedule
-from node.listen import reason_of, split_listen, tls_context
+from node.derp.metrics import RelayCollector
+from node.derp.process import DerpConfig, Supervisor
+from node.follower import HEARTBEAT_S, Follower
+from node.front import Front
+from node.jobs import Job, schedule
+from node.listen import listening
 from node.metrics import Metrics
-from node.owner import Owner, public_bytes
+from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
 from node.stall import watch_loop
-from node.web import Facts, client_app, metrics_app, verify_app
+from node.web import Facts, metrics_app, verify_app
 
 _log = log.get("serve")
 
-#: Connections the kernel may hold before they are accepted; a fleet comes back all at once.
-BACKLOG = 4096
 HEALTH_DEADLINE_S = 1.0
-WEB_KEEPALIVE_S = 30.0
 #: Between two looks at an embedded server that does not answer.
 REVIVE_PAUSE_S = 1.0
-#: Pages under way get so long when the process stops.
-WEB_STOP_S = 2.0
+#: Between attempts of a takeover while the database blinks.
+TAKEOVER_PAUSE_S = 0.2
+#: The pool of a standby: it follows, and answers pages.
+STANDBY_CONNECTIONS = 3
+#: For taking this process from the list of instances; one that is left is overlooked soon anyway.
+GOODBYE_DEADLINE_S = 2.0
+STARTING = "starting"
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -61,14 +67,23 @@ class Serving:
     tell: Callable[[str], None]
     program: str = "hs-node"
     lease: Lease | None = None
+    follower: Follower | None = None
+    front: Front | None = None
+    #: Set while this process serves the cluster.
     owner: Owner | None = None
+    relay: Supervisor | None = None
+    _relay_config: DerpConfig | None = None
     was_deposed: bool = False
     policy_file: PolicyFile | None = None
     was_stale: bool = False
 
     @property
     def state(self) -> str:
-        return "starting" if self.lease is None else self.lease.state.value
+        if self.owner is not None and self.lease is not None:
+            return self.lease.state.value
+        if self.follower is None or not self.follower.is_loaded:
+            return STARTING
+        return LeaseState.STANDBY.value
 
     async def run(self) -> None:
         """Until told to stop. Raises HsError with the sentence for the operator."""
@@ -90,11 +105,9 @@ class Serving:
             metrics = Metrics(settings.cluster_id)
             if settings.metrics_listen_addr:
                 await stack.enter_async_context(self._metrics_listener(metrics))
-            epoch = await self._take_cluster(dsn, instance)
-            if epoch is None:
-                return
+            epoch = await self._ask_for_cluster(dsn, instance)
             try:
-                await self._own(stack, dsn, instance, epoch, noise_key, metrics)
+                await self._live(stack, dsn, instance, epoch, noise_key, metrics)
             finally:
                 await self._give_cluster_back()
         if self.was_deposed:
@@ -106,6 +119,71 @@ class Serving:
                 f"pg_dsn: the database was away for longer than timing.max_stale"
                 f" ({self.settings.timing.max_stale:g} s): this instance has stopped"
             )
+
+    async def _live(
+        self,
+        stack: AsyncExitStack,
+        dsn: str,
+        instance: str,
+        epoch: int | None,
+        noise_key: X25519PrivateKey,
+        metrics: Metrics,
+    ) -> None:
+        """Follow the cluster and let clients in: as a standby if need be, then as the owner."""
+        settings = self.settings
+        scoped = await self._open_scope(stack, dsn, instance, epoch)
+        self.follower = follower = Follower.build(
+            settings,
+            instance=instance,
+            dsn=dsn,
+            scoped=scoped,
+            metrics=metrics,
+            owns=epoch is not None,
+            holds_lease=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
+            policy_file=self.policy_file,
+        )
+        self.front = front = await stack.enter_async_context(
+            Front.open(settings, follower, noise_key, self._facts(metrics))
+        )
+        if settings.derp.server.enabled:
+            address = await stack.enter_async_context(self._verify_listener(metrics))
+            self._relay_config = relay_config(settings, f"http://{address}/verify")
+            metrics.registry.register(RelayCollector(settings.cluster_id, lambda: self.relay))
+        await follower.say_alive()
+        tasks = [
+            self.daemon.spawn("listen", follower.listener.run()),
+            self.daemon.spawn("routes", front.relays.run()),
+        ]
+        try:
+            if epoch is None:
+                epoch = await self._stand_by(follower)
+                if epoch is None:
+                    return
+                scoped = await self._retried(lambda: self._open_scope(stack, dsn, instance, epoch))
+            await self._own(follower, front, scoped, epoch, metrics)
+        finally:
+            await front.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self.relay is not None:
+                await self.relay.stop()
+            self.owner = None
+            await self._say_goodbye(follower)
+
+    async def _open_scope(self, stack: AsyncExitStack, dsn: str, instance: str, epoch: int | None) -> Scoped:
+        postgres = self.settings.database.postgres
+        scoped = await Scoped.open(
+            dsn,
+            cluster_id=self.settings.cluster_id,
+            role="hs_node",
+            instance=instance,
+            epoch=epoch,
+            pool_size=STANDBY_CONNECTIONS if epoch is None else postgres.max_open_conns,
+            pool_idle_s=postgres.conn_max_idle_time_secs,
+        )
+        stack.push_async_callback(scoped.close)
+        return scoped
 
     # -- policy file ----------------------------------------------------------------------------
 
@@ -123,15 +201,15 @@ class Serving:
         stack.callback(loop.remove_signal_handler, signal.SIGHUP)
 
     async def _reload_policy_file(self) -> None:
-        if self.owner is not None:
-            await self.owner.policies.reload_file()
+        if self.follower is not None:
+            await self.follower.policies.reload_file()
         elif self.policy_file is not None:
             self.policy_file.try_again()
 
     # -- ownership ------------------------------------------------------------------------------
 
-    async def _take_cluster(self, dsn: str, instance: str) -> int | None:
-        """The epoch under which this process owns the cluster; None when told to stop meanwhile."""
+    async def _ask_for_cluster(self, dsn: str, instance: str) -> int | None:
+        """The epoch under which this process owns the cluster; None when another one does."""
         cluster_id = self.settings.cluster_id
         self.lease = Lease(
             dsn,
@@ -139,6 +217,7 @@ class Serving:
             instance,
             ttl_s=self.settings.timing.lease_ttl,
             on_state=self._lease_changed,
+            on_holder=self._heard_holder,
         )
         epoch = await self.lease.acquire()
         if epoch is None:
@@ -148,16 +227,27 @@ class Serving:
             if not self.waits:
                 raise LeaseTaken(f"{sentence}: stop it, choose another CLUSTER_ID, or leave --no-standby out")
             self.tell(f"{sentence}; waiting as its standby")
-            waiting = asyncio.ensure_future(self.lease.wait())
-            stopping = asyncio.ensure_future(self.daemon.stopping.wait())
-            await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            if not waiting.done():
-                waiting.cancel()
-                return None
-            epoch = waiting.result()
-        _log.info("cluster_owned", instance=instance, epoch=epoch)
         return epoch
+
+    async def _stand_by(self, follower: Follower) -> int | None:
+        """Follow until the cluster is ours: its epoch, or None when told to stop meanwhile."""
+        assert self.lease is not None
+        following = [
+            self.daemon.spawn("follow", follower.follow()),
+            self.daemon.spawn("say alive", follower.keep_saying_alive()),
+            self.daemon.spawn("start relay", self._start_relay()),
+        ]
+        waiting = asyncio.ensure_future(self.lease.wait())
+        stopping = asyncio.ensure_future(self.daemon.stopping.wait())
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in following[:2]:
+            task.cancel()
+        if not waiting.done():
+            waiting.cancel()
+        # A relay that is about to be ready is waited for; another start would take longer.
+        await asyncio.gather(*following, waiting, return_exceptions=True)
+        return None if waiting.cancelled() else waiting.result()
 
     def _lease_changed(self, state: LeaseState) -> None:
         if self.daemon.stopping.is_set():
@@ -168,6 +258,22 @@ class Serving:
             self.was_deposed = True
             self.daemon.stopping.set()
 
+    def _heard_holder(self, holder: Holder | None) -> None:
+        if self.front is not None:
+            self.front.relays.heard(*(("", 0) if holder is None else (holder.instance, holder.epoch)))
+
+    async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
+        """A step of a takeover: a database that blinks must not cost the cluster its only instance."""
+        assert self.lease is not None
+        while True:
+            try:
+                return await step()
+            except Unavailable as error:
+                if self.daemon.stopping.is_set() or self.lease.state is LeaseState.LOST:
+                    raise
+                _log.warning("takeover_delayed", reason=error.message)
+                await asyncio.sleep(TAKEOVER_PAUSE_S)
+
     async def _give_cluster_back(self) -> None:
         assert self.lease is not None
         try:
@@ -176,53 +282,48 @@ class Serving:
             _log.warning("lease_not_released", reason=error.message)
             self.lease.close()
 
-    async def _own(
-        self,
-        stack: AsyncExitStack,
-        dsn: str,
-        instance: str,
-        epoch: int,
-        noise_key: X25519PrivateKey,
-        metrics: Metrics,
-    ) -> None:
-        settings = self.settings
-        scoped = await Scoped.open(
-            dsn,
-            cluster_id=settings.cluster_id,
-            role="hs_node",
-            instance=instance,
-            epoch=epoch,
-            pool_size=settings.database.postgres.max_open_conns,
-            pool_idle_s=settings.database.postgres.conn_max_idle_time_secs,
-        )
-        stack.push_async_callback(scoped.close)
-        derp_map = DerpMapSource(settings.derp.urls, settings.derp.paths, scoped.list_regions)
-        owner = Owner.build(
-            settings,
-            instance=instance,
-            dsn=dsn,
-            scoped=scoped,
-            noise_key=noise_key,
-            metrics=metrics,
-            derp_map=derp_map,
-            may_write=lambda: self.lease is not None and self.lease.state is LeaseState.OWNER,
-            policy_file=self.policy_file,
-        )
-        self.owner = owner
-        tasks: list[asyncio.Task[None]] = []
+    async def _say_goodbye(self, follower: Follower) -> None:
         try:
-            if settings.derp.server.enabled:
-                verify_url = await stack.enter_async_context(self._verify_listener(metrics))
-                await owner.start_relay(verify_url)
-            await derp_map.refresh()
-            owner.hub.set_derp_map(derp_map.current)
-            await owner.refresher.load()
-            # A failover between this load and the first LISTEN is another history too.
-            owner.listener.generation = owner.refresher.generation
-            await owner.heartbeat()
-            owner.news.touch()
+            async with asyncio.timeout(GOODBYE_DEADLINE_S):
+                await follower.scoped.delete_instance(follower.instance)
+        except (HsError, TimeoutError) as error:
+            _log.warning("instance_not_deleted", reason=str(error) or "no answer")
+
+    async def _own(
+        self, follower: Follower, front: Front, scoped: Scoped, epoch: int, metrics: Metrics
+    ) -> None:
+        _log.info("cluster_owned", instance=follower.instance, epoch=epoch)
+        began_s = asyncio.get_running_loop().time()
+        takes_over = scoped is not follower.scoped
+        if self.relay is None:
+            await self._start_relay(must=not takes_over)
+        owner = Owner.build(
+            self.settings,
+            follower=follower,
+            scoped=scoped,
+            metrics=metrics,
+            limits=front.limits,
+            relay=self.relay,
+            may_write=follower.may_write,
+        )
+        if takes_over:
+            former = follower.scoped
+            await self._retried(lambda: follower.take_over(scoped))
+            await former.close()
+            await self._retried(owner.publish_region)
+            # Nobody waits for a distant URL now.
+            await follower.derp_map.refresh(own_only=True)
+            follower.hub.set_derp_map(follower.derp_map.current)
+        else:
+            await owner.publish_region()
+            await follower.load()
+        await owner.heartbeat()
+        owner.news.touch()
+        await owner.tell_dial_plan()
+        follower.hub.take_over()
+        tasks = [
+            self.daemon.spawn(name, work)
             for name, work in (
-                ("listen", owner.listener.run()),
                 ("refresh", owner.refresher.run(owner.events())),
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
@@ -231,21 +332,47 @@ class Serving:
                 ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
                 ("embedded database", self._revive_database()),
-            ):
-                tasks.append(self.daemon.spawn(name, work))
-            scheduler = schedule(owner.jobs())
-            stack.callback(scheduler.shutdown, wait=False)
-            async with self._client_listener(owner, noise_key):
-                self._greet(owner)
-                await self.daemon.stopping.wait()
+            )
+        ]
+        scheduler = schedule([*owner.jobs(), Job("relay", HEARTBEAT_S, lambda: self._relay_again(owner))])
+        try:
+            self.owner = owner
+            front.serve(owner, epoch)
+            took_ms = round((asyncio.get_running_loop().time() - began_s) * 1000)
+            _log.info("cluster_served", took_ms=took_ms, waiting=front.relays.parked)
+            self._greet(owner)
+            await self.daemon.stopping.wait()
+            await front.close()
             await owner.stop()
         finally:
+            scheduler.shutdown(wait=False)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if owner.relay is not None:
-                await owner.relay.stop()
-            self.owner = None
+
+    # -- relay ----------------------------------------------------------------------------------
+
+    async def _start_relay(self, *, must: bool = False) -> None:
+        """Start the relay process; a standby's runs already when it takes over.
+
+        On one host its ports may be the owner's as long as that lives: only a first owner `must` have it.
+        """
+        if self._relay_config is None:
+            return
+        relay = Supervisor(self._relay_config)
+        try:
+            await relay.start()
+        except HsError as error:
+            if must:
+                raise
+            _log.warning("relay_not_started", reason=error.message)
+            return
+        self.relay = relay
+
+    async def _relay_again(self, owner: Owner) -> None:
+        if self.relay is None and self._relay_config is not None:
+            await self._start_relay()
+            owner.relay = self.relay
 
     async def _end_when_stale(self) -> None:
         """A frozen owner serves from memory, but not for ever."""
@@ -277,82 +404,22 @@ class Serving:
 
     # -- listeners ------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _client_listener(self, owner: Owner, noise_key: X25519PrivateKey) -> AsyncIterator[None]:
-        facts = self._facts(owner.metrics)
-        app = client_app(
-            facts,
-            noise_public=public_bytes(noise_key),
-            legacy_public=public_bytes(X25519PrivateKey.generate()),
-        )
-        runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=WEB_KEEPALIVE_S, shutdown_timeout=WEB_STOP_S
-        )
-        await runner.setup()
-        http = runner.server
-        assert http is not None
-        host, port = split_listen(self.settings.listen_addr)
-        tls = tls_context(self.settings)
-        try:
-            server = await asyncio.get_running_loop().create_server(
-                owner.entry(lambda: http()).protocol,
-                host,
-                port,
-                ssl=tls,
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_DEADLINE_S,
-                backlog=BACKLOG,
-            )
-        except OSError as error:
-            await runner.cleanup()
-            raise ConfigError(
-                f"listen_addr: cannot listen on {self.settings.listen_addr}: {reason_of(error)}"
-            ) from error
-        try:
-            yield
-        finally:
-            server.close()
-            await runner.cleanup()
-
-    @asynccontextmanager
-    async def _metrics_listener(self, metrics: Metrics) -> AsyncIterator[None]:
-        facts = self._facts(metrics)
-        app = metrics_app(facts)
+    def _metrics_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
+        app = metrics_app(self._facts(metrics))
         debug_routes(app, lambda: self.owner)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
-        await runner.setup()
-        host, port = split_listen(self.settings.metrics_listen_addr)
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            address = self.settings.metrics_listen_addr
-            raise ConfigError(
-                f"metrics_listen_addr: cannot listen on {address}: {reason_of(error)}"
-            ) from error
-        try:
-            yield
-        finally:
-            await runner.cleanup()
+        return listening(app, "metrics_listen_addr", self.settings.metrics_listen_addr)
 
-    @asynccontextmanager
-    async def _verify_listener(self, metrics: Metrics) -> AsyncIterator[str]:
+    def _verify_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
         """Where the relay process asks whether a device may use it; works whatever TLS clients need."""
-        runner = web.AppRunner(verify_app(self._facts(metrics)), access_log=None, shutdown_timeout=WEB_STOP_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}/verify"
-        finally:
-            await runner.cleanup()
+        return listening(verify_app(self._facts(metrics)), "derp.server.verify_clients", "127.0.0.1:0")
 
     def _facts(self, metrics: Metrics) -> Facts:
         asking: asyncio.Task[bool] | None = None
 
         async def ask_database() -> bool:
             try:
-                if self.owner is not None:
-                    await self.owner.scoped.current_position()
+                if self.follower is not None:
+                    await self.follower.scoped.current_position()
                 elif self.lease is not None:
                     await self.lease.holder()
             except HsError:
@@ -368,30 +435,41 @@ class Serving:
             done, _ = await asyncio.wait({question}, timeout=HEALTH_DEADLINE_S)
             return bool(done) and question.result()
 
+        async def ready() -> bool:
+            return self.state != STARTING and await database_answers()
+
+        def scope() -> Scoped:
+            if self.follower is None:
+                raise Unavailable("this instance is starting")
+            return self.follower.scoped
+
         async def node_key_known(key: bytes) -> bool:
-            if self.owner is None:
-                return False
-            if self.owner.hub.device_by_node_key(key) is not None:
+            if self.follower is not None and self.follower.hub.device_by_node_key(key) is not None:
                 return True
-            return await self.owner.scoped.node_key_known(NodeKey(key))
+            return await scope().node_key_known(NodeKey(key))
 
         async def login(login_id: str) -> Login | None:
-            if self.owner is None:
-                raise Unavailable("this instance does not own its cluster")
-            found = await self.owner.scoped.logins([login_id])
+            found = await scope().logins([login_id])
             return found[0] if found else None
-
-        def metrics_text() -> bytes:
-            return metrics.text() if self.owner is None else self.owner.metrics_text()
 
         return Facts(
             self.settings.cluster_id,
             lambda: self.state,
-            database_answers,
+            ready,
             node_key_known,
             login,
-            metrics_text,
+            lambda: self.metrics_text(metrics),
         )
+
+    def metrics_text(self, metrics: Metrics) -> bytes:
+        """All series, with the gauges of now."""
+        if self.front is not None:
+            self.front.set_gauges(metrics)
+        if self.owner is not None:
+            self.owner.set_gauges()
+        elif self.follower is not None:
+            metrics.followed(*self.follower.hub.counts()[:2])
+        return metrics.text()
 
     def _greet(self, owner: Owner) -> None:
         settings = self.settings

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from app.compression import compress
-from app.entry.listener import PAUSE_WRITING_BYTES
+from app.entry.sockets import PAUSE_WRITING_BYTES
 from app.model import DeviceId
 from app.netmap.variant import Variant
 from app.wire import mapstream

@@ -189,6 +189,8 @@ async def _secret(database: Database, path: Path) -> str:
 def _ports(settings: Settings, owner: str | None) -> list[Check]:
     """Every address a server would listen on. Its own server's use is no fault."""
     wanted = [("listen_addr", settings.listen_addr, socket.SOCK_STREAM)]
+    if not settings.internal_addr.endswith(":0"):
+        wanted.append(("internal_addr", settings.internal_addr, socket.SOCK_STREAM))
     if settings.metrics_listen_addr:
         wanted.append(("metrics_listen_addr", settings.metrics_listen_addr, socket.SOCK_STREAM))
     relay = settings.derp.server

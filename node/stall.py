@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-SAMPLE_EVERY_S = 0.05
+SAMPLE_EVERY_S = 0.25
 
 
 async def watch_loop(on_stall: Callable[[float], None], every_s: float = SAMPLE_EVERY_S) -> None:

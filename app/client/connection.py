@@ -10,14 +10,13 @@ import asyncio
 import base64
 import os
 import ssl as tls
-from collections import deque
-from collections.abc import AsyncIterator
 from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app.client.serverkey import fetch_server_key
+from app.client.streams import Consumer, PushedStream, ResponseStream
 from app.errors import BadRequest, HsError, RemoteProtocolError, Unavailable
 from app.wire import http2, noise, websocket
 from app.wire.records import EarlyPayloadReader, Opener, Sealer
@@ -36,97 +35,6 @@ STREAM_WINDOW_BYTES: Final = 4 * 1024 * 1024
 CONNECTION_WINDOW_BYTES: Final = 1024 * 1024 * 1024
 
 UPGRADE: Final = "tailscale-control-protocol"
-
-
-class ResponseStream:
-    """One request's answer, read piece by piece; gives window back only for what was read."""
-
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_ended",
-        "_error",
-        "_headers",
-        "_owed",
-        "_status",
-        "_waiter",
-        "stream_id",
-    )
-
-    def __init__(self, connection: ControlConnection, stream_id: int) -> None:
-        self._connection = connection
-        self.stream_id = stream_id
-        self._status: int | None = None
-        self._headers: tuple[tuple[str, str], ...] = ()
-        self._chunks: deque[bytes] = deque()  # bounded by the stream's window
-        self._owed = 0
-        self._ended = False
-        self._error: HsError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def status(self) -> int:
-        """Waits for the head of the answer. Raises Unavailable when the connection ends first."""
-        while self._status is None:
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                raise RemoteProtocolError("the answer has no head")
-            await self._wait()
-        return self._status
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """Header fields of the answer, once `status` is known."""
-        return self._headers
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pieces of the body until its regular end. Raises Unavailable when it is cut off."""
-        while True:
-            while self._chunks:
-                chunk = self._chunks.popleft()
-                self._consume(len(chunk))
-                yield chunk
-            if self._error is not None:
-                raise self._error
-            if self._ended:
-                return
-            await self._wait()
-
-    def cancel(self) -> None:
-        """Reset the stream if it is still open; unread bytes are given back."""
-        self._consume(sum(map(len, self._chunks)), last=True)
-        self._chunks.clear()
-        self._connection._cancel(self)
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def _consume(self, size: int, *, last: bool = False) -> None:
-        self._owed += size
-        if self._owed and (last or self._ended or self._owed >= self._connection.acknowledge_bytes):
-            self._connection._acknowledge(self.stream_id, self._owed)
-            self._owed = 0
-
-    def _on_head(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        self._status, self._headers = status, headers
-        self._wake()
-
-    def _on_data(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._wake()
-
-    def _on_end(self, error: HsError | None) -> None:
-        if not self._ended:
-            self._ended, self._error = True, error
-            self._wake()
 
 
 class ControlConnection(asyncio.Protocol):
@@ -153,7 +61,7 @@ class ControlConnection(asyncio.Protocol):
             connection_window_bytes=CONNECTION_WINDOW_BYTES,
             auto_window=False,
         )
-        self._streams: dict[int, ResponseStream] = {}
+        self._streams: dict[int, ResponseStream | PushedStream] = {}
         self._error: HsError | None = None
         loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = loop.create_future()
@@ -241,12 +149,22 @@ class ControlConnection(asyncio.Protocol):
 
     def stream(self, path: str, body: bytes, method: str = "POST") -> ResponseStream:
         """Send a request and return its answer as a stream. Raises Unavailable on a dead tunnel."""
-        if not self.is_usable:
-            raise self._error or Unavailable("the tunnel takes no more requests", code="connection_lost")
-        stream_id = self._h2.request(method, path, body=body)
+        stream_id = self._request(path, body, method)
         stream = self._streams[stream_id] = ResponseStream(self, stream_id)
         self._flush()
         return stream
+
+    def push(self, path: str, body: bytes, consumer: Consumer, method: str = "POST") -> PushedStream:
+        """Send a request whose answer is pushed to `consumer`. Raises Unavailable on a dead tunnel."""
+        stream_id = self._request(path, body, method)
+        stream = self._streams[stream_id] = PushedStream(self, stream_id, consumer)
+        self._flush()
+        return stream
+
+    def _request(self, path: str, body: bytes, method: str) -> int:
+        if not self.is_usable:
+            raise self._error or Unavailable("the tunnel takes no more requests", code="connection_lost")
+        return self._h2.request(method, path, body=body)
 
     async def wait_closed(self) -> None:
         """Until the connection is gone, for whatever reason."""
@@ -372,10 +290,10 @@ class ControlConnection(asyncio.Protocol):
             match event:
                 case http2.Response(stream_id, status, headers):
                     if (stream := self._streams.get(stream_id)) is not None:
-                        stream._on_head(status, tuple(headers))
+                        stream.on_head(status, tuple(headers))
                 case http2.Data(stream_id, data):
                     if (stream := self._streams.get(stream_id)) is not None:
-                        stream._on_data(data)
+                        stream.on_data(data)
                     else:
                         self._h2.acknowledge(stream_id, len(data))
                 case http2.StreamEnded(stream_id):
@@ -402,14 +320,16 @@ class ControlConnection(asyncio.Protocol):
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def _acknowledge(self, stream_id: int, size: int) -> None:
+    def acknowledge(self, stream_id: int, size: int) -> None:
+        """Give window back for bytes that were read; for streams."""
         if self._error is None and not self._closed.done():
             self._h2.acknowledge(stream_id, size)
             self._flush()
 
-    def _cancel(self, stream: ResponseStream) -> None:
-        if self._streams.pop(stream.stream_id, None) is not None and self._error is None:
-            self._h2.reset(stream.stream_id)
+    def cancel(self, stream_id: int) -> None:
+        """Reset a stream that is still open; for streams."""
+        if self._streams.pop(stream_id, None) is not None and self._error is None:
+            self._h2.reset(stream_id)
             self._flush()
             if self.going_away and not self._streams and self._transport is not None:
                 self._transport.close()
@@ -419,7 +339,7 @@ class ControlConnection(asyncio.Protocol):
     def _end_stream(self, stream_id: int, error: HsError | None) -> None:
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
-            stream._on_end(error)
+            stream.on_end(error)
 
     def _end_streams(self, error: HsError) -> None:
         self._error = self._error or error

@@ -16,23 +16,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from app.client.connection import (
-    OPEN_DEADLINE_S,
-    REQUEST_DEADLINE_S,
-    ControlConnection,
-    ResponseStream,
-)
+from app.client import requests
+from app.client.connection import OPEN_DEADLINE_S, REQUEST_DEADLINE_S, ControlConnection
 from app.client.mapblob import decode_blob, decode_object
 from app.client.netmap import MAX_VIOLATIONS, ClientNetmap
 from app.client.serverkey import fetch_server_key
+from app.client.streams import ResponseStream
 from app.errors import HsError, LocalProtocolError, RemoteProtocolError, Unavailable
-from app.keys import ZERO_KEY, DiscoKey, MachineKey, NodeKey, disco_key_text, node_key_text
+from app.keys import DiscoKey, MachineKey, NodeKey, node_key_text
 from app.wire import mapstream
 
 #: A Go client cancels a poll that is silent this long (controlclient/direct.go watchdogTimeout).
@@ -43,10 +40,6 @@ MAX_BACKOFF_S: Final = 30.0
 #: Messages and failures remembered per device; older ones are forgotten.
 MAX_RECORDED_MESSAGES: Final = 4096
 MAX_RECORDED_FAILURES: Final = 64
-#: What a logout asks for (controlclient/direct.go doLogin).
-LOGOUT_EXPIRY: Final = "1970-01-01T00:02:03Z"
-
-_ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +49,16 @@ class Message:
     kind: str  # full, delta or keepalive
     size_bytes: int
     arrived_s: float
+
+
+class Watcher(Protocol):
+    """Who wants to know what a device's polls meet."""
+
+    def on_message(self, message: Message, blob: bytes) -> None:
+        """It was applied to the netmap, or failed to."""
+
+    def on_poll_end(self, error: HsError | None) -> None:
+        """The poll ended, for this reason; another follows."""
 
 
 class SimulatedDevice:
@@ -71,7 +74,7 @@ class SimulatedDevice:
         node_private: X25519PrivateKey | None = None,
         disco: bytes | None = None,
         compress: str = "zstd",
-        capver: int = 130,
+        capver: int = requests.CAPVER,
         ephemeral: bool = False,
         os: str = "linux",
         server_key: bytes | None = None,
@@ -81,6 +84,7 @@ class SimulatedDevice:
         strict: bool = True,
         watchdog_s: float = WATCHDOG_S,
         open_deadline_s: float = OPEN_DEADLINE_S,
+        watcher: Watcher | None = None,
     ) -> None:
         """`disco` is the public key. With `strict=False` map rows are not checked (load)."""
         self.url = url
@@ -94,12 +98,7 @@ class SimulatedDevice:
         self.ephemeral = ephemeral
         self.server_key = server_key
         self.endpoints: tuple[str, ...] = ()
-        self.hostinfo: dict[str, Any] = {
-            "IPNVersion": "1.90.9-simulated",
-            "BackendLogID": "0" * 64,
-            "OS": os,
-            "Hostname": hostname,
-        }
+        self.hostinfo: dict[str, Any] = requests.hostinfo(hostname, os)
         self.netmap = ClientNetmap(strict=strict)
         self.messages: deque[Message] = deque(maxlen=MAX_RECORDED_MESSAGES)
         self.failures: deque[HsError] = deque(maxlen=MAX_RECORDED_FAILURES)
@@ -113,6 +112,7 @@ class SimulatedDevice:
         self._strict = strict
         self._watchdog_s = watchdog_s
         self._open_deadline_s = open_deadline_s
+        self._watcher = watcher
         self._connection: ControlConnection | None = None
         self._connecting = asyncio.Lock()
         self._changed = asyncio.Condition()
@@ -145,18 +145,15 @@ class SimulatedDevice:
         return await self._register(overrides, REQUEST_DEADLINE_S)
 
     async def _register(self, overrides: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "Version": self.capver,
-            "NodeKey": node_key_text(self.node_key),
-            "OldNodeKey": node_key_text(ZERO_KEY),
-            "Expiry": _ZERO_TIME,
-            "Hostinfo": self.hostinfo,
-            "Ephemeral": self.ephemeral,
-        }
-        if self.auth_key is not None:
-            body["Auth"] = {"AuthKey": self.auth_key}
-        path = "/machine/register"
-        return decode_object(await self._call(path, body | overrides, deadline_s), path)
+        body = requests.register(
+            self.node_key,
+            self.hostinfo,
+            auth_key=self.auth_key,
+            ephemeral=self.ephemeral,
+            capver=self.capver,
+        )
+        answer = await self._call(requests.REGISTER_PATH, body | overrides, deadline_s)
+        return decode_object(answer, requests.REGISTER_PATH)
 
     async def login(self, deadline_s: float, *, fresh_key: bool = False) -> dict[str, Any]:
         """Log in without a key: take each URL shown into `login_urls`, wait there for the decision.
@@ -176,7 +173,7 @@ class SimulatedDevice:
             if not url:
                 break
             if attempt > 1 and self.login_urls[-1] == url:
-                await asyncio.sleep(_backoff_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))
             else:
                 self.login_urls.append(url)
                 await self._notify()
@@ -184,7 +181,7 @@ class SimulatedDevice:
                 left_s = max(0.0, end_s - time.monotonic())
                 answer = await self._register({**keys, "Followup": url}, left_s)
             except Unavailable as error:
-                if time.monotonic() + _backoff_s(attempt) >= end_s:
+                if time.monotonic() + backoff_s(attempt) >= end_s:
                     raise
                 self.failures.append(error)
         if fresh_key and not (answer.get("Error") or answer.get("NodeKeyExpired")):
@@ -209,12 +206,12 @@ class SimulatedDevice:
             self.hostinfo = {**self.hostinfo, "NetInfo": net_info}
         if disco is not None:
             self.disco_key = DiscoKey(disco)
-        await self._call("/machine/map", self._map_request(stream=False))
+        await self._call(requests.MAP_PATH, self._map_request(stream=False))
 
     async def logout(self) -> dict[str, Any]:
         """Give the node key up; the poll ends. Raises like `register`."""
         await self._stop_poll()
-        return await self.register(Expiry=LOGOUT_EXPIRY)
+        return await self.register(Expiry=requests.LOGOUT_EXPIRY)
 
     async def rotate(self) -> dict[str, Any]:
         """Register a new node key in place of the old one, then poll with it if polling before."""
@@ -286,13 +283,17 @@ class SimulatedDevice:
         try:
             while True:
                 before = self._received
+                reason: HsError | None = None
                 try:
                     await self._poll_once()
                 except HsError as error:
+                    reason = error
                     self.failures.append(error)
                     await self._notify()
+                if self._watcher is not None:
+                    self._watcher.on_poll_end(reason)
                 attempt = 1 if self._received > before else attempt + 1
-                await asyncio.sleep(_backoff_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))
         finally:
             await self._notify()
 
@@ -302,7 +303,7 @@ class SimulatedDevice:
 
     async def _poll_once(self) -> None:
         connection = await self._connected()
-        stream = connection.stream("/machine/map", orjson.dumps(self._map_request(stream=True)))
+        stream = connection.stream(requests.MAP_PATH, orjson.dumps(self._map_request(stream=True)))
         try:
             async with asyncio.timeout(self._watchdog_s) as watchdog:
                 status = await stream.status()
@@ -330,9 +331,14 @@ class SimulatedDevice:
         arrived_s = time.monotonic()
         message = decode_blob(blob, zstd=self._zstd)
         kind = "keepalive" if message.get("KeepAlive") else "delta" if netmap.messages else "full"
-        self.messages.append(Message(kind, mapstream.HEAD_SIZE + len(blob), arrived_s))
+        noted = Message(kind, mapstream.HEAD_SIZE + len(blob), arrived_s)
+        self.messages.append(noted)
         async with self._changed:
-            netmap.apply(message, now=time.time())
+            try:
+                netmap.apply(message, now=time.time())
+            finally:
+                if self._watcher is not None:
+                    self._watcher.on_message(noted, blob)
             self._received += 1
             self._changed.notify_all()
         ping = message.get("PingRequest")
@@ -367,22 +373,15 @@ class SimulatedDevice:
     # ---------------------------------------------------------------------------------- tunnel
 
     def _map_request(self, *, stream: bool) -> dict[str, Any]:
-        request: dict[str, Any] = {
-            "Version": self.capver,
-            "KeepAlive": True,
-            "NodeKey": node_key_text(self.node_key),
-            "DiscoKey": disco_key_text(self.disco_key),
-            "Stream": stream,
-            "Hostinfo": self.hostinfo,
-        }
-        if self._zstd:
-            request["Compress"] = "zstd"
-        if self.endpoints:
-            request["Endpoints"] = list(self.endpoints)
-            request["EndpointTypes"] = [1] * len(self.endpoints)
-        if not stream:
-            request["OmitPeers"] = True
-        return request
+        return requests.map_poll(
+            self.node_key,
+            self.disco_key,
+            self.hostinfo,
+            stream=stream,
+            endpoints=self.endpoints,
+            zstd=self._zstd,
+            capver=self.capver,
+        )
 
     async def _call(self, path: str, body: dict[str, Any], deadline_s: float = REQUEST_DEADLINE_S) -> bytes:
         data = orjson.dumps(body)
@@ -394,7 +393,7 @@ class SimulatedDevice:
                     path, data, deadline_s=max(0.0, end_s - time.monotonic())
                 )
             except Unavailable as error:
-                pause_s = _backoff_s(attempt)
+                pause_s = backoff_s(attempt)
                 if error.code != "connection_lost" or time.monotonic() + pause_s >= end_s:
                     raise
                 self.failures.append(error)
@@ -438,6 +437,6 @@ def _public_node(private: X25519PrivateKey) -> NodeKey:
     return NodeKey(private.public_key().public_bytes_raw())
 
 
-def _backoff_s(attempt: int) -> float:
-    """Go's growing pause (util/backoff): attempt squared times the step, jittered, capped."""
+def backoff_s(attempt: int) -> float:
+    """Seconds, Go's growing pause (util/backoff): attempt squared times the step, jittered, capped."""
     return min(MAX_BACKOFF_S, attempt * attempt * BACKOFF_STEP_S) * random.uniform(0.5, 1.5)  # noqa: S311

@@ -17,7 +17,7 @@ _decompressor = zstandard.ZstdDecompressor()
 
 def decode_blob(blob: bytes, *, zstd: bool, max_decoded_bytes: int = MAX_DECODED_BYTES) -> dict[str, Any]:
     """The MapResponse inside `blob`. Raises RemoteProtocolError when a client could not read it."""
-    data = _decompress(blob, max_decoded_bytes) if zstd else blob
+    data = decompress(blob, max_decoded_bytes) if zstd else blob
     return decode_object(data, "a map message")
 
 
@@ -32,7 +32,8 @@ def decode_object(data: bytes, what: str) -> dict[str, Any]:
     return decoded
 
 
-def _decompress(blob: bytes, limit: int) -> bytes:
+def decompress(blob: bytes, limit: int = MAX_DECODED_BYTES) -> bytes:
+    """What any number of zstd frames hold. Raises RemoteProtocolError beyond `limit` bytes too."""
     try:
         with _decompressor.stream_reader(blob, read_across_frames=True) as reader:
             data: bytes = reader.read(limit + 1)

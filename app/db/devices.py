@@ -1,4 +1,4 @@
-"""Writing devices after they registered, their hot state, tombstones and routing facts."""
+"""Writing devices after they registered, their hot state, and tombstones."""
 
 from __future__ import annotations
 
@@ -106,10 +106,6 @@ class Devices(ScopedBase):
         known: bool = await self._fetchval(QUERIES["node_key_known"], node_key)
         return known
 
-    async def route_machine(self, machine_key: MachineKey) -> list[str]:
-        """Clusters where a machine has devices, most recently seen first."""
-        return [row[0] for row in await self._fetch(QUERIES["route_machine"], machine_key)]
-
     async def trim_changes(self, max_age_s: float) -> int:
         """Forgets change rows older than this; a reader further behind must load again."""
         gone: int = await self._fetchval(QUERIES["trim_changes"], self.cluster_id, max_age_s)
@@ -127,16 +123,6 @@ class Devices(ScopedBase):
     async def notify_fleet(self) -> None:
         """Wakes consoles and standbys, in a transaction of its own."""
         await self._execute(QUERIES["notify_fleet"], self.cluster_id)
-
-    async def put_instance(
-        self, instance: str, *, kind: str = "node", addr: str = "", version: str = ""
-    ) -> None:
-        """Says that this process is alive."""
-        await self._execute(QUERIES["put_instance"], self.cluster_id, instance, kind, addr, version)
-
-    async def delete_instance(self, instance: str) -> None:
-        """Takes this process from the list."""
-        await self._execute(QUERIES["delete_instance"], self.cluster_id, instance)
 
 
 def missing_device(device_id: DeviceId) -> NotFound:

@@ -23,6 +23,8 @@ RENEW_S = 1.0
 POLL_S = 0.25
 #: A holder's backend must be gone this long before a standby takes over ahead of the TTL.
 EARLY_GRACE_S = 1.0
+#: Between attempts from then on; another standby may be quicker.
+GONE_POLL_S = 0.02
 FREEZE_AT = 0.7
 #: A takeover waits for writers of the old epoch; they die of their own deadlines before this.
 ACQUIRE_TIMEOUT_S = 10.0
@@ -62,7 +64,9 @@ class Lease:
         ttl_s: float = TTL_S,
         renew_s: float = RENEW_S,
         on_state: Callable[[LeaseState], None] | None = None,
+        on_holder: Callable[[Holder | None], None] | None = None,
     ) -> None:
+        """`on_holder` hears who holds the lease whenever it is read: by a standby several times a second."""
         self.name = name
         self.instance = instance
         self.epoch: int | None = None
@@ -71,6 +75,7 @@ class Lease:
         self._ttl_s = ttl_s
         self._renew_s = renew_s
         self._on_state = on_state
+        self._on_holder = on_holder
         self._cluster_id = name.removeprefix(CLUSTER_PREFIX) if name.startswith(CLUSTER_PREFIX) else ""
         self._conn: asyncpg.Connection[asyncpg.Record] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -90,7 +95,10 @@ class Lease:
         conn = await self._connection()
         with translated():
             row = await conn.fetchrow(QUERIES["lease_state"], self.name, timeout=self._ttl_s)
-        return None if row is None or row[1] is None else Holder(*row)
+        holder = None if row is None or row[1] is None else Holder(*row)
+        if self._on_holder is not None:
+            self._on_holder(holder)
+        return holder
 
     async def acquire(self) -> int | None:
         """One attempt: the epoch, or None while another holds it. Raises Unavailable."""
@@ -133,10 +141,17 @@ class Lease:
             if epoch is not None:
                 return epoch
             try:
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(self._pause()):
                     await self._nudge.wait()
             except TimeoutError:
                 continue
+
+    def _pause(self) -> float:
+        """Until the next attempt: not past the moment from which a holder that is gone may be replaced."""
+        if self._gone is None:
+            return POLL_S
+        left_s = self._gone[1] + EARLY_GRACE_S - asyncio.get_running_loop().time()
+        return min(POLL_S, max(left_s, GONE_POLL_S))
 
     async def wait_for(self, *states: LeaseState) -> LeaseState:
         """Returns once the lease is in one of these states."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from operator import attrgetter
 
 from app.db import rows
 from app.db.base import PoolConnection, ScopedBase
 from app.errors import BadRequest
-from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
+from app.model import Change, ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
 
 LOAD_BATCH = 2000
@@ -25,9 +25,15 @@ class Reads(ScopedBase):
         with _collector_paused():
             return await self._load()
 
-    async def _load(self) -> ClusterSnapshot:
+    @asynccontextmanager
+    async def _picture(self) -> AsyncIterator[PoolConnection]:
+        """A transaction that reads much, all from one picture."""
         async with self._connection() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             await conn.execute(QUERIES["be_patient"])
+            yield conn
+
+    async def _load(self) -> ClusterSnapshot:
+        async with self._picture() as conn:
             head = await conn.fetchrow(QUERIES["snapshot_position"])
             assert head is not None
             tenants = await self._tenants(conn, None)
@@ -48,6 +54,13 @@ class Reads(ScopedBase):
             generation=head["generation"],
             policies=tuple(map(rows.policy, policies)),
         )
+
+    async def load_states(self) -> AsyncIterator[list[HotState]]:
+        """Presence and endpoints of every device, in batches."""
+        async with self._picture() as conn:
+            cursor = await conn.cursor(QUERIES["load_states"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
+            while batch := await cursor.fetch(LOAD_BATCH, timeout=LOAD_TIMEOUT_S):
+                yield list(map(rows.hot_state, batch))
 
     async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]:
         """The named tenants, as far as they live here."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.model import AuthKey, Change, Device, Login, OperatorRequest, StoredPolicy, Tenant, User
+from app.model import AuthKey, Change, Device, HotState, Login, OperatorRequest, StoredPolicy, Tenant, User
 
 DEVICE_COLUMNS = 24
 USER_COLUMNS = 8
@@ -20,6 +20,12 @@ def device(row: Iterable[Any]) -> Device:
     for index in (18, 19, 20):  # announced routes, approved routes, endpoints
         cells[index] = tuple(cells[index])
     return Device(*cells)
+
+
+def hot_state(row: Iterable[Any]) -> HotState:
+    cells = list(row)
+    cells[2] = tuple(cells[2])  # endpoints
+    return HotState(*cells)
 
 
 def user(row: Iterable[Any]) -> User:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -18,21 +17,15 @@ from typing import Any, Protocol, cast
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
+from app.entry import sockets
 from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
+from app.entry.relays import Relays
+from app.entry.routing import Here
 from app.errors import BadRequest, RemoteProtocolError
 from app.wire import noise, websocket
 
 _log = log.get("entry")
-
-#: A silent peer is probed after this, so often, and unacknowledged bytes may wait so long.
-PEER_IDLE_S = 60
-PEER_PROBE_S = 15
-PEER_PROBES = 4
-PEER_UNACKED_S = 60
-#: Unsent bytes at which a connection asks its writers to pause, and to go on, also under TLS.
-PAUSE_WRITING_BYTES = 64 * 1024
-RESUME_WRITING_BYTES = 16 * 1024
 
 _PROXY_HINT = (
     "this address speaks the Tailscale control protocol: the request must carry "
@@ -92,11 +85,23 @@ class Entry:
     make_tunnel: TunnelFactory
     make_web: Callable[[], asyncio.Protocol]
     limits: ConnectionLimits
+    #: Decides where tunnels go, and takes those that are not served here.
+    relays: Relays
     #: Peers that may say for whom they ask.
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
 
     def protocol(self) -> EntryProtocol:
         return EntryProtocol(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upgrade:
+    """A request for a tunnel that can be granted: the answer to it, and what stood behind its head."""
+
+    responder: noise.Responder
+    answer: bytes
+    is_websocket: bool
+    rest: bytes
 
 
 class EntryProtocol(asyncio.Protocol):
@@ -108,13 +113,19 @@ class EntryProtocol(asyncio.Protocol):
         "_entry",
         "_established",
         "_place",
+        "_port",
+        "_relayed",
         "_remote",
         "_transport",
         "_tunnel",
+        "_upgrade",
     )
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, relayed: tuple[str, int] | None = None) -> None:
+        """`relayed`: the client's address and port, when another entry has relayed the connection to here."""
         self._entry = entry
+        self._relayed = relayed
+        self._upgrade: _Upgrade | None = None
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
         self._tunnel: Tunnel | None = None
@@ -122,21 +133,21 @@ class EntryProtocol(asyncio.Protocol):
         self._place: Place | None = None
         #: Whose request it is.
         self._remote = ""
+        self._port = 0
         self._established = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        self._remote = str(peer[0]) if peer else "?"
+        peer = self._relayed or transport.get_extra_info("peername")
+        self._remote, self._port = (str(peer[0]), int(peer[1])) if peer else ("?", 0)
         stream = cast(asyncio.Transport, transport)
         self._place = self._entry.limits.admit(self._remote, stream.abort)
         if self._place is None:
             stream.abort()
             return
         self._transport = stream
-        stream.set_write_buffer_limits(PAUSE_WRITING_BYTES, RESUME_WRITING_BYTES)
-        notice_dead_peers(transport.get_extra_info("socket"))
-        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
+        sockets.set_up(stream)
+        self._set_deadline(stream)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is None or self._place is None:
@@ -167,11 +178,15 @@ class EntryProtocol(asyncio.Protocol):
             if parts is None:
                 return
             head = parse_head(parts[0])
-            self._remote = client_address(head, self._place.address, self._entry.trusted_proxies)
+            if self._relayed is None:
+                self._remote = client_address(head, self._place.address, self._entry.trusted_proxies)
             if head.is_upgrade_path:
-                self._upgrade(head, parts[1])
-            else:
+                self._upgrade = self._read_upgrade(head, parts[1])
+                self._take_in()
+            elif self._relayed is None:
                 self._hand_to_web()
+            else:
+                raise RemoteProtocolError("entries relay tunnels only", code="no_tunnel")
         except (BadRequest, RemoteProtocolError) as error:
             self._refuse(400, error.message)
 
@@ -179,6 +194,9 @@ class EntryProtocol(asyncio.Protocol):
         tunnel.data_received(data)
         if not self._established and tunnel.heard:
             self._finish_handshake()
+
+    def _set_deadline(self, stream: asyncio.Transport) -> None:
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_DEADLINE_S, stream.abort)
 
     def _cancel_deadline(self) -> None:
         if self._deadline is not None:
@@ -205,9 +223,10 @@ class EntryProtocol(asyncio.Protocol):
         counted.data_received(bytes(self._buffer))
         self._buffer = bytearray()
 
-    def _upgrade(self, head: Head, rest: bytes) -> None:
-        assert self._transport is not None
-        if head.method == "POST":
+    def _read_upgrade(self, head: Head, rest: bytes) -> _Upgrade:
+        """What a request for a tunnel asks. Raises BadRequest, RemoteProtocolError."""
+        is_websocket = head.method != "POST"
+        if not is_websocket:
             if head.headers.get("upgrade", "").lower() != UPGRADE_PROTOCOL:
                 raise RemoteProtocolError(_PROXY_HINT, code="no_upgrade")
             text = head.headers.get("x-tailscale-handshake", "")
@@ -215,30 +234,59 @@ class EntryProtocol(asyncio.Protocol):
                 b"HTTP/1.1 101 Switching Protocols\r\n"
                 b"Upgrade: tailscale-control-protocol\r\nConnection: upgrade\r\n\r\n"
             )
-            outlet: Outlet = self._transport
-            pipe: _WebSocketPipe | None = None
         else:
             answer = websocket.upgrade_response(head.headers)
             text = (head.query("X-Tailscale-Handshake") or "").replace(" ", "+")
-            pipe = _WebSocketPipe(self._transport)
-            outlet = pipe
         try:
             initiation = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise RemoteProtocolError("X-Tailscale-Handshake is not base64", code="bad_handshake") from error
         responder = noise.open_initiation(initiation, self._entry.private_key, self._entry.public_key)
-        response, keys = responder.respond(X25519PrivateKey.generate())
-        self._buffer = bytearray()
-        handshake = Handshake(responder, keys, self._remote, pipe is not None)
-        if pipe is not None:
-            self._transport.write(answer)
-            tunnel = self._entry.make_tunnel(handshake, outlet, response)
-            pipe.tunnel = tunnel
+        return _Upgrade(responder, answer, is_websocket, rest)
+
+    def _take_in(self) -> None:
+        """The client has shown a machine key: serve it, or hand it to who does."""
+        assert self._transport is not None
+        first, self._buffer = bytes(self._buffer), bytearray()
+        if isinstance(self._entry.relays.route(), Here):
+            self._serve(b"")
+        elif self._relayed is not None:
+            # Deposed since it was accepted: the entry asks again. Never relayed a second time.
+            self._transport.close()
+        else:
+            relayed = self._entry.relays.take(self, self._transport, first, self._remote, self._port)
+            if self._upgrade is not None:
+                self._tunnel = relayed
+
+    def _serve(self, early: bytes) -> None:
+        """The server's half of the handshake; the tunnel takes over, with what came meanwhile."""
+        assert self._transport is not None
+        assert self._upgrade is not None
+        upgrade, self._upgrade = self._upgrade, None
+        response, keys = upgrade.responder.respond(X25519PrivateKey.generate())
+        handshake = Handshake(upgrade.responder, keys, self._remote, upgrade.is_websocket)
+        if upgrade.is_websocket:
+            pipe = _WebSocketPipe(self._transport)
+            self._transport.write(upgrade.answer)
+            pipe.tunnel = self._entry.make_tunnel(handshake, pipe, response)
             self._tunnel = pipe
         else:
-            self._tunnel = self._entry.make_tunnel(handshake, outlet, answer + response)
-        if rest and self._tunnel is not None:
-            self._feed(self._tunnel, rest)
+            self._tunnel = self._entry.make_tunnel(handshake, self._transport, upgrade.answer + response)
+        if upgrade.rest + early:
+            self._feed(self._tunnel, upgrade.rest + early)
+
+    # -- app.entry.relay.Client -----------------------------------------------------------------
+
+    def settled(self) -> None:
+        self._finish_handshake()
+
+    def serve_here(self, early: bytes) -> None:
+        if self._transport is None:
+            return
+        # It proves itself only now.
+        self._established = False
+        self._set_deadline(self._transport)
+        self._serve(early)
 
     def _refuse(self, status: int, text: str) -> None:
         if self._transport is None:
@@ -250,17 +298,6 @@ class EntryProtocol(asyncio.Protocol):
             b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body)
         )
         self._transport.close()
-
-
-def notice_dead_peers(connection: socket.socket | None) -> None:
-    """Clients that sleep or lose their network vanish without a FIN: let the kernel find out."""
-    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PEER_IDLE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PEER_PROBE_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PEER_PROBES)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_UNACKED_S * 1000)
 
 
 class _CountedProtocol(asyncio.Protocol):

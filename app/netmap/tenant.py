@@ -65,6 +65,7 @@ class TenantNetmap:
         self._dns_plan = dns
         self._dns = dns_config(dns, tenant.dns_label)
         self._derp_map = derp_map
+        self._dial_plan = b""
         self._users: dict[UserId, User] = {}
         self.engine = PolicyEngine(policy, ())
         self._access = Access(self.engine)
@@ -162,6 +163,11 @@ class TenantNetmap:
         if derp_map != self._derp_map:
             self._pending_common["DERPMap"] = derp_map
 
+    def set_dial_plan(self, plan: bytes) -> None:
+        """A tailcfg.ControlDialPlan: addresses at which clients reach the owner and its standbys."""
+        if plan != self._dial_plan:
+            self._pending_common["ControlDialPlan"] = plan
+
     def set_dns(self, plan: DnsPlan) -> None:
         """Global nameservers, search domains and so on; names of devices follow the base domain."""
         config = dns_config(plan, self.tenant.dns_label)
@@ -181,8 +187,9 @@ class TenantNetmap:
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
-        self.engine.sweep()
+        self._members.forget_empty()
         self._access.forget_empty()
+        self.engine.sweep()
         changed_users, again = self._commit_users()
         told_before = None
         if self._pending_policy is not None:
@@ -197,6 +204,7 @@ class TenantNetmap:
         common = [orjson.dumps(name) + b":" + text for name, text in sorted(self._pending_common.items())]
         self._dns = self._pending_common.get("DNSConfig", self._dns)
         self._derp_map = self._pending_common.get("DERPMap", self._derp_map)
+        self._dial_plan = self._pending_common.get("ControlDialPlan", self._dial_plan)
         if common or changed_users or swap is not None or self._changes_profiles(changes):
             self._class_parts.clear()
         for cls in access_before:
@@ -322,7 +330,7 @@ class TenantNetmap:
             self._members.put(device_id, row, new)
             changes[device_id] = RowChange(row, new)
         if routers:
-            self._members.forget_special()
+            self._members.forget_lists()
 
     @staticmethod
     def _changes_profiles(changes: dict[DeviceId, RowChange]) -> bool:
@@ -339,7 +347,7 @@ class TenantNetmap:
         if row.viewer_class is None:
             return False
         own = 1 if row.cls.sees & row.cls.bit else 0
-        return self._members.count_visible(row.cls) > own
+        return sum(len(cls.members) for cls in self.engine.visible(row.cls)) > own
 
     def full_map(self, device_id: DeviceId, variant: Variant, control_time: str) -> bytes:
         """The complete map of a committed device: a tailcfg.MapResponse that stands on its own.
@@ -370,14 +378,14 @@ class TenantNetmap:
         if part is None:
             part = self._class_parts[viewer] = self._class_part(viewer)
         pieces = [encode(head, variant, self._compress), part.encoded(variant, self._compress)]
-        lists = self._members.lists_for(viewer, self.engine)
-        pieces += encode_lists(lists, variant, self._compress, device_id, self.blocks)
+        peers = self._members.peers_of(viewer, self.engine)
+        pieces += encode_lists([peers], variant, self._compress, device_id, self.blocks)
         pieces.append(encode(b"]}", variant, self._compress))
         return b"".join(pieces)
 
     def _class_part(self, viewer: DeviceClass) -> Piece:
         """What all devices of a class get between their own node and the list of peers."""
-        owners = self._members.owners_in(self._members.visible(viewer))
+        owners = self._members.owners_in(self.engine.visible(viewer))
         profiles = b"".join(b"," + self._profiles[user] for user in owners if user in self._profiles)
         template, ssh = self._access.of(viewer)
         filters = filter_member(template.json) + b"," if template.is_shared else b""
@@ -389,8 +397,11 @@ class TenantNetmap:
             orjson.dumps(suffix(self._dns_plan, self.tenant.dns_label)),
             self._dns,
             self._derp_map,
-            b'"CollectServices":false,"Debug":{"DisableLogTail":true},',
+            b'"CollectServices":false,"Debug":{"DisableLogTail":true},' + self._dial_plan_member(),
         )
+
+    def _dial_plan_member(self) -> bytes:
+        return b'"ControlDialPlan":%b,' % self._dial_plan if self._dial_plan else b""
 
 
 def farewell_map(

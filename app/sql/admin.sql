@@ -111,22 +111,10 @@ RETURNING id, tenant_id, prefix, user_id, reusable, ephemeral, tags, used, uses,
 INSERT INTO audit_log (cluster_id, tenant_id, actor, action, object, before, after)
 VALUES ($1, $2, $3, $4, $5, $6::text::jsonb, $7::text::jsonb)
 
--- put_instance --
--- This process says that it is alive.
--- $1 cluster_id, $2 instance_id, $3 kind, $4 addr, $5 version
-INSERT INTO instances (cluster_id, instance_id, kind, addr, version) VALUES ($1, $2, $3, $4, $5)
-ON CONFLICT (instance_id) DO UPDATE SET addr = EXCLUDED.addr, version = EXCLUDED.version, heartbeat_at = now()
- WHERE instances.cluster_id = $1
-
 -- notify_fleet --
 -- Wakes consoles and standbys: something of this cluster was committed.
 -- $1 cluster_id
 SELECT pg_notify('hs_fleet', $1)
-
--- delete_instance --
--- This process is gone.
--- $1 cluster_id, $2 instance_id
-DELETE FROM instances WHERE cluster_id = $1 AND instance_id = $2
 
 -- list_regions --
 -- Relay regions of the whole deployment: every DERP map is their union.

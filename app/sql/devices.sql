@@ -131,11 +131,6 @@ SELECT n.tenant_id, n.id
 -- $1 node_key
 SELECT node_key_known($1)
 
--- route_machine --
--- Clusters where a machine has devices, most recently seen first.
--- $1 machine_key
-SELECT route_machine($1)
-
 -- refresh_statistics --
 -- Statistics of the device tables, so that kept plans are made anew for the size they have now.
 SELECT refresh_statistics()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import random
 import shutil
 import signal
 import sys
@@ -22,7 +21,9 @@ from pathlib import Path
 from app.database import database_dsn
 from app.db.setup import Database
 from app.errors import HsError
-from deploy.demo.fleet import JOINING_AT_ONCE, Fleet
+from app.simulation.fleet import Fleet
+from app.simulation.scenario import Spec
+from deploy.demo.fleet import choose_relays, happen, meet
 from deploy.demo.people import DEVICES_EACH, people
 from deploy.demo.picture import Places, report, settled
 from deploy.demo.progress import Progress
@@ -31,9 +32,8 @@ from deploy.demo.watching import watch
 from node.shell import administration
 
 CLUSTERS = ("east", "west")
-SEED = 20
 HEADLESS_EVENT_S = 0.05
-HEADLESS_EVENTS = 60
+HEADLESS_S = 3.0
 EXIT_INTERRUPTED = 130
 
 
@@ -55,7 +55,6 @@ def directory() -> Iterator[Path]:
 
 
 async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
-    fleet = Fleet(random.Random(SEED))  # noqa: S311 - the same events in every run
     servers = [Server(cluster, state_dir) for cluster in CLUSTERS]
     async with AsyncExitStack() as stack:
         for server in servers:
@@ -63,31 +62,33 @@ async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
             extra = "; PostgreSQL is initialised first" if fresh else ""
             progress.say(f"starting cluster {server.cluster} at {server.url}{extra}")
             await stack.enter_async_context(server.running())
-        stack.push_async_callback(fleet.close)
         places: Places = {}
+        specs: list[Spec] = []
         for server in servers:
             scoped = await stack.enter_async_context(administration(server.settings))
             places[server.cluster] = scoped, await scoped.tenant()
-            await people(*places[server.cluster], fleet, server)
-        total = len(fleet.all())
-        progress.say(f"{total} devices join, {JOINING_AT_ONCE} at a time")
-        await fleet.join(lambda done: progress.say(f"{done} of {total} joined") if done % 10 == 0 else None)
-        await fleet.meet()
+            specs += await people(*places[server.cluster], server)
+        fleet = await stack.enter_async_context(Fleet(specs))
+        progress.say(f"{len(specs)} devices join")
+        await fleet.join()
+        progress.say(f"{fleet.joined} of {len(specs)} joined in {fleet.joining_s:.1f} s")
+        await choose_relays(fleet)
+        await meet(fleet)
         progress.say(f"every device sees its {DEVICES_EACH - 1} peers")
         if headless:
             database = Database(await stack.enter_async_context(database_dsn(servers[0].settings)))
-            progress.say(f"{HEADLESS_EVENTS} times a device leaves, comes back, or moves")
-            await fleet.happen(HEADLESS_EVENTS, HEADLESS_EVENT_S)
+            progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
+            await happen(fleet, HEADLESS_EVENT_S, HEADLESS_S)
             report(await settled(database, places, fleet), fleet)
         else:
             progress.say("the console opens; q ends it and the demo")
             await watch(fleet, servers[0].env, progress)
         progress.say("stopping devices, clusters and database")
-    violations = fleet.violations()
-    for text in violations:
-        print(f"protocol violation: {text}", file=sys.stderr)
+    violations = fleet.world.tally.violations
+    for row in violations.rows():
+        print(f"protocol violation: {row['what']}", file=sys.stderr)
     progress.say("done")
-    return 1 if violations else 0
+    return 1 if violations.total else 0
 
 
 async def until_told(state_dir: Path, headless: bool, progress: Progress) -> int:

@@ -6,7 +6,8 @@ import time
 
 from app.db.scoped import Scoped
 from app.model import Tenant
-from deploy.demo.fleet import Fleet
+from app.simulation.scenario import Spec
+from deploy.demo.fleet import device_spec
 from deploy.demo.server import Server
 from node.shell import owner_of
 
@@ -21,8 +22,9 @@ DEVICES_EACH = sum(len(names) for _, _, names in OWNERS)
 KEY_LIFE_S = 24 * 3600.0
 
 
-async def people(scoped: Scoped, tenant: Tenant, fleet: Fleet, server: Server) -> None:
-    """Users, a key for each owner, and the devices that will use it."""
+async def people(scoped: Scoped, tenant: Tenant, server: Server) -> list[Spec]:
+    """Makes users and a key for each owner; the devices that will use it."""
+    specs = []
     have = {user.name for user in await scoped.list_users(tenant.id)}
     for owner, ephemeral, names in OWNERS:
         tagged = owner.startswith("tag:")
@@ -37,5 +39,5 @@ async def people(scoped: Scoped, tenant: Tenant, fleet: Fleet, server: Server) -
             expiration=time.time() + KEY_LIFE_S,
             actor="demo",
         )
-        for name in names:
-            fleet.add(server.cluster, server.url, f"{server.cluster}-{name}", text, ephemeral)
+        specs += [device_spec(server.url, server.cluster, name, text, ephemeral) for name in names]
+    return specs

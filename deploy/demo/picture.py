@@ -10,7 +10,8 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import Unavailable
 from app.model import AuthKey, ClusterFacts, Device, Tenant, User
-from deploy.demo.fleet import Fleet
+from app.simulation.fleet import Fleet
+from deploy.demo.fleet import away, happened
 from node.shell import Row, show, when
 from node.shell_clusters import cluster_row
 
@@ -83,15 +84,15 @@ async def look(database: Database, places: Places) -> Picture:
 
 async def settled(database: Database, places: Places, fleet: Fleet) -> Picture:
     """The picture once it says of every device whether it is here. Raises Unavailable."""
-    away = {device.hostname for device in fleet.away}
+    gone = away(fleet)
     end_s = time.monotonic() + SETTLE_DEADLINE_S
     while True:
         picture = await look(database, places)
         found = {device.hostname for _, device in picture.devices if not device.online}
-        if found == away:
+        if found == gone:
             return picture
         if time.monotonic() > end_s:
-            raise Unavailable(f"away are {sorted(away)}, but the database says {sorted(found)}")
+            raise Unavailable(f"away are {sorted(gone)}, but the database says {sorted(found)}")
         await asyncio.sleep(POLL_S)
 
 
@@ -102,7 +103,6 @@ def report(picture: Picture, fleet: Fleet) -> None:
     online = sum(device.online for _, device in picture.devices)
     print(
         f"\n{len(picture.devices)} devices over {len(picture.clusters)} clusters: {online} online,"
-        f" {len(picture.devices) - online} away; {fleet.left} left, {fleet.came_back} came back,"
-        f" {fleet.moved} moved\n",
+        f" {len(picture.devices) - online} away; {happened(fleet)}\n",
         flush=True,
     )

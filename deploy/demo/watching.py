@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from app.errors import Unavailable
-from deploy.demo.fleet import Fleet
+from app.simulation.fleet import Fleet
+from deploy.demo.fleet import live
 from deploy.demo.progress import Progress
 
 #: Between two events of the fleet.
@@ -19,7 +20,7 @@ async def watch(fleet: Fleet, env: dict[str, str], progress: Progress) -> None:
     """Ends with the console, or when cancelled. Raises Unavailable."""
     progress.quiet = True
     tasks = {
-        asyncio.create_task(fleet.live(EVENT_S), name="events"),
+        asyncio.create_task(live(fleet, EVENT_S), name="events"),
         asyncio.create_task(console(env), name="console"),
     }
     try:

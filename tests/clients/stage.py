@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tests.clients.administration import Administration, Commit
-from tests.clients.caddy import CaddyNode
+from tests.clients.caddy import KEPT, CaddyNode
 from tests.clients.namespace import Answer
 from tests.clients.netmaps import ClientNetmap
 from tests.clients.server import Server
@@ -19,8 +19,10 @@ from tests.clients.server import Server
 PORTS = (80, 8080)
 #: Until netmaps that never agree fail a test.
 AGREE_DEADLINE_S = 5.0
-#: Until a page that never comes fails a test.
-PAGE_DEADLINE_S = 7.0
+#: Until a page that never comes fails a test. Crossed handshakes of WireGuard cost 5 to 15 s.
+PAGE_DEADLINE_S = 25.0
+#: What a client logs when its handshake has crossed that of the other side, and its session does not work.
+_CROSSED = "Received invalid response message|Handshake did not complete after"
 #: A fetch that must fail: its packets vanish, so it ends by its own time-out.
 HOPELESS_FETCH_S = 0.6
 
@@ -49,10 +51,16 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """Seconds from asking for the commit: all netmaps agree; all pages that are open have come."""
+    """Seconds from asking for the commit: all netmaps agree; all pages that are open have come.
+
+    `crossed`: two clients began a WireGuard handshake with each other at the same moment and lost their
+    session by it, of which no control server knows. Dials of earlier steps, which go on for a minute
+    behind the test's back, make that happen once in a few hundred switches.
+    """
 
     netmaps: float
     pages: float
+    crossed: bool
 
 
 class Stage:
@@ -101,8 +109,12 @@ class Stage:
 
     def fetch(self, flow: Flow, timeout_s: float) -> list[Answer]:
         """The page behind a flow, over connections made for this: one by IPv4, then one by IPv6."""
-        node = self.nodes[flow.source]
-        return [node.fetch(place, timeout_s=timeout_s) for place in self._places(flow)]
+        return [self._fetch(flow, place, timeout_s) for place in self._places(flow)]
+
+    def _fetch(self, flow: Flow, place: str, timeout_s: float) -> Answer:
+        # Every fetch dials anew. These connections stay open, for a tsnet device ignores a SYN whose port is
+        # still in TIME_WAIT, and a port is soon used again when there are hundreds of them in a minute.
+        return self.nodes[flow.source].fetch(place, path=KEPT, timeout_s=timeout_s)
 
     def reaching(self, flows: Iterable[Flow]) -> set[Flow]:
         """The flows that bring a page, by IPv4 or IPv6, when all are tried at once and not for long."""
@@ -110,8 +122,7 @@ class Stage:
 
         def reaches(one: tuple[Flow, str]) -> bool:
             flow, place = one
-            answer = self.nodes[flow.source].fetch(place, timeout_s=HOPELESS_FETCH_S)
-            return self._is_page(flow, answer)
+            return self._is_page(flow, self._fetch(flow, place, HOPELESS_FETCH_S))
 
         return {flow for (flow, _), came in zip(tries, self._pool.map(reaches, tries), strict=True) if came}
 
@@ -148,11 +159,13 @@ class Stage:
 
     def switch(self, case: Case) -> Convergence:
         """A new policy, until netmaps and traffic agree with it, and go on to."""
+        marks = {node.process: node.process.mark() for node in self.nodes.values()}
         commit = self.put(case)
         agreed = self.wait_agreed(case)
         pages = self.check_traffic(case)
         assert self.disagreements(case, self.netmaps()) == []
-        return Convergence(agreed - commit.before, pages - commit.before)
+        crossed = any(process.find(_CROSSED, mark) for process, mark in marks.items())
+        return Convergence(agreed - commit.before, pages - commit.before, crossed)
 
     def wait_agreed(self, case: Case) -> float:
         """`time.monotonic()` when all clients had shown netmaps that agree with a policy."""

@@ -14,7 +14,7 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import BadRequest, NotFound, Unavailable
 from app.keys import DiscoKey
-from app.model import Device, DeviceId, HotState
+from app.model import Device, DeviceId, HotState, Instance
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ async def test_routing_facts_cross_clusters(prepared: Database, owner: Scoped, d
 
 
 async def test_instances(prepared: Database, owner: Scoped) -> None:
-    await owner.put_instance("i1", addr="192.0.2.1:8080", version="1")
-    await owner.put_instance("i1", addr="192.0.2.2:8080", version="2")
+    await owner.put_instance(Instance("i1", addr="192.0.2.1:8080", version="1"))
+    await owner.put_instance(Instance("i1", addr="192.0.2.2:8080", version="2"))
     rows = (await rows_of(prepared.dsn, "a"))["instances"]
     assert len(rows) == 1
     assert "192.0.2.2:8080" in rows[0]

@@ -18,7 +18,7 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import LeaseLost, NotFound, WrongCluster
 from app.keys import MachineKey, NodeKey
-from app.model import Device, DeviceId, HotState, LoginAsk, RequestId, Tenant, User
+from app.model import Device, DeviceId, HotState, Instance, LoginAsk, RequestId, Tenant, User
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
@@ -26,8 +26,8 @@ from app.tokens import parse_auth_token
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "get_request", "read_logins", "open_login", "trim_logins",
-    "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
+    "node_key_known", "route_machine", "cluster_owner", "get_request", "read_logins", "open_login",
+    "trim_logins", "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ async def bravo(prepared: Database) -> Bravo:
     assert doomed is not None
     ask = LoginAsk(MachineKey(bytes(32)), NodeKey(bytes(32)), "bravo", "", "", 1, False, "", "")
     login_id = await owner.open_login(ask, "0" * 24)
-    await owner.put_instance("bravo-instance")
+    await owner.put_instance(Instance("bravo-instance"))
     await owner.put_own_region(900, {"RegionCode": "bravo-region"})
     await shell.delete_device(tenant_id, doomed.id)
     await shell.close()
@@ -92,6 +92,7 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "online_flags": [True], "last_seens": [1.9e9], "before": 4e9, "display_name": "", "email": "",
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
+        "internal_addr": "stolen", "advertise_addr": "stolen", "silent_s": 1e6,
         "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
         "resume": True, "result": "{}", "progress": "{}", "error": None,

@@ -411,6 +411,18 @@ async def test_database_away_keeps_the_own_regions() -> None:
         await DerpMapSource(own_regions=first).refresh()
 
 
+async def test_own_regions_alone_are_read_without_asking_a_url(site: Site) -> None:
+    """At a takeover nobody waits for a distant server."""
+    own = Rows(row(900))
+    source = DerpMapSource([site.url], own_regions=own)
+    await source.refresh()
+    site.status = 500
+    own.rows = [row(900), row(901)]
+    assert await source.refresh(own_only=True)
+    assert region_ids(source) == [1, 900, 901]
+    assert source.problems == ()
+
+
 async def test_concurrent_refreshes_wait_for_each_other(site: Site) -> None:
     source = DerpMapSource([site.url])
     assert sorted(await asyncio.gather(*(source.refresh() for _ in range(3)))) == [False, False, True]

@@ -124,6 +124,9 @@ class Viewer:
         message = decode(body, self.variant)
         self.client.apply(message)
         assert self.client.violations == []
+        for name in ("Peers", "PeersChanged"):
+            ids = [peer["ID"] for peer in message.get(name) or []]
+            assert ids == sorted(ids), name
         return message
 
 

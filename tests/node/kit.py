@@ -16,11 +16,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import orjson
 
-from app.client.connection import ControlConnection, ResponseStream
+from app.client.connection import ControlConnection
 from app.client.device import SimulatedDevice
 from app.client.mapblob import decode_blob
 from app.client.netmap import ClientNetmap
 from app.client.serverkey import fetch_server_key
+from app.client.streams import ResponseStream
 from app.db.setup import Database
 from app.runtime import Daemon
 from app.settings import load
@@ -196,7 +197,7 @@ class InProcess:
 
     def metrics(self) -> Counter[str]:
         """Series by name, summed over their labels."""
-        self.owner.metrics_text()
+        self.serving.metrics_text(self.owner.metrics)
         found: Counter[str] = Counter()
         for family in self.owner.metrics.registry.collect():
             for sample in family.samples:

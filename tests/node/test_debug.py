@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from app.netmap.compare import MAX_LISTED, differences
 from tests.node.kit import Recorder, joined, own_tenant
-from tests.node.support import Administration, ServeProcess, fresh_database
+from tests.node.support import Administration, ServeProcess, eventually, fresh_database
 
 PEER = {
     "ID": 2,
@@ -98,13 +98,14 @@ async def test_messages_are_counted_by_what_is_in_them(serve: ServeProcess, tena
         for number in range(3):
             await two.update(endpoints=[f"192.0.2.9:{1000 + number}"])
             await one.sees(two.id, Endpoints=[f"192.0.2.9:{1000 + number}"])
-        after = await serve.metrics()
 
-        def grown(name: str) -> float:
-            return sum(
-                value - before.get(series, 0.0) for series, value in after.items() if series.startswith(name)
-            )
+        async def counted() -> bool:
+            after = await serve.metrics()
 
-        assert grown("hs_messages_total{kind=patch}") >= 3
-        assert grown("hs_netmap_puts_total") >= 3
-        assert grown("hs_loop_stall_seconds_count") > 0
+            def grown(series: str) -> float:
+                return after[series] - before.get(series, 0.0)
+
+            patches, puts = grown("hs_messages_total{kind=patch}"), grown("hs_netmap_puts_total")
+            return patches >= 3 and puts >= 3 and grown("hs_loop_stall_seconds_count") > 0
+
+        await eventually(counted, "messages, puts and the loop's lateness are counted")

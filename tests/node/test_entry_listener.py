@@ -15,6 +15,7 @@ from app.client.connection import ControlConnection
 from app.client.serverkey import fetch_server_key
 from app.entry import limits as limits_module
 from app.entry import listener as listener_module
+from app.entry import sockets
 from app.entry.head import MAX_HEAD_BYTES
 from app.wire import http2, noise
 from app.wire.records import EarlyPayloadReader, Opener, Sealer
@@ -460,4 +461,4 @@ async def test_limits_are_named_and_plausible() -> None:
     assert (limits_module.MAX_HALF_OPEN, limits_module.MAX_HALF_OPEN_PER_ADDRESS) == (4096, 1024)
     assert limits_module.MAX_CONNECTIONS_PER_ADDRESS == 50_000
     assert MAX_HEAD_BYTES == 16 * 1024
-    assert (listener_module.PEER_IDLE_S, listener_module.PEER_UNACKED_S) == (60, 60)
+    assert (sockets.PEER_IDLE_S, sockets.PEER_UNACKED_S) == (60, 60)

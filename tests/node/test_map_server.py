@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app.compression import compress
-from app.entry import listener as listener_module
+from app.entry import sockets
 from app.keys import disco_key_text
 from app.wire import mapstream
 from node import session as session_module
@@ -133,8 +133,8 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits that matter to slow readers, at a tenth."""
     monkeypatch.setattr(session_module, "MAX_BACKLOG_BYTES", 24 * 1024)
     monkeypatch.setattr(session_module, "CAUGHT_UP_BYTES", 6 * 1024)
-    monkeypatch.setattr(listener_module, "PAUSE_WRITING_BYTES", 6 * 1024)
-    monkeypatch.setattr(listener_module, "RESUME_WRITING_BYTES", 2 * 1024)
+    monkeypatch.setattr(sockets, "PAUSE_WRITING_BYTES", 6 * 1024)
+    monkeypatch.setattr(sockets, "RESUME_WRITING_BYTES", 2 * 1024)
 
 
 @pytest.mark.parametrize("stops", ["http2 window", "tcp"])
@@ -264,8 +264,8 @@ def test_the_limits_are_what_proxies_and_clients_bear() -> None:
     assert STUCK_CLOSE_S == 120.0
     assert MAX_BACKLOG_BYTES == 256 * 1024
     # A transport that is not full never says so: what it may hold unasked must count as caught up.
-    assert session_module.CAUGHT_UP_BYTES == listener_module.PAUSE_WRITING_BYTES == 64 * 1024
-    assert listener_module.RESUME_WRITING_BYTES == 16 * 1024
+    assert session_module.CAUGHT_UP_BYTES == sockets.PAUSE_WRITING_BYTES == 64 * 1024
+    assert sockets.RESUME_WRITING_BYTES == 16 * 1024
     assert mapstream.KEEPALIVE == b'{"KeepAlive":true}'
     assert tunnel_module.IDLE_CLOSE_S == 120.0
 

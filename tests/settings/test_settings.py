@@ -47,6 +47,7 @@ def test_starts_with_nothing(tmp_path: Path) -> None:
     assert settings.listen_addr == "127.0.0.1:8080"
     assert settings.server_url == "http://127.0.0.1:8080"
     assert settings.metrics_listen_addr == "127.0.0.1:9090"
+    assert (settings.internal_addr, settings.advertise_addr) == ("127.0.0.1:0", "")
     assert settings.secret_key_file == tmp_path / "state" / "secret.key"
     assert settings.dns.base_domain == "hs.internal"
     assert settings.dns.override_local_dns is False
