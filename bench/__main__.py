@@ -21,6 +21,7 @@ from bench import (
     policy,
     registration,
     report,
+    startup,
     takeover,
 )
 from bench.report import Table
@@ -36,6 +37,7 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "tenants": churn.run_tenants,
     "most": most.run,
     "takeover": takeover.run,
+    "startup": startup.run,
     "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,

@@ -17,6 +17,7 @@ from app.client.connection import ControlConnection
 from app.client.device import SimulatedDevice
 from app.compression import compress
 from app.errors import RemoteProtocolError
+from app.keys import disco_key_text, node_key_text
 from app.simulation.scenario import Spec
 from app.simulation.thin import ThinDevice
 from app.simulation.world import World
@@ -99,6 +100,19 @@ class Member(ThinDevice):
             "Services": [{"Proto": "peerapi4", "Port": 41234}, {"Proto": "peerapi6", "Port": 41234}],
             "NetInfo": {"PreferredDERP": 900, "WorkingUDP": True},
         }
+
+    def at(self, target: Target) -> Member:
+        """The same device by another way; this one is cut."""
+        self.abort()
+        other = Member(target, self.spec.hostname)
+        other._machine, other._node_key, other._disco_key = self._machine, self._node_key, self._disco_key
+        other._registered = self._registered
+        return other
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What a map request names it by."""
+        return {"NodeKey": node_key_text(self._node_key), "DiscoKey": disco_key_text(self._disco_key)}
 
     async def listen_only(self, sink: Sink) -> None:
         connection = await self.connect()

@@ -134,7 +134,7 @@ class Server:
         cluster, of which this one is the standby."""
         self._dsn, self._state_dir, self._module = dsn, state_dir, module
         self._log = state_dir / "server.log"
-        listen = f"127.0.0.1:{_free_port()}"
+        listen = f"127.0.0.1:{free_port()}"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HS_")},
             "PG_DSN": dsn,
@@ -299,7 +299,7 @@ class Foreign:
         return Target(self.url, asyncio.run(fetch_server_key(self.url, 130)), self.keys[0], self.pid, 0)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

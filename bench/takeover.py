@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from app.client.device import SimulatedDevice
+from app.client.requests import CAPVER
 from app.errors import RemoteProtocolError
-from app.keys import disco_key_text, node_key_text
-from bench.load import CAPVER, DEADLINE_S, Member, Sink, connected, each, quiet, registered
+from bench.load import DEADLINE_S, Member, Sink, connected, each, quiet, registered
 from bench.report import Table, percentile
 from bench.system import Lab, Server, Target, cpu_s, in_load_process, rss_bytes
 
@@ -95,38 +95,32 @@ async def _cost(direct: Target, entry: Target, fleet: int, rounds: int) -> dict[
         await asyncio.sleep(1)
         found[f"{name}_ms"] = await _round_trips(member, rounds)
         before = cpu_s(entry.pid), cpu_s(direct.pid)
-        size = await _read_maps([member, *(_as(target, one) for one in there[: READERS - 1])], rounds // 8)
+        others = [one.at(target) for one in there[: READERS - 1]]
+        size = await _read_maps([member, *others], rounds // 8)
         mb = size / 1e6
         found[f"{name}_entry_ms_per_mb"] = [(cpu_s(entry.pid) - before[0]) * 1000 / mb]
         found[f"{name}_owner_ms_per_mb"] = [(cpu_s(direct.pid) - before[1]) * 1000 / mb]
-        member.drop()
-        for one in there:
-            one.drop()
+        for one in (member, *others):
+            one.abort()
     # Connections that only stand there, and what it takes to make them.
     sink = Sink()
-    await connected([_as(entry, one) for one in there[:1]], sink)
+    first = there[0].at(entry)
+    await connected([first], sink)
     await quiet(sink)
     before_cpu, before_rss = cpu_s(entry.pid), rss_bytes(entry.pid)
-    members = [_as(entry, one) for one in there[1:]]
+    members = [one.at(entry) for one in there[1:]]
     await connected(members, sink)
     await quiet(sink)
     found["connect_ms"] = [(cpu_s(entry.pid) - before_cpu) * 1000 / len(members)]
     found["connection_kb"] = [(rss_bytes(entry.pid) - before_rss) / 1e3 / len(members)]
-    for one in there:
-        one.drop()
+    for one in (first, *members):
+        one.abort()
     return found
-
-
-def _as(target: Target, member: Member) -> Member:
-    """The same device by another way."""
-    member.drop()
-    member._target = target
-    return member
 
 
 async def _round_trips(member: Member, rounds: int) -> list[float]:
     """Milliseconds of requests that only need an answer."""
-    connection = member.connection or await member.connect()
+    connection = await member.connect()
     times = []
     for _ in range(rounds):
         started = time.monotonic()
@@ -141,13 +135,8 @@ async def _read_maps(members: list[Member], rounds: int) -> int:
 
     async def read(member: Member) -> None:
         nonlocal total
-        connection = member.connection or await member.connect()
-        request = {
-            "Version": CAPVER,
-            "NodeKey": node_key_text(member._node_key),
-            "DiscoKey": disco_key_text(member._disco_key),
-        }
-        body = orjson.dumps(request)
+        connection = await member.connect()
+        body = orjson.dumps({"Version": CAPVER, **member.keys})
         for _ in range(rounds):
             status, answer = await connection.request("/machine/map", body, deadline_s=DEADLINE_S)
             if status != 200:

@@ -226,3 +226,46 @@ def test_a_standby_keeps_the_last_good_file(tmp_path: Path) -> None:
         file.try_again()
         assert file.text == then
     assert file.stored(TENANT.id).note == str(path)
+
+
+def reach_each_other(parts: Parts, one: int, other: int) -> bool:
+    """Whether two devices are each other's peers, once everything collected has taken effect."""
+    netmap = parts.hub._tenants[TENANT.id].netmap
+    netmap.commit()
+    return netmap.engine.sees(*(netmap.engine.class_of(DeviceId(number)) for number in (one, other)))
+
+
+@pytest.mark.parametrize(("text", "after"), [(None, True), ('{"acls": []}', False)])
+async def test_until_it_is_known_whether_a_tenant_has_a_policy_nobody_reaches_anybody(
+    text: str | None, after: bool
+) -> None:
+    """A device registers in a tenant that was made after the last load: its policy comes with the next."""
+    parts = Parts()
+    if text is not None:
+        parts.database.policies[TENANT.id] = stored(text)
+    parts.hub.put_tenant(TENANT, sure=False)
+    for number in (1, 2):
+        parts.own_commit(device(number))
+    assert not reach_each_other(parts, 1, 2)
+    await parts.refresher.load()
+    assert reach_each_other(parts, 1, 2) is after
+    parts.hub.remove_tenant(TENANT.id)
+
+
+async def test_a_stored_text_that_cannot_be_read_opens_nothing(parts: Parts) -> None:
+    put(parts, '{"acls": []}')
+    await parts.refresher.catch_up()
+    assert not reach_each_other(parts, 1, 2)
+    put(parts, BROKEN, 2)
+    await parts.refresher.catch_up()
+    assert not reach_each_other(parts, 1, 2)
+
+
+async def test_a_first_text_that_cannot_be_read_opens_nothing() -> None:
+    parts = Parts()
+    parts.database.policies[TENANT.id] = stored(BROKEN)
+    parts.database.commit(device(1), device(2))
+    await parts.refresher.load()
+    assert not reach_each_other(parts, 1, 2)
+    assert parts.invalid
+    parts.hub.remove_tenant(TENANT.id)
