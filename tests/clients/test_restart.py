@@ -20,6 +20,7 @@ BACK_DEADLINE_S = 40.0
 FETCHES_IN_OUTAGE = 20
 OUTAGE_DEADLINE_S = 20.0
 DIRECT_DEADLINE_S = 15.0
+STORED_DEADLINE_S = 5.0
 
 Record = Callable[[str, object], None]
 
@@ -70,5 +71,11 @@ def test_traffic_goes_on_and_clients_return(
         assert {key: after[name][key] for key in ("id", "ip_addresses", "fqdn", "user")} == {
             key: before[name][key] for key in ("id", "ip_addresses", "fqdn", "user")
         }
-        assert after[name]["online"]
+
+    def online() -> bool:
+        listed = server.devices()
+        return all(listed[name]["online"] for name in names)
+
+    # The list is the database's, where presence is stored in batches.
+    eventually(online, STORED_DEADLINE_S, "both are stored as online")
     assert server.metric("hs_registrations_total") == 0
