@@ -181,10 +181,31 @@ def upgrade(*headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
+#: Turns of the loop that the other ends of connections need to close.
+CLOSING_TURNS = 20
+#: Closed after every test, whatever became of them.
+_callers: list[Caller] = []
+
+
 async def dial(port: int, data: bytes | None = None, tls: ssl.SSLContext | None = None) -> Caller:
     caller = Caller(*await asyncio.open_connection("127.0.0.1", port, ssl=tls))
+    _callers.append(caller)
     caller.writer.write(upgrade() if data is None else data)
     return caller
+
+
+@pytest.fixture(autouse=True)
+async def nobody_left() -> AsyncIterator[None]:
+    """Closes what a test dialled. uvloop on older Pythons refuses to end with connections half closed."""
+    yield
+    while _callers:
+        caller = _callers.pop()
+        caller.close()
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(DEADLINE_S):
+                await caller.writer.wait_closed()
+    for _ in range(CLOSING_TURNS):
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
