@@ -285,11 +285,16 @@ class TenantNetmap:
 
     def _row(self, device: Device, fqdn: str, expired: bool, old: Row | None, again: set[DeviceId]) -> Row:
         """A picture that can be told. Raises ValueError and its like, and has changed nothing then."""
-        untold = Row(device, fqdn, self.engine.untold_class, expired=expired)
-        untold.json()
-        keeps_class = old is not None and device.id not in again and _same_to_policy(old.device, device)
-        cls = self.engine.class_of(device.id) if keeps_class else self.engine.put(device)
-        return Row(device, fqdn, cls, expired=expired, primaries=self.engine.carried_routes(device.id))
+        if old is not None and device.id not in again and _same_to_policy(old.device, device):
+            row = self._row_in(self.engine.class_of(device.id), device, fqdn, expired)
+            row.json()
+            return row
+        Row(device, fqdn, self.engine.untold_class, expired=expired).json()
+        return self._row_in(self.engine.put(device), device, fqdn, expired)
+
+    def _row_in(self, cls: DeviceClass, device: Device, fqdn: str, expired: bool) -> Row:
+        carried = self.engine.carried_routes(device.id)
+        return Row(device, fqdn, cls, expired=expired, primaries=carried)
 
     def _reclassify(self, changes: dict[DeviceId, RowChange]) -> Swap:
         """After another policy: every row in its new class."""
@@ -310,8 +315,7 @@ class TenantNetmap:
                 after.shape.no_v4,
                 after.peer_caps,
             ):
-                carried = self.engine.carried_routes(device_id)
-                new = Row(row.device, row.fqdn, after, expired=row.expired, primaries=carried)
+                new = self._row_in(after, row.device, row.fqdn, row.expired)
                 changes[device_id] = RowChange(row, new)
                 rows[device_id] = new
             else:
@@ -325,8 +329,7 @@ class TenantNetmap:
         """Routes may be shown differently now: such routers are compared with what was told of them."""
         for device_id in routers - changes.keys():
             row = self._rows[device_id]
-            carried = self.engine.carried_routes(device_id)
-            new = Row(row.device, row.fqdn, row.cls, expired=row.expired, primaries=carried)
+            new = self._row_in(row.cls, row.device, row.fqdn, row.expired)
             self._members.put(device_id, row, new)
             changes[device_id] = RowChange(row, new)
         if routers:

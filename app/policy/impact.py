@@ -7,6 +7,7 @@ since `autogroup:self` means only them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def _approved(engine: PolicyEngine, devices: Iterable[Device]) -> Iterator[tuple
 # -- what one policy allows, rule by rule ------------------------------------------------------------
 
 
-class _Relation:
+class _Relation(ABC):
     """Rules as sources and targets of classes. Bit n of a mask is the rule of that number."""
 
     def __init__(self) -> None:
@@ -152,11 +153,11 @@ class _Relation:
             found = self._targets[cls] = self._target(cls)
         return found
 
-    def _source(self, cls: DeviceClass) -> tuple[int, int]:
-        raise NotImplementedError
+    @abstractmethod
+    def _source(self, cls: DeviceClass) -> tuple[int, int]: ...
 
-    def _target(self, cls: DeviceClass) -> _Target:
-        raise NotImplementedError
+    @abstractmethod
+    def _target(self, cls: DeviceClass) -> _Target: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from db_helpers import Home, take_lease
+from db_helpers import Home, Watch, as_role, join, take_lease
 
 from app.db.scoped import Scoped
 from app.db.setup import Database
+from app.model import Device
 
 
 @pytest.fixture
@@ -44,3 +45,19 @@ async def home(admin: Scoped) -> Home:
     _, single = await admin.create_auth_key(tenant.id, user.id)
     _, tagged = await admin.create_auth_key(tenant.id, None, reusable=True, tags=["tag:web"])
     return Home(tenant, user, reusable, single, tagged)
+
+
+@pytest.fixture
+async def watch(prepared: Database, owner: Scoped, home: Home) -> AsyncIterator[Watch]:
+    conn = await as_role(prepared.dsn, "hs_owner")
+    watching = Watch(owner, conn)
+    await watching.start()
+    yield watching
+    await conn.close()
+
+
+@pytest.fixture
+async def router(owner: Scoped, home: Home) -> Device:
+    device = (await join(owner, home.reusable)).device
+    assert device is not None
+    return device

@@ -185,3 +185,33 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+
+class Watch:
+    """What a cluster's reader finds and its listener hears."""
+
+    def __init__(self, scoped: Scoped, conn: asyncpg.Connection) -> None:
+        self.scoped = scoped
+        self.conn = conn
+        self.heard: list[tuple[str, str]] = []
+        self.position = ""
+
+    async def start(self) -> None:
+        for cluster_id in ("a", "b"):
+            await self.conn.add_listener(f"netmap_dirty_{cluster_id}", self._hear)
+        self.position = await self.scoped.current_position()
+
+    def _hear(self, _conn: object, _pid: int, channel: str, payload: object) -> None:
+        self.heard.append((channel.removeprefix("netmap_dirty_"), str(payload)))
+
+    async def take(self) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+        """Change rows (kind, scope key, origin) and notifications since the last call."""
+        # A notification of our own, after all others in the queue of the server.
+        await self.conn.add_listener("test_fence", self._hear)
+        await self.conn.execute("NOTIFY test_fence, 'end'")
+        await until(lambda: ("test_fence", "end") in self.heard)
+        await self.conn.remove_listener("test_fence", self._hear)
+        heard = [item for item in self.heard if item[0] != "test_fence"]
+        self.heard.clear()
+        self.position, found = await self.scoped.changes(self.position)
+        return [(c.kind, c.scope_key, c.origin) for c in found], heard

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-from db_helpers import Home, as_role, join
-from test_db_capture import Watch
+from db_helpers import Home, Watch, as_role, join
 
 from app.db.policies import MAX_NOTE
 from app.db.scoped import Scoped
@@ -22,22 +20,6 @@ from app.policy.people import ROLES
 
 PARALLEL = 20
 EXIT = ("0.0.0.0/0", "::/0")
-
-
-@pytest.fixture
-async def watch(prepared: Database, owner: Scoped, home: Home) -> AsyncIterator[Watch]:
-    conn = await as_role(prepared.dsn, "hs_owner")
-    watching = Watch(owner, conn)
-    await watching.start()
-    yield watching
-    await conn.close()
-
-
-@pytest.fixture
-async def router(owner: Scoped, home: Home) -> Device:
-    device = (await join(owner, home.reusable)).device
-    assert device is not None
-    return device
 
 
 async def audits(dsn: str, action: str) -> list[tuple[str, str, Any, Any]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
-from db_helpers import Home, as_role, join, take_lease, wish
-from test_db_capture import Watch
+from db_helpers import Home, Watch, as_role, join, take_lease, wish
 from test_db_policies import audits
 
 from app.db.scoped import Scoped
@@ -16,22 +13,6 @@ from app.errors import BadRequest, LeaseLost, NotFound, Refused
 from app.model import Device, DeviceId, Permit, UserId
 
 EXIT = ("0.0.0.0/0", "::/0")
-
-
-@pytest.fixture
-async def watch(prepared: Database, owner: Scoped, home: Home) -> AsyncIterator[Watch]:
-    conn = await as_role(prepared.dsn, "hs_owner")
-    watching = Watch(owner, conn)
-    await watching.start()
-    yield watching
-    await conn.close()
-
-
-@pytest.fixture
-async def router(owner: Scoped, home: Home) -> Device:
-    device = (await join(owner, home.reusable)).device
-    assert device is not None
-    return device
 
 
 async def test_announced_routes_and_sticky_approvals(owner: Scoped, router: Device, watch: Watch) -> None:

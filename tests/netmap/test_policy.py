@@ -10,6 +10,7 @@ import pytest
 
 from app.model import DeviceId, UserId
 from app.netmap.flush import RESYNC, Flush
+from app.netmap.members import MAX_LISTS
 from app.netmap.tenant import TenantNetmap
 from app.netmap.variant import Variant
 from app.policy.document import NO_POLICY, Policy
@@ -205,3 +206,22 @@ def test_a_changed_user_moves_its_devices_and_nobody_else() -> None:
     body = flush.message_for(DeviceId(4), Variant.PLAIN)
     assert isinstance(body, bytes)
     assert ids(json.loads(body)["PeersChanged"]) == [2]
+
+
+def test_lists_of_peers_are_bounded_and_what_gave_way_is_made_anew() -> None:
+    """Every user sees own devices alone, so every class of viewers has a list of its own."""
+    users = tuple(range(1, MAX_LISTS + 11))
+    rules = read('{"acls": [{"action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:self:*"]}]}')
+    netmap = make_netmap(rules, users)
+    for user in users:
+        for number in (user, 500 + user):
+            netmap.put(make_device(number, user_id=UserId(user)))
+    netmap.commit()
+    for _ in range(2):
+        for user in users:
+            whole = json.loads(netmap.full_map(DeviceId(user), Variant.PLAIN, NOW))
+            assert ids(whole["Peers"]) == [500 + user]
+            assert len(netmap._members._list_of) <= MAX_LISTS
+        # What has no list any more must not miss it when its rows change.
+        netmap.put(make_device(501, user_id=UserId(1), endpoints=("192.0.2.1:1",)))
+        netmap.commit()
