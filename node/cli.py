@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from pathlib import Path
 
 import click
-from click.shell_completion import get_completion_class
 
 from app import __version__
-from app.errors import HsError
-from node import shell
+from app.commands import (
+    FORMATS,
+    completion_command,
+    config_option,
+    load_settings,
+    output_option,
+    program_name,
+    run_program,
+)
+from app.output import show
 from node.cli_auth import auth
 from node.cli_clusters import clusters
 from node.cli_debug import debug
 from node.cli_devices import nodes
 from node.cli_keys import preauthkeys
-from node.cli_options import FORMATS, PROGRAM, Verbs, config_option, load_settings, output_option
+from node.cli_options import PROGRAM, Verbs
 from node.cli_policy import policy
 from node.cli_rebuild import rebuild
 from node.cli_routes import routes
 from node.cli_simulate import simulate
 from node.cli_system import config_check, configuration, db, health
 from node.cli_users import users
-
-COMPLETION_VARIABLE = "_HS_NODE_COMPLETE"
-
-
-def program_name() -> str:
-    """How a person in this directory calls this command."""
-    path = Path(sys.argv[0]).absolute()
-    if shutil.which(path.name) == str(path) or not os.access(path, os.X_OK):
-        return PROGRAM
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,7 +54,7 @@ def serve(config: str | None, standby: bool) -> None:
     raise_open_files()
 
     async def main(daemon: Daemon) -> None:
-        await Serving(daemon, settings, standby, click.echo, program_name()).run()
+        await Serving(daemon, settings, standby, click.echo, program_name(PROGRAM)).run()
 
     sys.exit(run_daemon(main))
 
@@ -83,16 +77,7 @@ def version(output: str) -> None:
     if output == "table":
         click.echo(f"{PROGRAM}, version {__version__}")
     else:
-        shell.show({"version": __version__}, output)
-
-
-@cli.command()
-@click.argument("kind", metavar="[bash|zsh|fish]", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(kind: str) -> None:
-    """Print a shell's completion: `source <(hs-node completion bash)`."""
-    found = get_completion_class(kind)
-    assert found is not None
-    click.echo(found(cli, {}, PROGRAM, COMPLETION_VARIABLE).source())
+        show({"version": __version__}, output)
 
 
 for group in (
@@ -102,6 +87,7 @@ for group in (
     cli.add_command(group)
 cli.add_command(config_check, "configtest")
 cli.add_command(simulate)
+cli.add_command(completion_command(cli, PROGRAM))
 cli.also(
     users="user",
     preauthkeys="preauthkey authkeys authkey pre",
@@ -112,31 +98,9 @@ cli.also(
 )
 
 
-def sentence(error: click.ClickException) -> str:
-    """One line: what is wrong with the command, and where its help is."""
-    text = " ".join(error.format_message().split())
-    ctx = error.ctx if isinstance(error, click.UsageError) else None
-    return text if ctx is None else f"{text.rstrip('.')}; see {ctx.command_path} --help"
-
-
 def main() -> None:
-    """Entry point; the one place where an error becomes a sentence and an exit code."""
-    try:
-        cli(standalone_mode=False, prog_name=PROGRAM, complete_var=COMPLETION_VARIABLE)
-    except HsError as error:
-        click.echo(f"error: {error.message}", err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        click.echo("aborted", err=True)
-        sys.exit(1)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        click.echo(f"error: {sentence(error)}", err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+    """Entry point."""
+    run_program(cli, PROGRAM)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from app.commands import config_option, load_settings, output_option, run
 from node import shell_auth
-from node.cli_options import Verbs, chosen, config_option, load_settings, output_option, run, tenant_option
+from node.cli_options import Verbs, chosen, tenant_option
 
 
 @click.group(cls=Verbs)

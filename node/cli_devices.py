@@ -6,19 +6,9 @@ import time
 
 import click
 
+from app.commands import config_option, load_settings, moment, output_option, run, yes_option
 from node import shell_devices
-from node.cli_options import (
-    Verbs,
-    chosen,
-    config_option,
-    load_settings,
-    moment,
-    output_option,
-    run,
-    tag_list,
-    tenant_option,
-    yes_option,
-)
+from node.cli_options import Verbs, chosen, tag_list, tenant_option
 
 
 @click.group(cls=Verbs)

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import click
 
+from app.commands import config_option, life, load_settings, output_option, run, yes_option
 from node import shell_keys
-from node.cli_options import (
-    Verbs,
-    chosen,
-    config_option,
-    life,
-    load_settings,
-    output_option,
-    run,
-    tag_list,
-    tenant_option,
-    yes_option,
-)
+from node.cli_options import Verbs, chosen, tag_list, tenant_option
 
 
 @click.group(cls=Verbs)

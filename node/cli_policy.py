@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import click
 
-from node.cli_options import (
-    Verbs,
-    chosen,
-    config_option,
-    load_settings,
-    output_option,
-    run,
-    tenant_option,
-    yes_option,
-)
+from app.commands import config_option, load_settings, output_option, run, yes_option
+from node.cli_options import Verbs, chosen, tenant_option
 
 
 @click.group(cls=Verbs)

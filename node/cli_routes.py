@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from node.cli_options import Verbs, config_option, load_settings, output_option, run, tenant_option
+from app.commands import config_option, load_settings, output_option, run
+from node.cli_options import Verbs, tenant_option
 
 
 @click.group(cls=Verbs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from node.cli_options import life, output_option
+from app.commands import life, output_option
 
 #: `app.simulation.scenario.KINDS`; not imported, so that other commands start fast.
 CHURN = ("endpoints", "online", "join-leave", "storm")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from app.commands import config_option, load_all, load_settings, output_option, run
 from node import shell_check
-from node.cli_options import Verbs, config_option, load_all, load_settings, output_option, run
+from node.cli_options import Verbs
 
 
 @click.group(cls=Verbs)

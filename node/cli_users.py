@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import click
 
+from app.commands import config_option, load_settings, output_option, run, yes_option
 from app.policy.people import ROLES
 from node import shell_users
-from node.cli_options import (
-    Verbs,
-    chosen,
-    config_option,
-    load_settings,
-    output_option,
-    run,
-    tenant_option,
-    yes_option,
-)
+from node.cli_options import Verbs, chosen, tenant_option
 
 
 @click.group(cls=Verbs)

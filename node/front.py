@@ -21,10 +21,10 @@ from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet, Tunnel
 from app.entry.relays import Relays
 from app.errors import ConfigError
+from app.listen import WEB_STOP_S, reason_of, split_listen, tls_context
 from app.model import ClusterOwner
 from app.settings import Settings
 from node.follower import Follower
-from node.listen import WEB_STOP_S, reason_of, split_listen, tls_context
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
 from node.web import Facts, client_app

@@ -23,6 +23,7 @@ from app.db.scoped import Scoped
 from app.entry.limits import ConnectionLimits
 from app.entry.listener import Handshake, Outlet
 from app.errors import HsError
+from app.jobs import Job
 from app.settings import Settings
 from app.wire import records
 from app.wire.dialplan import dial_plan
@@ -32,7 +33,6 @@ from node.derpmap import DerpMapSource
 from node.follower import HEARTBEAT_S, Follower, control_time
 from node.hotstate import HotState
 from node.hub import Hub
-from node.jobs import Job
 from node.login import LoginFlow, Waiters
 from node.machine import MachineApi
 from node.metrics import Metrics

@@ -22,7 +22,9 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import HsError, LeaseLost, LeaseTaken, Unavailable
+from app.jobs import Job, schedule
 from app.keys import NodeKey
+from app.listen import listening
 from app.model import Login
 from app.pg import make_state_dir
 from app.runtime import Daemon
@@ -33,8 +35,6 @@ from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor
 from node.follower import HEARTBEAT_S, Follower
 from node.front import Front
-from node.jobs import Job, schedule
-from node.listen import listening
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile

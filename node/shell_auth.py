@@ -5,8 +5,9 @@ from __future__ import annotations
 from app.db.scoped import Scoped
 from app.keys import fingerprint
 from app.model import Login
+from app.output import Row, show, when
 from app.settings import Settings
-from node.shell import Row, actor, administration, owner_of, show, when
+from node.shell import actor, administration, owner_of
 
 
 async def list_logins(settings: Settings, output: str) -> None:

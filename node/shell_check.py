@@ -15,12 +15,12 @@ from app.db import migrate
 from app.db.setup import Database
 from app.deployment import NOISE_KEY_NAME, load_or_create_noise_key
 from app.errors import ConfigError, HsError
+from app.listen import reason_of, split_listen, tls_context
 from app.model import DatabaseFacts
+from app.output import Row, show
 from app.pg import EmbeddedPostgres
 from app.settings import Loaded, Settings
-from node.listen import reason_of, split_listen, tls_context
 from node.policy_file import PolicyFile
-from node.shell import Row, show
 
 DEFAULT = "default"
 

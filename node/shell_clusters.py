@@ -6,8 +6,8 @@ from app.database import database_dsn
 from app.db.setup import Database
 from app.errors import NotFound
 from app.model import ClusterFacts
+from app.output import Row, show, when
 from app.settings import Settings
-from node.shell import Row, show, when
 
 
 async def list_clusters(settings: Settings, output: str) -> None:

@@ -9,8 +9,9 @@ import orjson
 
 from app.errors import NotFound, Unavailable
 from app.netmap.compare import differences
+from app.output import show
 from app.settings import Settings
-from node.shell import administration, show
+from node.shell import administration
 from node.shell_devices import find_device
 
 ANSWER_DEADLINE_S = 20.0

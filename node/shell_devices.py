@@ -11,8 +11,9 @@ from app.errors import NotFound
 from app.keys import disco_key_text, machine_key_text, node_key_text
 from app.model import Device, DeviceId, Tenant, User, UserId
 from app.names import full_name
+from app.output import Row, confirm, show, when
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, owner_of, show, when
+from node.shell import actor, administration, owner_of
 
 #: What is done to one device: the data, its tenant, and the device.
 Deed = Callable[[Scoped, Tenant, Device], Awaitable[object]]

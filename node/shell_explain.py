@@ -8,11 +8,12 @@ import click
 
 from app import log
 from app.errors import NotFound
+from app.output import show
 from app.policy import aliases as a
 from app.policy.addresses import parse_range
 from app.policy.explain import Answer, Explanation, RuleRef, explain, who_can_reach
 from app.settings import Settings
-from node.shell import administration, show
+from node.shell import administration
 from node.shell_policy import scene_of
 
 #: Words before a colon that belong to a name.

@@ -6,9 +6,9 @@ import httpx
 import orjson
 
 from app.errors import ConfigError, Refused, Unavailable
+from app.listen import split_listen
+from app.output import show
 from app.settings import Settings
-from node.listen import split_listen
-from node.shell import show
 
 DEADLINE_S = 5.0
 ANY_ADDRESS = ("", "0.0.0.0", "::")

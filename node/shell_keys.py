@@ -9,8 +9,9 @@ import click
 
 from app.errors import NotFound
 from app.model import AuthKey
+from app.output import Row, confirm, show, when
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, owner_of, show, when
+from node.shell import actor, administration, owner_of
 
 
 async def create_auth_key(

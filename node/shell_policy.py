@@ -15,6 +15,7 @@ from app import log
 from app.db.scoped import Scoped
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import Device, StoredPolicy, Tenant, User
+from app.output import Row, confirm, counted, show, when
 from app.policy.advice import Advice, warnings_of
 from app.policy.check import accept
 from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
@@ -23,7 +24,7 @@ from app.policy.impact import Changes, Impact, impact
 from app.policy.reader import read
 from app.settings import Settings
 from node.policy_file import PolicyFile
-from node.shell import Row, actor, administration, confirm, counted, show, when
+from node.shell import actor, administration
 
 STDIN = "-"
 #: Lines of an impact that are printed of each sort; all are in the other outputs.

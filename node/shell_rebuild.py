@@ -9,9 +9,10 @@ from app.db.requests import RequestDesk
 from app.db.scoped import Scoped
 from app.errors import BadRequest, Refused
 from app.model import Tenant
+from app.output import show
 from app.scopes import KINDS, Scope
 from app.settings import Settings
-from node.shell import actor, administration, owner_of, show
+from node.shell import actor, administration, owner_of
 from node.shell_devices import find_device
 
 __all__ = ["KINDS", "rebuild"]

@@ -8,10 +8,11 @@ import click
 
 from app import log
 from app.model import Device
+from app.output import Row, show
 from app.policy.people import Directory
 from app.policy.routes import auto_approved
 from app.settings import Settings
-from node.shell import Row, actor, administration, show
+from node.shell import actor, administration
 from node.shell_devices import find_device
 from node.shell_policy import scene_of
 

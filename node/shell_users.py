@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from app.model import User
+from app.output import Row, confirm, counted, show, when
 from app.settings import Settings
-from node.shell import Row, actor, administration, confirm, counted, owner_of, show, when
+from node.shell import actor, administration, owner_of
 
 
 async def create_user(

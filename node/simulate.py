@@ -16,10 +16,10 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.output import counted, show
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import Churn, Kind, Spec
 from app.simulation.stats import line
-from node.shell import counted, show
 
 EXIT_UNCLEAN: Final = 1
 EXIT_INTERRUPTED: Final = 130

@@ -10,9 +10,9 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import Unavailable
 from app.model import AuthKey, ClusterFacts, Device, Tenant, User
+from app.output import Row, show, when
 from app.simulation.fleet import Fleet
 from deploy.demo.fleet import away, happened
-from node.shell import Row, show, when
 from node.shell_clusters import cluster_row
 
 #: The tables must say what the devices do within this.

@@ -134,7 +134,7 @@ def test_nothing_reads_the_environment_but_settings_and_the_embedded_server():
         if re.search(r"os\.environ|os\.getenv", path.read_text()):
             guilty.append(relative)
     # Each command hands its environment to settings.load, once.
-    assert set(guilty) <= {"node/cli_options.py", "console/cli.py"}
+    assert set(guilty) <= {"app/commands.py", "console/cli.py"}
 
 
 def test_the_map_names_every_module_and_no_other():
