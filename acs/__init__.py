@@ -1,1 +1,1 @@
-"""hs-acs: admission, quotas, placement and rebalancing. Not built yet; the package keeps its place."""
+"""hs-acs: admission, quotas, placement and rebalancing over all clusters of a deployment."""

@@ -58,6 +58,19 @@ class Refused(HsError):
     code = "refused"
 
 
+class Unauthorized(HsError):
+    """The caller has not shown who it is."""
+
+    code = "unauthorized"
+
+
+class RateLimited(HsError):
+    """Too many calls; `retry_after_s` among the facts says when to come again."""
+
+    code = "rate_limited"
+    retryable = True
+
+
 class WrongCluster(HsError):
     """The object lives in another cluster now; whoever asked should be routed again."""
 

@@ -357,3 +357,21 @@ class OperatorRequest:
     @property
     def is_finished(self) -> bool:
         return self.state in ("done", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A token for hs-acs, without its secret. Times in epoch seconds."""
+
+    id: int
+    prefix: str
+    name: str
+    #: admin, tenant-admin, billing or read-only.
+    scope: str
+    #: The one tenant a tenant-admin's token is for.
+    tenant_id: TenantId | None
+    created_by: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None

@@ -175,6 +175,24 @@ class TimingSettings(_Group):
     )
 
 
+class AcsSettings(_Group):
+    """hs-acs, and the `hs-acs` commands that talk to it."""
+
+    listen_addr: Listen = Field("127.0.0.1:8180", description="Admin API, join pages, and entry for clients.")
+    metrics_listen_addr: ListenOrOff = Field("127.0.0.1:9190", description="Empty = no metrics.")
+    url: Annotated[str, AfterValidator(values.check_server_url)] = Field(
+        "", description="Where `hs-acs` commands find the API; default http://<acs.listen_addr>."
+    )
+    token: str = Field("", repr=False, description="API token of `hs-acs` commands.")
+    requests_per_minute: int = Field(600, ge=1, le=1_000_000, description="Of one token.")
+
+    @model_validator(mode="after")
+    def _derive(self) -> Self:
+        if not self.url:
+            self.__dict__["url"] = _default_url(self.listen_addr)
+        return self
+
+
 class Settings(BaseSettings):
     """Every setting of the product; see `load`."""
 
@@ -211,6 +229,7 @@ class Settings(BaseSettings):
     node: NodeSettings = NodeSettings()
     dns: DnsSettings = DnsSettings()
     policy: PolicySettings = PolicySettings()
+    acs: AcsSettings = AcsSettings()
     log: LogSettings = LogSettings()
     timing: TimingSettings = TimingSettings()
 

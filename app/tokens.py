@@ -1,6 +1,6 @@
-"""Auth keys: `hskey-auth-<tenant_id>-<prefix>-<secret>`. Pure; randomness comes in.
+"""Auth keys `hskey-auth-<tenant_id>-<prefix>-<secret>`, API tokens `hskey-api-<prefix>-<secret>`. Pure.
 
-Only the prefix and the SHA-256 of the 256-bit secret are stored. Hex keeps `--TL` out, where clients cut
+Randomness comes in. Only the prefix and the SHA-256 of the 256-bit secret are stored. Hex keeps `--TL` out, where clients cut
 (tailscale tka/sig.go DecodeWrappedAuthkey).
 """
 
@@ -18,6 +18,7 @@ RANDOM_BYTES = PREFIX_BYTES + SECRET_BYTES
 
 _MAX_ID = 2**63 - 1
 _FORM = re.compile(r"hskey-auth-([1-9][0-9]{0,18})-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
+_API_FORM = re.compile(r"hskey-api-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
 _PREFIX = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
@@ -26,6 +27,14 @@ class AuthToken:
     """What the database may know of an auth key."""
 
     tenant_id: int
+    prefix: str
+    hash: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApiToken:
+    """What the database may know of an API token."""
+
     prefix: str
     hash: bytes = field(repr=False)
 
@@ -53,6 +62,20 @@ def parse_auth_token(text: str) -> AuthToken | None:
     if match is None or int(match[1]) > _MAX_ID:
         return None
     return AuthToken(int(match[1]), match[2], _digest(match[3]))
+
+
+def make_api_token(random: bytes) -> tuple[str, StoredApiToken]:
+    """The text to show once, and its stored part, from RANDOM_BYTES random bytes."""
+    if len(random) != RANDOM_BYTES:
+        raise ValueError(f"an API token needs {RANDOM_BYTES} random bytes")
+    prefix, secret = random[:PREFIX_BYTES].hex(), random[PREFIX_BYTES:].hex()
+    return f"hskey-api-{prefix}-{secret}", StoredApiToken(prefix, _digest(secret))
+
+
+def parse_api_token(text: str) -> StoredApiToken | None:
+    """The stored part of a token text, None when it is not one of ours."""
+    match = _API_FORM.fullmatch(text.strip())
+    return None if match is None else StoredApiToken(match[1], _digest(match[2]))
 
 
 def _digest(secret: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import asyncpg
 import orjson
 
-from app.db.connect import COMMAND_TIMEOUT_S
+from app.db.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S
 from app.db.errors import translated
 from app.errors import BadRequest, Conflict, HsError, Refused, Unavailable, WrongCluster
 from app.model import TenantId
@@ -30,18 +30,55 @@ CHOSEN_HERE = frozenset({"nodes_given_name", "nodes_ipv4", "nodes_ipv6"})
 RETRY_S = 0.02
 
 
-class ScopedBase:
-    """Runs named statements of one cluster. Nothing else may touch the pool."""
+class PoolBase:
+    """Runs named statements. Nothing else may touch the pool."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], cluster_id: str) -> None:
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
-        self.cluster_id = cluster_id
+
+    async def close(self) -> None:
+        """Waits shortly for statements under way, then closes all connections."""
+        with translated():
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._pool.close()
+            except TimeoutError:
+                self._pool.terminate()
+
+    def terminate(self) -> None:
+        """Drops all connections without waiting for a server that may not answer."""
+        self._pool.terminate()
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[PoolConnection]:
         with translated():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn:
                 yield conn
+
+    async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        async with self._connection() as conn:
+            return await conn.fetch(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
+        async with self._connection() as conn:
+            return await conn.fetchrow(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _fetchval(self, sql: str, *args: Any) -> Any:
+        async with self._connection() as conn:
+            return await conn.fetchval(sql, *args, timeout=COMMAND_TIMEOUT_S)
+
+    async def _execute(self, sql: str, *args: Any) -> int:
+        """Rows touched."""
+        async with self._connection() as conn:
+            return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
+
+
+class ScopedBase(PoolBase):
+    """Runs named statements of one cluster."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], cluster_id: str) -> None:
+        super().__init__(pool)
+        self.cluster_id = cluster_id
 
     @asynccontextmanager
     async def _tenant_tx(self, tenant_id: TenantId) -> AsyncIterator[PoolConnection]:
@@ -80,23 +117,6 @@ class ScopedBase:
         after: dict[str, Any] | None,
     ) -> None:
         await write_audit(conn, self.cluster_id, tenant_id, actor, action, what, before, after)
-
-    async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
-        async with self._connection() as conn:
-            return await conn.fetch(sql, *args, timeout=COMMAND_TIMEOUT_S)
-
-    async def _fetchrow(self, sql: str, *args: Any) -> asyncpg.Record | None:
-        async with self._connection() as conn:
-            return await conn.fetchrow(sql, *args, timeout=COMMAND_TIMEOUT_S)
-
-    async def _fetchval(self, sql: str, *args: Any) -> Any:
-        async with self._connection() as conn:
-            return await conn.fetchval(sql, *args, timeout=COMMAND_TIMEOUT_S)
-
-    async def _execute(self, sql: str, *args: Any) -> int:
-        """Rows touched."""
-        async with self._connection() as conn:
-            return rows_touched(await conn.execute(sql, *args, timeout=COMMAND_TIMEOUT_S))
 
 
 async def write_audit(

@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
-import asyncpg
 import orjson
 
 from app.db import rows
-from app.db.base import ACQUIRE_TIMEOUT_S, ScopedBase, write_audit
-from app.db.connect import CONNECT_TIMEOUT_S, create_pool, server_settings
+from app.db.base import ACQUIRE_TIMEOUT_S, PoolBase, ScopedBase, write_audit
+from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.errors import BadRequest, NotFound, Refused, Unavailable
 from app.model import OperatorRequest, RequestId, TenantId
@@ -33,30 +32,16 @@ FOLLOW_DEADLINE_S = 30.0
 REQUESTS_KEPT_S = 30 * 86400.0
 
 
-class RequestDesk:
-    """Where operators' tools ask: a request, its audit row and the owner's wake-up in one transaction."""
+class RequestDesk(PoolBase):
+    """Where operators' tools ask: a request, its audit row and the owner's wake-up in one transaction.
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        """On a pool in the role hs_console."""
-        self._pool = pool
+    On a pool in the role hs_console.
+    """
 
     @classmethod
     async def open(cls, dsn: str, *, pool_size: int = DESK_POOL) -> Self:
         """A desk with a pool of its own. Raises ConfigError, Unavailable."""
         return cls(await create_pool(dsn, pool_size, server_settings("hs_console")))
-
-    async def close(self) -> None:
-        """Waits shortly for statements under way, then closes all connections."""
-        with translated():
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await self._pool.close()
-            except TimeoutError:
-                self._pool.terminate()
-
-    def terminate(self) -> None:
-        """Drops all connections without waiting for a server that may not answer."""
-        self._pool.terminate()
 
     async def submit(
         self,

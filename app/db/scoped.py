@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal, Self
 
 from app.db.admin import Admin
-from app.db.connect import CONNECT_TIMEOUT_S, POOL_IDLE_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
+from app.db.connect import POOL_IDLE_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
 from app.db.devices import Devices
-from app.db.errors import translated
 from app.db.logins import Logins
 from app.db.reads import Reads
 from app.db.registering import Registering
@@ -52,15 +50,6 @@ class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing):
             scoped._pool.terminate()
             raise
         return scoped
-
-    async def close(self) -> None:
-        """Waits shortly for statements under way, then closes all connections."""
-        with translated():
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await self._pool.close()
-            except TimeoutError:
-                self._pool.terminate()
 
     async def check_scope(self) -> None:
         """Raises ConfigError when this session sees rows without a scope."""

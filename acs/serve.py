@@ -1,0 +1,148 @@
+"""`hs-acs serve`: prepare the database, open the API, ask for the lead, end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from acs.api import openapi
+from acs.api.edge import Edge
+from acs.api.limits import RateLimits
+from acs.leader import Leader
+from acs.metrics import Metrics
+from acs.service import Service
+from app import __version__, log
+from app.database import database_dsn
+from app.db.admission import Admission
+from app.db.setup import Database
+from app.errors import HsError, Unavailable
+from app.listen import listening
+from app.pg import make_state_dir
+from app.runtime import Daemon
+from app.settings import Settings
+from app.settings_values import mask_dsn
+
+_log = log.get("serve")
+
+#: For the database's answer to a health check.
+HEALTH_DEADLINE_S = 1.0
+
+
+@dataclass(slots=True)
+class Serving:
+    """One process from its start to its end."""
+
+    daemon: Daemon
+    settings: Settings
+    tell: Callable[[str], None]
+    program: str = "hs-acs"
+
+    async def run(self) -> None:
+        """Until told to stop. Raises HsError with the sentence for the operator."""
+        settings = self.settings
+        instance = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        make_state_dir(settings.state_dir)
+        async with AsyncExitStack() as stack:
+            dsn = await stack.enter_async_context(database_dsn(settings))
+            try:
+                await Database.prepare(dsn)
+            except Unavailable as error:
+                raise Unavailable(f"pg_dsn: {mask_dsn(dsn)}: {error.message}") from error
+            admission = await Admission.open(
+                dsn, instance=instance, pool_size=settings.database.postgres.max_open_conns
+            )
+            stack.push_async_callback(admission.close)
+            metrics = Metrics()
+            service = Service(settings, instance, admission, time.time)
+            service.leader = Leader(
+                dsn,
+                instance,
+                ttl_s=settings.timing.lease_ttl,
+                jobs=service.jobs,
+                on_change=metrics.leads,
+            )
+            if settings.acs.metrics_listen_addr:
+                await stack.enter_async_context(_metrics_listener(settings, metrics, admission))
+            address = await stack.enter_async_context(
+                listening(api_app(service, metrics), "acs.listen_addr", settings.acs.listen_addr)
+            )
+            leading = self.daemon.spawn("leader", service.leader.run())
+            try:
+                _log.info("serving", listen=address, version=__version__)
+                self._greet()
+                await self.daemon.stopping.wait()
+            finally:
+                leading.cancel()
+                await asyncio.gather(leading, return_exceptions=True)
+
+    def _greet(self) -> None:
+        self.tell(
+            f"""hs-acs {__version__} answers at {self.settings.acs.url}/v1/docs
+
+To use it:
+  {self.program} tokens create --scope admin first"""
+        )
+
+
+def api_app(service: Service, metrics: Metrics) -> web.Application:
+    """Everything hs-acs answers over HTTP."""
+    operations = service.operations()
+    described = orjson.dumps(openapi.document(operations, __version__))
+    page = openapi.page(operations, __version__)
+
+    async def description(request: web.Request) -> web.Response:
+        return web.Response(body=described, content_type="application/json")
+
+    async def docs(request: web.Request) -> web.Response:
+        return web.Response(text=page, content_type="text/html")
+
+    @web.middleware
+    async def count(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        response = await handler(request)
+        route = request.match_info.route.resource
+        metrics.call(f"{request.method} {route.canonical if route else '?'}", response.status)
+        return response
+
+    app = web.Application(middlewares=[count])
+    app.router.add_get("/v1/openapi.json", description)
+    app.router.add_get("/v1/docs", docs)
+    limits = RateLimits(per_token=service.settings.acs.requests_per_minute, clock=time.monotonic)
+    Edge(service.admission, limits).add(app, operations)
+    return app
+
+
+@asynccontextmanager
+async def _metrics_listener(settings: Settings, metrics: Metrics, admission: Admission) -> AsyncIterator[str]:
+    async def text(request: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def health(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(HEALTH_DEADLINE_S):
+                await admission.answers()
+            passes = True
+        except (HsError, TimeoutError):
+            passes = False
+        return web.Response(
+            body=orjson.dumps({"status": "pass" if passes else "fail"}),
+            status=200 if passes else 500,
+            content_type="application/health+json",
+        )
+
+    app = web.Application()
+    app.router.add_get("/metrics", text)
+    app.router.add_get("/health", health)
+    async with listening(app, "acs.metrics_listen_addr", settings.acs.metrics_listen_addr) as address:
+        yield address

@@ -1,0 +1,1 @@
+"""The API of hs-acs as both sides see it: its records, and a client."""

@@ -1,0 +1,140 @@
+"""AcsClient: the API of hs-acs as typed calls, for its commands, the demo and tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from app.api.records import NewToken, Page, Problem, Service, Token, TokenAsked
+from app.errors import (
+    BadRequest,
+    Conflict,
+    HsError,
+    NotFound,
+    RateLimited,
+    Refused,
+    RemoteProtocolError,
+    Unauthorized,
+    Unavailable,
+)
+
+R = TypeVar("R", bound=BaseModel)
+
+CALL_DEADLINE_S = 30.0
+CONNECT_DEADLINE_S = 5.0
+
+_ERRORS: dict[int, type[HsError]] = {
+    401: Unauthorized,
+    403: Refused,
+    404: NotFound,
+    409: Conflict,
+    429: RateLimited,
+    503: Unavailable,
+}
+
+
+class AcsClient:
+    """Calls one hs-acs. Every call raises what the server says, as a member of our error family."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._url = url
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(CALL_DEADLINE_S, connect=CONNECT_DEADLINE_S),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    # -- tokens and the service -----------------------------------------------------------------
+
+    async def service(self) -> Service:
+        """Which hs-acs answers."""
+        return await self.call("GET", "/v1/service", Service)
+
+    async def create_token(self, asked: TokenAsked) -> NewToken:
+        """A token; its text is in the answer and nowhere else."""
+        return await self.call("POST", "/v1/tokens", NewToken, asked)
+
+    def tokens(self) -> AsyncIterator[Token]:
+        """All tokens, page by page."""
+        return self.pages("/v1/tokens", Token)
+
+    async def revoke_token(self, token_id: int) -> Token:
+        """Ends a token at once."""
+        return await self.call("DELETE", f"/v1/tokens/{token_id}", Token)
+
+    # -- how all calls are made -----------------------------------------------------------------
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        answer: type[R],
+        asked: BaseModel | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        version: int | None = None,
+        idempotency_key: str = "",
+    ) -> R:
+        """One call and its answer as a record. Raises HsError as the server says, Unavailable."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        if idempotency_key:
+            headers["Idempotency-Key"] = idempotency_key
+        response = await self.request(method, path, asked, query=query, headers=headers)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise RemoteProtocolError(f"{self._url} answers {method} {path} with something else") from error
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        asked: BaseModel | None = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """One call, as HTTP. Raises HsError as the server says, Unavailable."""
+        content = None if asked is None else asked.model_dump_json(exclude_unset=True).encode()
+        sent = dict(headers or {})
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            response = await self._http.request(method, path, content=content, params=query, headers=sent)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"hs-acs at {self._url} does not answer: {error or type(error).__name__}", code="acs_away"
+            ) from error
+        if response.is_success:
+            return response
+        try:
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError as error:
+            raise RemoteProtocolError(f"{self._url} answers {response.status_code}, not as hs-acs") from error
+        raise _ERRORS.get(response.status_code, BadRequest)(problem.detail, code=problem.code)
+
+    async def pages(
+        self, path: str, item: type[R], query: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[R]:
+        """All items of a list, page by page."""
+        cursor: str | None = ""
+        while cursor is not None:
+            asked = {**(query or {}), **({"cursor": cursor} if cursor else {})}
+            page = await self.call("GET", path, Page[item], query=asked)  # type: ignore[valid-type]
+            for found in page.items:
+                yield found
+            cursor = page.next
