@@ -1,4 +1,4 @@
-"""Which hs-acs leads: one of all instances holds the lease `acs` and runs the jobs; the others wait for it."""
+"""Which hs-acs leads: one instance holds the lease `acs` and runs the jobs; the others wait for it."""
 
 from __future__ import annotations
 

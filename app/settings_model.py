@@ -175,6 +175,12 @@ class TimingSettings(_Group):
     )
 
 
+def _default_url(listen_addr: str) -> str:
+    host, port = values.split_host_port(listen_addr)
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class AcsSettings(_Group):
     """hs-acs, and the `hs-acs` commands that talk to it."""
 
@@ -270,12 +276,6 @@ class Settings(BaseSettings):
         if self.pg_dsn is not None:
             shown["pg_dsn"] = values.mask_dsn(self.pg_dsn)
         return shown
-
-
-def _default_url(listen_addr: str) -> str:
-    host, port = values.split_host_port(listen_addr)
-    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

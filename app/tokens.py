@@ -1,7 +1,7 @@
 """Auth keys `hskey-auth-<tenant_id>-<prefix>-<secret>`, API tokens `hskey-api-<prefix>-<secret>`. Pure.
 
-Randomness comes in. Only the prefix and the SHA-256 of the 256-bit secret are stored. Hex keeps `--TL` out, where clients cut
-(tailscale tka/sig.go DecodeWrappedAuthkey).
+Randomness comes in. Only the prefix and the SHA-256 of the 256-bit secret are stored. Hex keeps `--TL`
+out, where clients cut (tailscale tka/sig.go DecodeWrappedAuthkey).
 """
 
 from __future__ import annotations

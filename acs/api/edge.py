@@ -66,8 +66,14 @@ class Edge:
 
     def add(self, app: web.Application, operations: Sequence[Operation[Any]]) -> None:
         """Routes of operations, and a problem for every other call below /v1."""
+        at: dict[str, list[Operation[Any]]] = {}
         for operation in operations:
-            app.router.add_route(operation.method, operation.path, self._handler(operation))
+            at.setdefault(operation.path, []).append(operation)
+        for path, here in at.items():
+            resource = app.router.add_resource(path)
+            for operation in here:
+                resource.add_route(operation.method, self._handler(operation))
+            resource.add_route("*", _only(sorted(operation.method for operation in here)))
         app.router.add_route("*", "/v1/{rest:.*}", _nothing_here)
 
     def _handler(self, operation: Operation[Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
@@ -152,6 +158,16 @@ class Edge:
         assert isinstance(response.body, bytes)
         await self._access.keep_answer(token.id, key, response.status, bytes(box.encrypt(response.body)))
         return response
+
+
+def _only(methods: list[str]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        allowed = ", ".join(methods)
+        response = problem_of(405, "method_not_allowed", f"{request.path} takes {allowed} only")
+        response.headers["Allow"] = allowed
+        return response
+
+    return handle
 
 
 async def _nothing_here(request: web.Request) -> web.Response:

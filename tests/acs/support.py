@@ -1,0 +1,124 @@
+"""hs-acs as a process of its own, on a real database, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from app.api.client import AcsClient
+from tests.node.support import ShellResult, clean_environment, eventually, free_port
+
+STOP_DEADLINE_S = 15.0
+START_DEADLINE_S = 30.0
+
+
+class AcsProcess:
+    """`hs-acs serve`, started on entry and told to end on exit."""
+
+    def __init__(self, dsn: str, *, settings: Mapping[str, str] | None = None) -> None:
+        self.port, self.metrics_port = free_port(), free_port()
+        self._dir = tempfile.TemporaryDirectory(prefix="hs-acs-")
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = {
+            "PG_DSN": dsn,
+            "HS_STATE_DIR": self._dir.name,
+            "HS_ACS__LISTEN_ADDR": f"127.0.0.1:{self.port}",
+            "HS_ACS__METRICS_LISTEN_ADDR": f"127.0.0.1:{self.metrics_port}",
+            "HS_TIMING__LEASE_TTL": "2s",
+            **(settings or {}),
+        }
+        self._log = Path(self._dir.name) / "log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            print(self.log()[-4000:])
+        await self.stop()
+        self._dir.cleanup()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "acs.cli", "serve"),
+                env=clean_environment(self.settings),
+                stdout=log,
+                stderr=log,
+            )
+        await eventually(self._answers, "hs-acs answers", START_DEADLINE_S)
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, self.log()
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def stop(self) -> int:
+        """Told to end; its exit code."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.terminate()
+        async with asyncio.timeout(STOP_DEADLINE_S):
+            return await self._process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL: no word to anybody."""
+        assert self._process is not None
+        self._process.kill()
+        await self._process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    async def shell(self, *arguments: str, stdin: str = "", token: str = "") -> ShellResult:
+        """An `hs-acs` command with this server's settings."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "acs.cli", *arguments),
+            env=clean_environment({**self.settings, **({"HS_ACS__TOKEN": token} if token else {})}),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(30):
+            out, err = await process.communicate(stdin.encode())
+        assert process.returncode is not None
+        return ShellResult(process.returncode, out.decode(), err.decode())
+
+    async def token(self, scope: str = "admin", *more: str) -> str:
+        """The text of a new token."""
+        result = await self.shell("tokens", "create", "--scope", scope, *more, f"test {scope}")
+        assert result.code == 0, result.err
+        return result.out.strip()
+
+    @asynccontextmanager
+    async def client(self, scope: str = "admin", *more: str) -> AsyncIterator[AcsClient]:
+        """A client with a new token."""
+        async with AcsClient(self.url, await self.token(scope, *more)) as client:
+            yield client
+
+
+def parsed(result: ShellResult) -> Any:
+    assert result.code == 0, result.err
+    return orjson.loads(result.out)
