@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import time
@@ -235,9 +236,9 @@ class Owner:
         return jobs
 
     async def _expire_keys(self) -> None:
-        expired = self.hub.expire_due()
-        if expired:
+        while expired := self.hub.expire_due():
             _log.info("keys_expired", devices=expired)
+            await asyncio.sleep(0)
 
     async def _delete_ephemeral(self) -> None:
         if not self.may_write():

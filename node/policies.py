@@ -68,15 +68,23 @@ class TenantPolicies:
 
     # -- from the database ----------------------------------------------------------------------
 
-    def load(self, snapshot: ClusterSnapshot) -> None:
+    def held_in(self, snapshot: ClusterSnapshot) -> set[TenantId]:
+        """Tenants of a snapshot that have a policy, stored or in the file."""
+        held = {stored.tenant_id for stored in snapshot.policies}
+        if self._file is not None:
+            held |= {tenant.id for tenant in snapshot.tenants if tenant.is_home}
+        return held
+
+    async def load(self, snapshot: ClusterSnapshot) -> None:
         """All policies of a snapshot, right after the hub has taken it in."""
         found = {stored.tenant_id: stored for stored in snapshot.policies}
         for tenant in snapshot.tenants:
             if tenant.is_home and self._file is not None:
                 found[tenant.id] = self._file.stored(tenant.id)
         gone = self._in_force.keys() - found.keys()
-        for tenant_id in {*found, *gone}:
+        for tenant_id in sorted({*found, *gone}):
             self._put(tenant_id, found.get(tenant_id))
+            await asyncio.sleep(0)
         # While no owner was there a policy or an announcement may have changed.
         self._unapproved |= {
             device.tenant_id

@@ -35,6 +35,7 @@ from node.follower import HEARTBEAT_S, Follower
 from node.front import Front
 from node.jobs import Job, schedule
 from node.listen import listening
+from node.loading import take_over
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
@@ -320,7 +321,7 @@ class Serving:
         await owner.heartbeat()
         owner.news.touch()
         await owner.tell_dial_plan()
-        follower.hub.take_over()
+        await take_over(follower.hub)
         tasks = [
             self.daemon.spawn(name, work)
             for name, work in (
