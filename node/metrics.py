@@ -105,6 +105,13 @@ class Metrics:
         self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
+        self._gc = Histogram(
+            "hs_gc_pause_seconds",
+            "Collections of Python's cyclic collector, during which nothing else runs.",
+            [*labels, "generation"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
@@ -140,6 +147,9 @@ class Metrics:
 
     def rebuilt(self, scope: str, seconds: float) -> None:
         self._rebuild_s.labels(self._cluster_id, scope).observe(seconds)
+
+    def gc_pause(self, generation: int, seconds: float) -> None:
+        self._gc.labels(self._cluster_id, str(generation)).observe(seconds)
 
     def loop_stall(self, seconds: float) -> None:
         self._stall.observe(seconds)

@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.wire import records
 from app.wire.dialplan import dial_plan
 from node.c2n import ClientQueries
+from node.collector import COLLECT_EVERY_S, collect
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
 from node.follower import HEARTBEAT_S, Follower, control_time
@@ -230,6 +231,7 @@ class Owner:
             Job("trim", TRIM_S, self._trim),
             Job("dial_plan", DIAL_PLAN_S, self.tell_dial_plan),
             Job("statistics", STATISTICS_S, self._refresh_statistics),
+            Job("collect", COLLECT_EVERY_S, collect),
         ]
         if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
             jobs.append(Job("refresh_derp_map", settings.derp.update_frequency, self._refresh_derp_map))
