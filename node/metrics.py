@@ -105,6 +105,10 @@ class Metrics:
         self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
+        self._longest_s = 0.0
+        self._longest = gauge(
+            "hs_loop_stall_longest_seconds", "The longest hold of the event loop since this was last read."
+        ).labels(cluster_id)
         self._gc = Histogram(
             "hs_gc_pause_seconds",
             "Collections of Python's cyclic collector, during which nothing else runs.",
@@ -153,6 +157,7 @@ class Metrics:
 
     def loop_stall(self, seconds: float) -> None:
         self._stall.observe(seconds)
+        self._longest_s = max(self._longest_s, seconds)
 
     def tunnel_opened(self) -> None:
         self._tunnels.inc()
@@ -219,4 +224,6 @@ class Metrics:
             self._hops.labels(self._cluster_id, outcome).set(count)
 
     def text(self) -> bytes:
+        self._longest.set(self._longest_s)
+        self._longest_s = 0.0
         return generate_latest(self.registry)
