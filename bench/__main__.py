@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import (
     churn,
+    clusters,
     console,
     delta,
     http2_micro,
@@ -19,8 +20,10 @@ from bench import (
     noise_micro,
     outage,
     policy,
+    policy_live,
     registration,
     report,
+    stalls,
     startup,
     takeover,
 )
@@ -36,6 +39,9 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "issue3417": churn.run_issue,
     "tenants": churn.run_tenants,
     "most": most.run,
+    "clusters": clusters.run,
+    "policylive": policy_live.run,
+    "stalls": stalls.run,
     "takeover": takeover.run,
     "startup": startup.run,
     "console": console.run,

@@ -23,6 +23,7 @@ from bench.system import Foreign, Server, cpu_s
 #: Longest step of any scenario.
 STEP_DEADLINE_S = 900.0
 BACK_DEADLINE_S = 240.0
+TOLD_DEADLINE_S = 60.0
 NEVER_S = 1e9
 
 
@@ -49,8 +50,28 @@ async def _all_back(fleet: Fleet) -> None:
             await asyncio.sleep(0.01)
 
 
+async def _storm(fleet: Fleet) -> None:
+    """All lose their connections and come back."""
+    await fleet.storm()
+    await _all_back(fleet)
+
+
 async def _settle(fleet: Fleet) -> None:
     await fleet.settle(60)
+
+
+async def _told(fleet: Fleet, frames: int, quiet_s: float) -> float:
+    """When the last delta or whole map came, by the monotonic clock: so many have, and none for a while."""
+    loop = asyncio.get_running_loop()
+    tally = fleet.world.tally.frames
+    last, seen = loop.time(), 0
+    async with asyncio.timeout(TOLD_DEADLINE_S):
+        while seen < frames or loop.time() - last < quiet_s:
+            count = tally["delta"].count + tally["full"].count
+            if count != seen:
+                last, seen = loop.time(), count
+            await asyncio.sleep(0.001)
+    return last
 
 
 async def _fresh(fleet: Fleet) -> None:
@@ -65,7 +86,7 @@ async def _report(fleet: Fleet) -> dict[str, Any]:
 
 _STEPS: dict[str, Callable[..., Coroutine[Any, Any, Any]]] = {
     step.__name__.removeprefix("_"): step
-    for step in (_join, _live, _only, _all_back, _settle, _fresh, _report)
+    for step in (_join, _live, _only, _all_back, _settle, _storm, _told, _fresh, _report)
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from app.errors import RemoteProtocolError
@@ -98,13 +99,13 @@ async def _burst(target: Target, prefix: str, sink: Sink) -> float:
 
 def run(lab: Lab) -> Table:
     table = Table("join", "a new device joins: connect, register, first map, announcement; CPU of the node")
-    sizes = [100, 500] if lab.quick else [100, 500, 1_000]
+    sizes = [100, 500] if lab.quick else [100, 1_000, 5_000]
     singles, bursts = (10, 1) if lab.quick else (30, 3)
     with lab.server("join") as server:
-        ours = in_load_process(_joins, server.target, sizes, singles, bursts, deadline_s=240)
+        ours = in_load_process(_joins, server.target, sizes, singles, bursts, deadline_s=600)
     with lab.other("join") as server:
-        theirs = in_load_process(_joins, server.target, sizes, singles // 3, 1, deadline_s=240)
-    for step, naive in zip(ours, theirs, strict=True):
+        theirs = in_load_process(_joins, server.target, sizes[:2], singles // 3, 1, deadline_s=240)
+    for step, naive in zip_longest(ours, theirs):
         size = step["size"]
         own = REGISTRATION_MS + MAP_MS_PER_PEER * size
         told = own + DELTA_MS * size
@@ -118,27 +119,27 @@ def run(lab: Lab) -> Table:
                 "ms",
                 [one["cpu_ms"] for one in step[key]],
                 budget=budget,
-                naive=[one["cpu_ms"] for one in naive[key]],
+                naive=naive and [one["cpu_ms"] for one in naive[key]],
             )
         table.add(
             f"{size:,} devices come back at once, each",
             "ms",
             step["storm"],
             budget=CONNECT_MS + MAP_MS_PER_PEER * size,
-            naive=naive["storm"] or None,
+            naive=naive and naive["storm"],
         )
         table.add(
             f"{size:,} peers, all connected, {BURST} joins at once, each",
             "ms",
             step["bursts"],
             budget=told,
-            naive=naive["bursts"] or None,
+            naive=naive and naive["bursts"],
         )
         table.add(
             f"{size:,} peers, all connected, dialling to first map",
             "ms wall",
             [one["ms"] for one in step["watched"]],
-            naive=[one["ms"] for one in naive["watched"]],
+            naive=naive and [one["ms"] for one in naive["watched"]],
         )
     table.notes.append(
         "Budget: registration 1.2 ms (coming back: connection 0.65 ms) + map 1 ms per 1,000 peers + 15 us "

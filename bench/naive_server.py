@@ -48,6 +48,8 @@ def message_for(self: Flush, viewer: DeviceId, variant: Variant) -> bytes | Resy
                 message["PeersChanged"].append(node_of(changed.new))
             elif difference is not None:
                 message["PeersChangedPatch"].append(orjson.loads(difference))
+    owners = {self.rows[row["ID"]].owner for row in message["PeersChanged"]}
+    message["UserProfiles"] = [orjson.loads(self.profiles[owner]) for owner in sorted(owners)]
     filled = {name: rows for name, rows in message.items() if rows}
     return naive.encode(filled, thrifty=False) if filled else None
 

@@ -129,20 +129,25 @@ class Server:
         admin_dsn: str,
         module: str,
         twin: Server | None = None,
+        cluster: str = CLUSTER,
+        beside: Server | None = None,
     ) -> None:
         """`dsn` is the way of the server itself to its database, `admin_dsn` ours. `twin`: the owner of the
-        cluster, of which this one is the standby."""
+        cluster, of which this one is the standby. `beside`: a server of another cluster of the deployment."""
+        first = twin or beside or self
+        self._cluster = cluster
         self._dsn, self._state_dir, self._module = dsn, state_dir, module
         self._log = state_dir / "server.log"
-        listen = f"127.0.0.1:{free_port()}"
+        listen, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.metrics_url = f"http://{metrics}/metrics"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HS_")},
             "PG_DSN": dsn,
-            "CLUSTER_ID": CLUSTER,
+            "CLUSTER_ID": cluster,
             "HS_LISTEN_ADDR": listen,
-            "HS_METRICS_LISTEN_ADDR": "",
+            "HS_METRICS_LISTEN_ADDR": metrics,
             "HS_STATE_DIR": str(state_dir),
-            "HS_SECRET_KEY_FILE": str((twin or self)._state_dir / "secret.key"),
+            "HS_SECRET_KEY_FILE": str(first._state_dir / "secret.key"),
             "HS_DERP__SERVER__LISTEN_ADDR": "127.0.0.1:0",
             "HS_DERP__SERVER__STUN_LISTEN_ADDR": "127.0.0.1:0",
             "HS_TIMING__OFFLINE_GRACE": f"{OFFLINE_GRACE_S}s",
@@ -157,13 +162,21 @@ class Server:
         self._start()
         try:
             if twin is None:
-                server_key, auth_key = asyncio.run(_prepare(self._url, admin_dsn))
+                server_key, auth_key = asyncio.run(_prepare(self._url, admin_dsn, cluster))
             else:
                 server_key, auth_key = twin.target.server_key, twin.target.auth_key
         except BaseException:
             self.stop()
             raise
         self.target = Target(self._url, server_key, auth_key, self.pid, pg_pid)
+
+    @property
+    def admin_dsn(self) -> str:
+        return self._admin_dsn
+
+    @property
+    def cluster(self) -> str:
+        return self._cluster
 
     def _start(self) -> None:
         with self._log.open("ab") as log:
@@ -196,7 +209,7 @@ class Server:
 
     def auth_keys(self, tenants: int) -> list[str]:
         """A reusable key of each of so many tenants; the first is the home tenant."""
-        return [self.target.auth_key, *asyncio.run(_tenants(self._admin_dsn, tenants - 1))]
+        return [self.target.auth_key, *asyncio.run(_tenants(self._admin_dsn, self._cluster, tenants - 1))]
 
     @contextmanager
     def standby(self) -> Iterator[Server]:
@@ -233,16 +246,23 @@ class Server:
             self._process.kill()
             self._process.wait(STOP_DEADLINE_S)
 
+    def series(self, name: str) -> float:
+        """The sum of a series on its /metrics, over its labels."""
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as page:
+            text = page.read().decode()
+        lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
     def complaints(self) -> list[str]:
         """Warnings and errors of its log; a benchmark of a failing server is worth nothing."""
         lines = self._log.read_text(errors="replace").splitlines()
         return [line for line in lines if "[warning" in line or "[error" in line or "Traceback" in line]
 
 
-async def _prepare(url: str, dsn: str) -> tuple[bytes, str]:
+async def _prepare(url: str, dsn: str, cluster: str) -> tuple[bytes, str]:
     """The server's key, and a reusable auth key of a new user."""
     server_key = await fetch_server_key(url, 130)
-    admin = await Scoped.open(dsn, cluster_id=CLUSTER, role="hs_admin")
+    admin = await Scoped.open(dsn, cluster_id=cluster, role="hs_admin")
     try:
         tenant = await admin.tenant()
         user = await admin.create_user(tenant.id, "bench")
@@ -252,15 +272,15 @@ async def _prepare(url: str, dsn: str) -> tuple[bytes, str]:
     return server_key, auth_key
 
 
-async def _tenants(dsn: str, count: int) -> list[str]:
+async def _tenants(dsn: str, cluster: str, count: int) -> list[str]:
     """Auth keys of so many new tenants."""
     keys = []
     for number in range(count):
-        await Database(dsn).create_tenant(CLUSTER, f"bench{number}")
-    admin = await Scoped.open(dsn, cluster_id=CLUSTER, role="hs_admin")
+        await Database(dsn).create_tenant(cluster, f"{cluster}-{number}")
+    admin = await Scoped.open(dsn, cluster_id=cluster, role="hs_admin")
     try:
         for number in range(count):
-            tenant = await admin.tenant(f"bench{number}")
+            tenant = await admin.tenant(f"{cluster}-{number}")
             user = await admin.create_user(tenant.id, "bench")
             keys.append((await admin.create_auth_key(tenant.id, user.id, reusable=True))[1])
     finally:
@@ -339,6 +359,27 @@ class Lab:
         complaints = server.complaints()
         if complaints:
             print(f"!! {name}: the server's log has {len(complaints)} complaints, the first: {complaints[0]}")
+
+    @contextmanager
+    def clusters(self, name: str, count: int) -> Iterator[list[Server]]:
+        """So many servers, one of each cluster, on one fresh database."""
+        dsn = self.postgres.new_database(f"bench_{name}")
+        servers: list[Server] = []
+        try:
+            for number in range(count):
+                place = self.directory / f"{name}{number}"
+                place.mkdir()
+                servers.append(
+                    Server(
+                        dsn, place, self.postgres.pid, admin_dsn=dsn, module="node.cli",
+                        cluster=f"bench{number}", beside=servers[0] if servers else None,
+                    )
+                )  # fmt: skip
+            yield servers
+        finally:
+            for server in servers:
+                server.stop()
+            self.postgres.drop_database(f"bench_{name}")
 
     @property
     def other_label(self) -> str:

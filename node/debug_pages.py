@@ -25,12 +25,12 @@ def is_loopback(address: str | None) -> bool:
         return False
 
 
-def device_facts(hub: Hub, device_id: DeviceId) -> dict[str, Any]:
+async def device_facts(hub: Hub, device_id: DeviceId) -> dict[str, Any]:
     """A device's poll and netmap as this process has them. Raises NotFound."""
     now = asyncio.get_running_loop().time()
     session = hub.session(device_id)
     facts: dict[str, Any] = {
-        "would_get": orjson.loads(hub.full_map(device_id, Variant.PLAIN)),
+        "would_get": orjson.loads(await hub.full_map(device_id, Variant.PLAIN)),
         "session": None,
     }
     if session is not None:
@@ -83,7 +83,7 @@ def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> Non
         text = request.match_info["device_id"]
         if not text.isdigit() or len(text) > 18:
             raise BadRequest("a device is named by its id")
-        return web.Response(body=orjson.dumps(device_facts(serving.hub, DeviceId(int(text)))))
+        return web.Response(body=orjson.dumps(await device_facts(serving.hub, DeviceId(int(text)))))
 
     app.router.add_get("/debug/device/{device_id}", device)
     app.router.add_post("/debug/c2n/{device_id}", ask)

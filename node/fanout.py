@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app import log
+from app.errors import Unavailable
 from app.model import DeviceId
 from app.netmap.blocks import BlockCounts
 from app.netmap.flush import RESYNC, Flush
 from app.netmap.tenant import TenantNetmap
+from app.netmap.variant import Variant
 from node.session import MapSession, SessionState
+from node.turns import Turns
 
 _log = log.get("fanout")
 
@@ -28,11 +31,12 @@ TICK_MIN_S = 0.100
 TICK_MAX_S = 0.500
 #: A change nobody waits for (a registration whose poll is about to come) is committed this late.
 LAZY_S = 0.250
-#: Viewers served before the event loop gets a turn; full maps likewise.
+#: Viewers served between two looks at the clock.
 SLICE_VIEWERS = 64
-SLICE_MAPS = 4
 #: A newcomer's map waits for its announcement no longer than this.
 ANNOUNCE_BOUND_S = 0.250
+#: Who asks for a map once waits for a commit under way no longer than this.
+STEADY_DEADLINE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -72,10 +76,12 @@ class TenantFanout:
         self,
         netmap: TenantNetmap,
         *,
+        turns: Turns,
         control_time: Callable[[], str],
         on_round: Callable[[TenantFanout, RoundStats], None],
     ) -> None:
         self.netmap = netmap
+        self._turns = turns
         self.sessions: dict[DeviceId, MapSession] = {}
         self._control_time = control_time
         self._on_round = on_round
@@ -90,6 +96,9 @@ class TenantFanout:
         self._urgent = False
         self._loaded = False
         self._deliveries: list[Delivery] = []
+        #: Set while no commit is under way.
+        self._steady = asyncio.Event()
+        self._steady.set()
 
     # -- what others call -----------------------------------------------------------------------
 
@@ -107,6 +116,16 @@ class TenantFanout:
         self._joiners.append(session)
         if self._round is None:
             self._schedule(self._gathered())
+
+    async def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
+        """A full map of what is committed, for who asks once. Raises NotFound, Unavailable."""
+        try:
+            async with asyncio.timeout(STEADY_DEADLINE_S):
+                while not self._steady.is_set():
+                    await self._steady.wait()
+        except TimeoutError as error:
+            raise Unavailable("this tenant's netmaps are being made anew", code="busy") from error
+        return self.netmap.full_map(device_id, variant, self._control_time())
 
     def rebuild(self, devices: set[DeviceId]) -> Delivery:
         """Make the netmaps of these devices from scratch and send them to those connected, whole."""
@@ -175,17 +194,19 @@ class TenantFanout:
         joiners, self._joiners = self._joiners, []
         viewers = [s for s in self.sessions.values() if s.state is SessionState.LIVE]
         stats.puts, self.netmap.puts = self.netmap.puts, 0
-        flush = self.netmap.commit()
+        flush = await self._commit()
         stats.devices = len(flush.changes)
         self._report_rejected()
         if not flush.is_empty:
-            for start in range(0, len(viewers), SLICE_VIEWERS):
+            until = await self._turns.take()
+            told = 0
+            while told < len(viewers):
                 if joiners and self._loop.time() - started > ANNOUNCE_BOUND_S:
                     stats.late_maps += len(joiners)
                     await self._deliver(joiners, stats)
                     joiners = []
-                self._announce(flush, viewers[start : start + SLICE_VIEWERS], stats)
-                await asyncio.sleep(0)
+                told = self._announce(flush, viewers, told, until, stats)
+                until = await self._turns.take()
         await self._deliver(joiners, stats)
         self._settle()
         stats.encodings = flush.encodings
@@ -210,8 +231,34 @@ class TenantFanout:
             )
         self._told = set(rejected)
 
-    def _announce(self, flush: Flush, viewers: list[MapSession], stats: RoundStats) -> None:
-        for session in viewers:
+    async def _commit(self) -> Flush:
+        steps = self.netmap.commit_steps()
+        self._steady.clear()
+        try:
+            while True:
+                until = await self._turns.take()
+                while self._loop.time() < until:
+                    try:
+                        next(steps)
+                    except StopIteration as done:
+                        flush: Flush = done.value
+                        return flush
+        finally:
+            steps.close()
+            self._steady.set()
+
+    def _announce(
+        self, flush: Flush, viewers: list[MapSession], first: int, until: float, stats: RoundStats
+    ) -> int:
+        """Tells viewers from the `first` on, as many as the slice has time for; which is next."""
+        encodings = flush.encodings
+        for number in range(first, len(viewers)):
+            # What is encoded already costs each viewer little; what is not may cost milliseconds.
+            is_due = number % SLICE_VIEWERS == 0 or flush.encodings != encodings
+            if number > first and is_due and self._loop.time() >= until:
+                return number
+            encodings = flush.encodings
+            session = viewers[number]
             if session.state is not SessionState.LIVE:
                 continue
             message = flush.message_for(session.device_id, session.variant)
@@ -223,6 +270,7 @@ class TenantFanout:
             elif session.send_delta(message):
                 stats.frames += 1
                 stats.bytes += len(message)
+        return len(viewers)
 
     def _resync(self, session: MapSession) -> None:
         """Replace what a viewer knows. Without peers only a new stream can do that (empty Peers is
@@ -234,7 +282,13 @@ class TenantFanout:
         self._joiners.append(session)
 
     async def _deliver(self, joiners: list[MapSession], stats: RoundStats) -> None:
-        for count, session in enumerate(joiners, 1):
+        until = 0.0
+        for session in joiners:
+            if self._loop.time() >= until:
+                until = await self._turns.take(for_map=True)
+            for _ in self.netmap.map_steps(session.device_id, session.variant):
+                if self._loop.time() >= until:
+                    until = await self._turns.take(for_map=True)
             if session.state is not SessionState.WAITING:
                 continue
             if not self.netmap.is_committed(session.device_id):
@@ -249,8 +303,6 @@ class TenantFanout:
                     delivery.waiting.discard(session.device_id)
                     delivery.maps += 1
                     delivery.bytes += len(body)
-            if count % SLICE_MAPS == 0:
-                await asyncio.sleep(0)
 
     def _settle(self) -> None:
         """Deliveries end with their last map; who is gone meanwhile needs none."""

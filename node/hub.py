@@ -7,14 +7,13 @@ this instance owns the cluster. One event loop, no locks: every method runs to i
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import ClusterSnapshot, Device, DeviceId, HotState, StoredPolicy, Tenant, TenantId, User
+from app.model import Device, DeviceId, HotState, StoredPolicy, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
@@ -23,10 +22,16 @@ from app.policy.hujson import PolicyError
 from app.policy.people import Directory
 from app.policy.reader import read
 from app.scopes import Scope
+from node.departures import Departures
+from node.expiries import Expiries
 from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
+from node.turns import Turns
 
 _log = log.get("hub")
+
+#: Keys that expire at a time.
+EXPIRE_SLICE = 500
 
 
 class Hub:
@@ -55,10 +60,9 @@ class Hub:
         self._dial_plan = b""
         self._clock = clock
         self._control_time = control_time
-        self._offline_grace_s = offline_grace_s
         self._on_hot = on_hot
         self._on_round = on_round
-        self._loop = asyncio.get_running_loop()
+        self._turns = Turns()
         self._tenants: dict[TenantId, TenantFanout] = {}
         self._tenant_of: dict[DeviceId, TenantId] = {}
         self._by_node_key: dict[bytes, DeviceId] = {}
@@ -66,8 +70,8 @@ class Hub:
         self._policies: dict[TenantId, StoredPolicy] = {}
         self._unsure: set[TenantId] = set()
         self._ephemeral: set[DeviceId] = set()
-        self._expiries: list[tuple[float, DeviceId]] = []
-        self._departures: dict[DeviceId, asyncio.TimerHandle] = {}
+        self._expiries = Expiries()
+        self._departures = Departures(offline_grace_s, self._depart)
         self._notes: list[set[DeviceId]] = []
         self._draining = False
         self._follows = follows
@@ -99,6 +103,12 @@ class Hub:
     def tenants(self) -> list[Tenant]:
         return [fanout.netmap.tenant for fanout in self._tenants.values()]
 
+    def device_ids(self) -> list[DeviceId]:
+        return list(self._tenant_of)
+
+    def users(self) -> list[User]:
+        return list(self._users.values())
+
     def sessions(self) -> list[MapSession]:
         return [s for fanout in self._tenants.values() for s in fanout.sessions.values()]
 
@@ -126,39 +136,20 @@ class Hub:
             # By identity: two notes may be equal.
             self._notes = [kept for kept in self._notes if kept is not note]
 
-    def load(self, snapshot: ClusterSnapshot, newer: Set[DeviceId] = frozenset()) -> None:
-        """Replace the durable picture, but for devices that are `newer` in memory.
-
-        Presence and open sessions stay. Devices that were online when an earlier owner stopped count
-        as online for one grace, so that a restart is no flicker for their peers.
-        """
-        tenants = {tenant.id for tenant in snapshot.tenants}
-        tenants |= {self._tenant_of[i] for i in newer if i in self._tenant_of}
-        for tenant_id in [t for t in self._tenants if t not in tenants]:
-            self.remove_tenant(tenant_id)
-        for tenant in snapshot.tenants:
-            self.put_tenant(tenant)
-        users = {user.id for user in snapshot.users}
-        for user_id in [u for u in self._users if u not in users]:
-            self.remove_user(self._users[user_id])
-        for user in snapshot.users:
-            self.put_user(user)
-        devices = {device.id for device in snapshot.devices} | newer
-        for device_id in [d for d in self._tenant_of if d not in devices]:
-            self.remove_device(device_id)
-        for device in snapshot.devices:
-            if device.id in newer:
-                continue
-            first_seen = device.id not in self._tenant_of
-            self.put_device(device)
-            if first_seen and device.online and not self._follows:
-                self._expect_departure(device.id)
-        # From here on it is certain who has a policy; those that have one get it from node.policies.
-        for tenant_id in self._unsure & tenants:
-            if all(policy.tenant_id != tenant_id for policy in snapshot.policies):
-                self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
-                self._tenants[tenant_id].mark()
+    def be_sure(self, tenants: Set[TenantId], guarded: Set[TenantId]) -> None:
+        """It is known now which of these tenants have a policy: the `guarded`, who get it by `put_policy`."""
+        for tenant_id in (self._unsure & tenants) - guarded:
+            self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
+            self._tenants[tenant_id].mark()
         self._unsure -= tenants
+
+    def load_device(self, device: Device) -> None:
+        """A device as it is stored. One that was online when an earlier owner stopped counts as online
+        for one grace, so that a restart is no flicker for its peers."""
+        first_seen = device.id not in self._tenant_of
+        self._put_device(device)
+        if first_seen and device.online and not self._follows:
+            self._departures.expect(device.id)
 
     def put_states(self, states: Sequence[HotState]) -> None:
         """Presence and endpoints as the former owner left them, before anybody is connected here."""
@@ -174,12 +165,15 @@ class Hub:
             )
             self._put_if_changed(device, told, store=False)
 
-    def take_over(self) -> None:
-        """From now on this instance owns the cluster: who does not come back is offline after the grace."""
+    def stop_following(self) -> None:
+        """From now on this instance owns the cluster and knows who is connected."""
         self._follows = False
-        for device_id in self._tenant_of:
-            if (device := self.device(device_id)) is not None and device.online:
-                self._expect_departure(device_id)
+
+    def expect_back(self, device_id: DeviceId) -> None:
+        """A device that was online at the former owner is offline after the grace unless it comes here."""
+        device = self.device(device_id)
+        if device is not None and device.online and self.session(device_id) is None:
+            self._departures.expect(device_id)
 
     def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
         """A tenant is new or has changed. Not `sure`: whether it has a policy is not known yet, and
@@ -201,6 +195,7 @@ class Hub:
             self._unsure.add(tenant.id)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
+            turns=self._turns,
             control_time=self._control_time,
             on_round=lambda fanout, stats: self._on_round(fanout.netmap.tenant.name, stats),
         )
@@ -280,6 +275,9 @@ class Hub:
         """
         for note in self._notes:
             note.add(device.id)
+        self._put_device(device, lazily=lazily)
+
+    def _put_device(self, device: Device, *, lazily: bool = False) -> None:
         fanout = self._tenants.get(device.tenant_id)
         if fanout is None:
             return
@@ -298,8 +296,7 @@ class Hub:
         self._by_node_key[device.node_key] = device.id
         if device.ephemeral:
             self._ephemeral.add(device.id)
-        if device.expiry is not None and (known is None or known.expiry != device.expiry):
-            heapq.heappush(self._expiries, (device.expiry, device.id))
+        self._expiries.expect(device, known)
         fanout.netmap.put(device, expired=self.is_expired(device))
         session = fanout.sessions.get(device.id)
         if session is not None and session.node_key != device.node_key:
@@ -329,9 +326,7 @@ class Hub:
         self._ephemeral.discard(device_id)
         if device is not None and self._by_node_key.get(device.node_key) == device_id:
             del self._by_node_key[device.node_key]
-        departure = self._departures.pop(device_id, None)
-        if departure is not None:
-            departure.cancel()
+        self._departures.is_back(device_id)
 
     def farewell(self, device: Device, variant: Variant) -> bytes:
         text = farewell_map(
@@ -343,12 +338,12 @@ class Hub:
         )
         return encode(text, variant, self._compress)
 
-    def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
-        """A full map of what is committed, for who asks once. Raises NotFound."""
+    async def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
+        """A full map of what is committed, for who asks once. Raises NotFound, Unavailable."""
         tenant_id = self._tenant_of.get(device_id)
         if tenant_id is None:
             raise NotFound(f"no device {device_id}")
-        return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
+        return await self._tenants[tenant_id].full_map(device_id, variant)
 
     def devices_in(self, tenant_id: TenantId, scope: Scope) -> list[Device]:
         """The devices of a tenant that a scope holds."""
@@ -409,9 +404,7 @@ class Hub:
         fanout.sessions[device.id] = session
         if older is not None:
             older.end()
-        departure = self._departures.pop(device.id, None)
-        if departure is not None:
-            departure.cancel()
+        self._departures.is_back(device.id)
         if not device.online:
             self._put_if_changed(device, replace(device, online=True, last_seen=None))
         fanout.join(session)
@@ -419,7 +412,7 @@ class Hub:
     def expect_poll(self, device_id: DeviceId) -> None:
         """The device has just registered: a sign of life, its poll is about to come."""
         if self.session(device_id) is None:
-            self._expect_departure(device_id)
+            self._departures.expect(device_id)
 
     # -- SessionKeeper --------------------------------------------------------------------------
 
@@ -438,29 +431,20 @@ class Hub:
         if fanout.sessions.get(session.device_id) is session:
             del fanout.sessions[session.device_id]
             if not self._draining:
-                self._expect_departure(session.device_id)
+                self._departures.expect(session.device_id)
 
     # -- time -----------------------------------------------------------------------------------
 
-    def _expect_departure(self, device_id: DeviceId) -> None:
-        """The device counts as offline unless it polls again within the grace."""
-        known = self._departures.pop(device_id, None)
-        if known is not None:
-            known.cancel()
-        self._departures[device_id] = self._loop.call_later(self._offline_grace_s, self._depart, device_id)
-
     def _depart(self, device_id: DeviceId) -> None:
-        self._departures.pop(device_id, None)
         device = self.device(device_id)
         if device is not None and self.session(device_id) is None:
             self._put_if_changed(device, replace(device, online=False, last_seen=self._clock()))
 
     def expire_due(self) -> int:
-        """Tell everybody about keys whose time has come; returns how many."""
+        """Tell everybody about keys whose time has come; returns how many, EXPIRE_SLICE at most."""
         now = self._clock()
         expired = 0
-        while self._expiries and self._expiries[0][0] <= now:
-            at, device_id = heapq.heappop(self._expiries)
+        for at, device_id in self._expiries.due(now):
             device = self.device(device_id)
             if device is None or device.expiry != at:
                 continue
@@ -468,6 +452,8 @@ class Hub:
             fanout.netmap.put(device, expired=True)
             fanout.mark()
             expired += 1
+            if expired == EXPIRE_SLICE:
+                break
         return expired
 
     def inactive_ephemeral(self, inactive_s: float) -> list[Device]:
@@ -488,8 +474,7 @@ class Hub:
     async def drain(self, *, wave: int, pause_s: float) -> None:
         """Hand all clients back in waves: streams end, clients poll again wherever they are led."""
         self._draining = True
-        for departure in self._departures.values():
-            departure.cancel()
+        self._departures.stop()
         for fanout in self._tenants.values():
             fanout.stop()
         sessions = self.sessions()

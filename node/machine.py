@@ -108,13 +108,11 @@ class MachineApi:
             return self._unknown(tunnel, request.stream_id, parsed)
         if parsed.read_only and not parsed.stream:
             self.count("fetch")
-            self._answer_full(tunnel, request.stream_id, parsed, device)
-            return None
+            return self._answer_full(tunnel, request.stream_id, parsed, device)
         durable = self._durable_difference(device, parsed)
         if durable is not None:
             return self._store_then(tunnel, request.stream_id, parsed, device.id)
-        self._go_on(tunnel, request.stream_id, parsed, device)
-        return None
+        return self._go_on(tunnel, request.stream_id, parsed, device)
 
     def _durable_difference(self, device: Device, request: tailcfg.MapRequest) -> Device | None:
         """The device with what this request changes for good; None when that is nothing.
@@ -157,7 +155,9 @@ class MachineApi:
                 approved = tuple(sorted({*changed.approved_routes, *approvals}))
                 changed = replace(changed, approved_routes=approved)
                 self.hub.put_device(changed, lazily=request.stream)
-        self._go_on(tunnel, stream_id, request, changed or device)
+        pending = self._go_on(tunnel, stream_id, request, changed or device)
+        if pending is not None:
+            await pending
 
     def _known(self, device_id: DeviceId) -> Device:
         device = self.hub.device(device_id)
@@ -186,7 +186,7 @@ class MachineApi:
 
     def _go_on(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device
-    ) -> None:
+    ) -> Awaitable[None] | None:
         info = request.hostinfo
         home_derp = info.preferred_derp if info is not None and not request.stream else 0
         endpoints = request.endpoints
@@ -194,13 +194,13 @@ class MachineApi:
             if endpoints and not device.endpoints:
                 self.hub.put_hot(device.id, endpoints=endpoints, home_derp=0)
             self._poll(tunnel, stream_id, request, device)
-            return
+            return None
         self.hub.put_hot(device.id, endpoints=endpoints or None, home_derp=home_derp)
         self.count("lite")
-        if request.omit_peers:
-            tunnel.answer(stream_id, 200, b"", _MAP)
-        else:
-            self._answer_full(tunnel, stream_id, request, device)
+        if not request.omit_peers:
+            return self._answer_full(tunnel, stream_id, request, device)
+        tunnel.answer(stream_id, 200, b"", _MAP)
+        return None
 
     def _poll(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device
@@ -220,11 +220,11 @@ class MachineApi:
         else:
             session.end()
 
-    def _answer_full(
+    async def _answer_full(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device
     ) -> None:
         variant = Variant.ZSTD if request.zstd else Variant.PLAIN
-        body = self.hub.full_map(device.id, variant)
+        body = await self.hub.full_map(device.id, variant)
         tunnel.answer(stream_id, 200, mapstream.frame(body), _MAP)
 
     # -- devices that are no more ---------------------------------------------------------------

@@ -105,6 +105,17 @@ class Metrics:
         self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
+        self._longest_s = 0.0
+        self._longest = gauge(
+            "hs_loop_stall_longest_seconds", "The longest hold of the event loop since this was last read."
+        ).labels(cluster_id)
+        self._gc = Histogram(
+            "hs_gc_pause_seconds",
+            "Collections of Python's cyclic collector, during which nothing else runs.",
+            [*labels, "generation"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
@@ -141,8 +152,12 @@ class Metrics:
     def rebuilt(self, scope: str, seconds: float) -> None:
         self._rebuild_s.labels(self._cluster_id, scope).observe(seconds)
 
+    def gc_pause(self, generation: int, seconds: float) -> None:
+        self._gc.labels(self._cluster_id, str(generation)).observe(seconds)
+
     def loop_stall(self, seconds: float) -> None:
         self._stall.observe(seconds)
+        self._longest_s = max(self._longest_s, seconds)
 
     def tunnel_opened(self) -> None:
         self._tunnels.inc()
@@ -209,4 +224,6 @@ class Metrics:
             self._hops.labels(self._cluster_id, outcome).set(count)
 
     def text(self) -> bytes:
+        self._longest.set(self._longest_s)
+        self._longest_s = 0.0
         return generate_latest(self.registry)

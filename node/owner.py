@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import time
@@ -28,6 +29,7 @@ from app.settings import Settings
 from app.wire import records
 from app.wire.dialplan import dial_plan
 from node.c2n import ClientQueries
+from node.collector import COLLECT_EVERY_S, collect
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
 from node.follower import HEARTBEAT_S, Follower, control_time
@@ -229,15 +231,16 @@ class Owner:
             Job("trim", TRIM_S, self._trim),
             Job("dial_plan", DIAL_PLAN_S, self.tell_dial_plan),
             Job("statistics", STATISTICS_S, self._refresh_statistics),
+            Job("collect", COLLECT_EVERY_S, collect),
         ]
         if settings.derp.auto_update_enabled and (settings.derp.urls or settings.derp.paths):
             jobs.append(Job("refresh_derp_map", settings.derp.update_frequency, self._refresh_derp_map))
         return jobs
 
     async def _expire_keys(self) -> None:
-        expired = self.hub.expire_due()
-        if expired:
+        while expired := self.hub.expire_due():
             _log.info("keys_expired", devices=expired)
+            await asyncio.sleep(0)
 
     async def _delete_ephemeral(self) -> None:
         if not self.may_write():

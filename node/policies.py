@@ -68,15 +68,23 @@ class TenantPolicies:
 
     # -- from the database ----------------------------------------------------------------------
 
-    def load(self, snapshot: ClusterSnapshot) -> None:
+    def held_in(self, snapshot: ClusterSnapshot) -> set[TenantId]:
+        """Tenants of a snapshot that have a policy, stored or in the file."""
+        held = {stored.tenant_id for stored in snapshot.policies}
+        if self._file is not None:
+            held |= {tenant.id for tenant in snapshot.tenants if tenant.is_home}
+        return held
+
+    async def load(self, snapshot: ClusterSnapshot) -> None:
         """All policies of a snapshot, right after the hub has taken it in."""
         found = {stored.tenant_id: stored for stored in snapshot.policies}
         for tenant in snapshot.tenants:
             if tenant.is_home and self._file is not None:
                 found[tenant.id] = self._file.stored(tenant.id)
         gone = self._in_force.keys() - found.keys()
-        for tenant_id in {*found, *gone}:
+        for tenant_id in sorted({*found, *gone}):
             self._put(tenant_id, found.get(tenant_id))
+            await asyncio.sleep(0)
         # While no owner was there a policy or an announcement may have changed.
         self._unapproved |= {
             device.tenant_id
@@ -186,7 +194,9 @@ class TenantPolicies:
         policy = read(text)
         if policy.tests or policy.ssh_tests or policy.ssh:
             users = await self.store.list_users(tenant_id)
-            accept(text, users, await self.store.list_devices(tenant_id))
+            devices = await self.store.list_devices(tenant_id)
+            # For 10,000 devices it takes a large part of a second, and nothing here is touched by it.
+            await asyncio.to_thread(accept, text, users, devices)
 
     async def _approve(self, tenant_id: TenantId) -> list[DeviceId]:
         in_force = self._hub.policy_in_force(tenant_id)

@@ -19,6 +19,7 @@ from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User,
 from app.routes import readable_routes
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
+from node.loading import load
 from node.policies import TenantPolicies
 
 _log = log.get("refresh")
@@ -77,8 +78,14 @@ class Refresher:
         async with self._reading_users:
             with self._hub.noting() as newer:
                 snapshot = await self.source.load()
-            self._hub.load(replace(snapshot, devices=tuple(map(_readable, snapshot.devices))), newer)
-            self._policies.load(snapshot)
+                await load(
+                    self._hub,
+                    snapshot,
+                    map(_readable, snapshot.devices),
+                    newer,
+                    self._policies.held_in(snapshot),
+                )
+            await self._policies.load(snapshot)
         # What was written here meanwhile may miss what others had written to the same device before.
         await self._reload_devices(
             {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}

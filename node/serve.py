@@ -30,11 +30,13 @@ from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from node.collector import Collector
 from node.debug_pages import debug_routes
 from node.derp.metrics import RelayCollector
 from node.derp.process import DerpConfig, Supervisor
 from node.follower import HEARTBEAT_S, Follower
 from node.front import Front
+from node.loading import take_over
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
@@ -103,6 +105,7 @@ class Serving:
                 await load_or_create_noise_key(database, settings.secret_key_file)
             )
             metrics = Metrics(settings.cluster_id)
+            stack.enter_context(Collector(metrics.gc_pause))
             if settings.metrics_listen_addr:
                 await stack.enter_async_context(self._metrics_listener(metrics))
             epoch = await self._ask_for_cluster(dsn, instance)
@@ -320,7 +323,7 @@ class Serving:
         await owner.heartbeat()
         owner.news.touch()
         await owner.tell_dial_plan()
-        follower.hub.take_over()
+        await take_over(follower.hub)
         tasks = [
             self.daemon.spawn(name, work)
             for name, work in (

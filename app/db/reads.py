@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from operator import attrgetter
 
 from app.db import rows
 from app.db.base import PoolConnection, ScopedBase
@@ -13,7 +12,7 @@ from app.errors import BadRequest
 from app.model import Change, ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
 
-LOAD_BATCH = 2000
+LOAD_BATCH = 500
 LOAD_TIMEOUT_S = 120.0
 
 
@@ -44,7 +43,6 @@ class Reads(ScopedBase):
             # In batches, so that the event loop breathes between them.
             while batch := await cursor.fetch(LOAD_BATCH, timeout=LOAD_TIMEOUT_S):
                 devices.extend(map(rows.device, batch))
-        devices.sort(key=attrgetter("tenant_id", "id"))
         return ClusterSnapshot(
             cluster_id=self.cluster_id,
             tenants=tuple(tenants),

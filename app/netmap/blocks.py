@@ -65,6 +65,10 @@ class Block:
                 self._forms[first, variant] = form
         return form
 
+    def is_encoded(self, variant: Variant, *, first: bool) -> bool:
+        """Whether its shared form is known."""
+        return (first, variant) in self._forms
+
     def holds(self, device_id: DeviceId) -> bool:
         at = bisect_left(self.ids, device_id)
         return at < len(self.ids) and self.ids[at] == device_id

@@ -2,11 +2,14 @@
 
 Changes are collected (`put`, `remove`, ...) and take effect in `commit()`. Full maps are made from
 what is committed, so a full map at commit k is the starting point of the delta of commit k+1.
-Nothing here is N x N: a viewer's peers are the members of the classes its class sees.
+Nothing here is N x N: a viewer's peers are the members of the classes its class sees. What is long is
+also offered in steps, between which its caller may do something else.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import orjson
@@ -30,6 +33,14 @@ from app.wire import tailcfg
 _TAGGED_PROFILE = orjson.dumps(
     tailcfg.user_profile(TAGGED_DEVICES_USER_ID, "tagged-devices", "Tagged Devices")
 )
+#: Rows compared and encoded, or put into another policy's classes, in one step of a commit.
+STEP_ROWS = 64
+#: Rows led to their class of another policy in one step.
+STEP_RECLASSED = 512
+#: Users taken in one step.
+STEP_USERS = 32
+#: Blocks of peers encoded in one step of a full map.
+STEP_BLOCKS = 8
 #: What a policy looks at in a device; anything else leaves its class alone.
 _POLICY_FACTS = ("user_id", "tags", "ipv4", "ipv6", "active_routes")
 
@@ -75,9 +86,12 @@ class TenantNetmap:
         #: Devices whose newest record cannot be told to anybody, and why.
         self.rejected: dict[DeviceId, str] = {}
         self._pending: dict[DeviceId, tuple[Device, bool] | None] = {}
+        #: What the commit under way has taken from there.
+        self._committing: dict[DeviceId, tuple[Device, bool] | None] = {}
         self._pending_users: dict[UserId, User | None] = {}
         self._pending_common: dict[str, bytes] = {}
         self._pending_policy: Policy | None = None
+        self._committing_policy: Policy | None = None
         self._pending_renewal: set[DeviceId] = set()
         #: Since somebody last looked and reset them.
         self.puts = 0
@@ -101,20 +115,22 @@ class TenantNetmap:
 
     def device(self, device_id: DeviceId) -> Device | None:
         """The newest picture of a device, None when there is none."""
-        if device_id in self._pending:
-            pending = self._pending[device_id]
-            return None if pending is None else pending[0]
+        for changes in (self._pending, self._committing):
+            if device_id in changes:
+                pending = changes[device_id]
+                return None if pending is None else pending[0]
         row = self._rows.get(device_id)
         return None if row is None else row.device
 
     def devices(self) -> list[Device]:
         """The newest picture of every device, committed or not."""
         known = {device_id: row.device for device_id, row in self._rows.items()}
-        for device_id, pending in self._pending.items():
-            if pending is not None:
-                known[device_id] = pending[0]
-            else:
-                known.pop(device_id, None)
+        for changes in (self._committing, self._pending):
+            for device_id, pending in changes.items():
+                if pending is not None:
+                    known[device_id] = pending[0]
+                else:
+                    known.pop(device_id, None)
         return list(known.values())
 
     def users(self) -> list[User]:
@@ -124,10 +140,16 @@ class TenantNetmap:
 
     def policy(self) -> tuple[Policy, Directory]:
         """The newest policy, and the users as it names them, committed or not."""
-        if self._pending_policy is None and not self._pending_users:
-            return self.engine.policy, self.engine.directory
-        policy = self.engine.policy if self._pending_policy is None else self._pending_policy
+        policy = self._newest_policy
+        if policy is self.engine.policy and not self._pending_users:
+            return policy, self.engine.directory
         return policy, Directory(self.users(), policy.groups)
+
+    @property
+    def _newest_policy(self) -> Policy:
+        return next(
+            (p for p in (self._pending_policy, self._committing_policy) if p is not None), self.engine.policy
+        )
 
     def fqdn(self, device: Device) -> str:
         """A device's MagicDNS name without trailing dot."""
@@ -183,35 +205,66 @@ class TenantNetmap:
         """Make the rows of these devices from scratch; of all of them, everything else as well."""
         self._pending_renewal |= devices
         if self._rows.keys() <= devices and self._pending_policy is None:
-            self._pending_policy = self.engine.policy
+            self._pending_policy = self._newest_policy
 
     def commit(self) -> Flush:
         """Make all collected changes take effect and say what they were."""
+        steps = self.commit_steps()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                flush: Flush = done.value
+                return flush
+
+    def commit_steps(self) -> Generator[None, None, Flush]:
+        """The same in steps. Between them changes may be collected for the next commit; full maps may
+        not be asked for. Closed before its end, or failed, it leaves its changes to the next commit."""
+        self._committing, self._pending = self._pending, {}
+        policy, self._pending_policy = self._pending_policy, None
+        self._committing_policy = policy
+        common_parts, self._pending_common = self._pending_common, {}
+        renewed, self._pending_renewal = self._pending_renewal, set()
+        try:
+            flush = yield from self._commit(policy, common_parts, renewed)
+        except BaseException:
+            self._pending = {**self._committing, **self._pending}
+            self._pending_policy = policy if self._pending_policy is None else self._pending_policy
+            self._pending_common = {**common_parts, **self._pending_common}
+            self._pending_renewal |= renewed
+            raise
+        finally:
+            self._committing, self._committing_policy = {}, None
+        return flush
+
+    def _commit(
+        self, policy: Policy | None, common_parts: dict[str, bytes], renewed: set[DeviceId]
+    ) -> Generator[None, None, Flush]:
         self._members.forget_empty()
         self._access.forget_empty()
         self.engine.sweep()
-        changed_users, again = self._commit_users()
+        changed_users, again = yield from self._commit_users()
         told_before = None
-        if self._pending_policy is not None:
+        if policy is not None:
+            engine = yield from self._engine_of(policy)
             told_before = self._access.all_told()
-            self._exchange_engine(self._pending_policy)
-        changes = self._commit_rows(again)
-        swap = None if told_before is None else self._reclassify(changes)
+            self.engine, self._access = engine, Access(engine)
+        changes = yield from self._commit_rows(again, renewed)
+        swap = None
+        if told_before is not None:
+            swap = yield from self._reclassify(changes)
         touched, routers = self.engine.take_touched()
         if swap is None:
             self._renew_routers(changes, routers)
         access_before = self._access.renew(touched) if told_before is None else told_before
-        common = [orjson.dumps(name) + b":" + text for name, text in sorted(self._pending_common.items())]
-        self._dns = self._pending_common.get("DNSConfig", self._dns)
-        self._derp_map = self._pending_common.get("DERPMap", self._derp_map)
-        self._dial_plan = self._pending_common.get("ControlDialPlan", self._dial_plan)
+        common = [orjson.dumps(name) + b":" + text for name, text in sorted(common_parts.items())]
+        self._dns = common_parts.get("DNSConfig", self._dns)
+        self._derp_map = common_parts.get("DERPMap", self._derp_map)
+        self._dial_plan = common_parts.get("ControlDialPlan", self._dial_plan)
         if common or changed_users or swap is not None or self._changes_profiles(changes):
             self._class_parts.clear()
         for cls in access_before:
             self._class_parts.pop(cls, None)
-        self._pending = {}
-        self._pending_common = {}
-        self._pending_policy = None
         return Flush(
             changes=changes,
             engine=self.engine,
@@ -225,11 +278,17 @@ class TenantNetmap:
             swap=swap,
         )
 
-    def _commit_users(self) -> tuple[list[UserId], set[DeviceId]]:
+    def _commit_users(self) -> Generator[None, None, tuple[list[UserId], set[DeviceId]]]:
         """(users whose profile changed, devices whose class may have)."""
         changed: list[UserId] = []
         again: set[DeviceId] = set()
-        for user_id, user in self._pending_users.items():
+        for done in itertools.count(1):
+            if done % STEP_USERS == 0:
+                yield
+            if not self._pending_users:
+                break
+            user_id = next(iter(self._pending_users))
+            user = self._pending_users.pop(user_id)
             if user is None:
                 self._users.pop(user_id, None)
                 self._profiles.pop(user_id, None)
@@ -241,23 +300,28 @@ class TenantNetmap:
             if self._profiles.get(user_id) != profile:
                 self._profiles[user_id] = profile
                 changed.append(user_id)
-        self._pending_users = {}
         return changed, again
 
-    def _exchange_engine(self, policy: Policy) -> None:
-        self.engine = PolicyEngine(policy, self._users.values())
-        self._access = Access(self.engine)
-        for row in self._rows.values():
-            self.engine.put(row.device)
+    def _engine_of(self, policy: Policy) -> Generator[None, None, PolicyEngine]:
+        """Another policy applied to all that is committed; the one in force stays as it is."""
+        engine = PolicyEngine(policy, self._users.values())
+        for done, row in enumerate(self._rows.values(), 1):
+            engine.put(row.device)
+            if done % STEP_ROWS == 0:
+                yield
+        return engine
 
-    def _commit_rows(self, again: set[DeviceId]) -> dict[DeviceId, RowChange]:
+    def _commit_rows(
+        self, again: set[DeviceId], renewed: set[DeviceId]
+    ) -> Generator[None, None, dict[DeviceId, RowChange]]:
         changes: dict[DeviceId, RowChange] = {}
-        renewed, self._pending_renewal = self._pending_renewal, set()
-        for device_id in (again | renewed) - self._pending.keys():
+        for device_id in (again | renewed) - self._committing.keys():
             row = self._rows.get(device_id)
             if row is not None:
-                self._pending[device_id] = (row.device, row.expired)
-        for device_id, pending in self._pending.items():
+                self._committing[device_id] = (row.device, row.expired)
+        for done, (device_id, pending) in enumerate(self._committing.items(), 1):
+            if done % STEP_ROWS == 0:
+                yield
             old = self._rows.get(device_id)
             if pending is None:
                 self.rejected.pop(device_id, None)
@@ -296,12 +360,14 @@ class TenantNetmap:
         carried = self.engine.carried_routes(device.id)
         return Row(device, fqdn, cls, expired=expired, primaries=carried)
 
-    def _reclassify(self, changes: dict[DeviceId, RowChange]) -> Swap:
+    def _reclassify(self, changes: dict[DeviceId, RowChange]) -> Generator[None, None, Swap]:
         """After another policy: every row in its new class."""
         old_classes: dict[DeviceId, DeviceClass] = {}
         groups: dict[tuple[DeviceClass, DeviceClass], list[DeviceId]] = {}
         rows: dict[DeviceId, Row] = {}
-        for device_id, row in self._rows.items():
+        for done, (device_id, row) in enumerate(self._rows.items(), 1):
+            if done % STEP_RECLASSED == 0:
+                yield
             change = changes.get(device_id)
             if change is not None:
                 if change.old is not None:
@@ -351,6 +417,21 @@ class TenantNetmap:
             return False
         own = 1 if row.cls.sees & row.cls.bit else 0
         return sum(len(cls.members) for cls in self.engine.visible(row.cls)) > own
+
+    def map_steps(self, device_id: DeviceId, variant: Variant) -> Iterator[None]:
+        """Encodes, in steps, what a full map of a committed device needs and is not encoded yet."""
+        row = self._rows.get(device_id)
+        if row is None or row.viewer_class is None:
+            return
+        blocks, json_of = self._members.peers_of(row.viewer_class, self.engine)
+        made = 0
+        for place, block in enumerate(blocks.blocks):
+            first = place == 0
+            if not block.is_encoded(variant, first=first):
+                block.encoded(json_of, variant, self._compress, first=first, without=None, counts=self.blocks)
+                made += 1
+                if made % STEP_BLOCKS == 0:
+                    yield
 
     def full_map(self, device_id: DeviceId, variant: Variant, control_time: str) -> bytes:
         """The complete map of a committed device: a tailcfg.MapResponse that stands on its own.

@@ -34,7 +34,7 @@ SELECT u.id, u.tenant_id, u.name, u.display_name, u.email, u.profile_pic_url,
  WHERE u.cluster_id = $1
 
 -- load_devices --
--- All devices of a cluster with their hot state, in no order: sorting would spill to disk.
+-- All devices of a cluster with their hot state, in no order.
 -- $1 cluster_id
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,

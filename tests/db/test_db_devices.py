@@ -60,12 +60,12 @@ async def test_loading_more_than_a_batch(prepared: Database, owner: Scoped, home
         """,
         home.tenant.id,
         home.user.id,
-        LOAD_BATCH + 1,
+        max(LOAD_BATCH, FLUSH_BATCH) + 1,
     )
     await conn.close()
     devices = (await owner.load()).devices
-    assert len(devices) == LOAD_BATCH + 1
-    assert list(devices) == sorted(devices, key=lambda d: d.id)
+    assert len(devices) == max(LOAD_BATCH, FLUSH_BATCH) + 1
+    assert len({d.id for d in devices}) == len(devices)
     states = [HotState(d.tenant_id, d.id, (), 1, True, 1.8e9) for d in devices]
     assert len(states) > FLUSH_BATCH
     assert await owner.flush_state(reversed(states)) == len(states)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import zstandard
 from hypothesis import given, settings
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 from app.client.netmap import ClientNetmap
 from app.keys import DiscoKey, NodeKey
 from app.model import Device, DeviceId, User, UserId
-from app.netmap.flush import RESYNC
+from app.netmap import tenant
+from app.netmap.flush import RESYNC, Flush
 from app.netmap.tenant import TenantNetmap
 from app.netmap.variant import Variant
 from app.policy.document import NO_POLICY, Policy
@@ -96,6 +98,22 @@ steps = st.one_of(
     ),
     st.tuples(st.just("commit"), st.none(), st.none()),
     st.tuples(st.just("commit"), st.none(), st.none()),
+    st.tuples(st.just("slow"), numbers, st.booleans()),
+    st.tuples(st.just("move"), st.none(), st.none()),
+)
+#: What may happen between the steps of a commit: changes, no commit and no full map.
+collected = st.one_of(
+    st.tuples(st.just("put"), numbers, owners),
+    st.tuples(st.just("edit"), numbers, edits),
+    st.tuples(st.just("remove"), numbers, st.none()),
+    st.tuples(st.just("user"), owners, st.sampled_from(["anna", "bert"])),
+    st.tuples(
+        st.just("policy"),
+        st.sets(st.tuples(owners, owners), max_size=6),
+        st.sets(st.sampled_from([*SECTIONS, "ssh", "attrs", "via", "none"])),
+    ),
+    st.tuples(st.just("renew"), numbers, st.none()),
+    st.tuples(st.just("renew all"), st.none(), st.none()),
 )
 
 
@@ -190,6 +208,10 @@ class Scene:
         self.viewers: dict[DeviceId, Viewer] = {}
         self.expired: dict[DeviceId, bool] = {}
         self.gone: set[int] = set()
+        #: Viewers that read nothing: they get one whole map when they have caught up.
+        self.slow: set[DeviceId] = set()
+        #: What happens between the steps of the next commits.
+        self.between: list[tuple[str, Any, Any]] = []
 
     def put(self, device: Device) -> None:
         self.netmap.put(device, expired=self.expired.get(device.id, False))
@@ -225,13 +247,68 @@ class Scene:
                     self.viewers[DeviceId(first)] = Viewer(self.netmap, DeviceId(first), second)
             case "commit":
                 self.commit()
+            case "slow":
+                self.slow_down(DeviceId(first)) if second else self.catch_up(DeviceId(first))
+            case "move":
+                self.move()
+            case "renew":
+                self.netmap.renew({DeviceId(first)})
+            case "renew all":
+                self.netmap.renew({device.id for device in self.netmap.devices()})
+
+    def slow_down(self, device_id: DeviceId) -> None:
+        if device_id in self.viewers:
+            self.slow.add(device_id)
+
+    def catch_up(self, device_id: DeviceId) -> None:
+        if device_id in self.slow:
+            self.commit()
+            viewer = self.viewers.get(device_id)
+            if viewer is not None:
+                self.slow.discard(device_id)
+                viewer.client = ClientNetmap()
+                viewer.receive(self.netmap.full_map(device_id, viewer.variant, NOW))
+                check(viewer, self.netmap)
+
+    def move(self) -> None:
+        """The tenant goes to another cluster: its owner loads it, and the devices poll there."""
+        self.commit()
+        while self.netmap.is_dirty:
+            self.commit()
+        there = make_netmap(self.netmap.engine.policy, users=())
+        for user in self.netmap.users():
+            there.put_user(user)
+        for device in self.netmap.devices():
+            there.put(device, expired=self.expired.get(device.id, False))
+        there.set_derp_map(self.netmap._derp_map)
+        there.commit()
+        self.netmap = there
+        for device_id, viewer in self.viewers.items():
+            if device_id not in self.slow:
+                check(viewer, there)
+            viewer.client = Viewer(there, device_id, viewer.variant).client
+        self.slow.clear()
+
+    def _committed(self) -> Flush:
+        steps = self.netmap.commit_steps()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                flush: Flush = done.value
+                return flush
+            if self.between:
+                self.step(*self.between.pop(0))
 
     def commit(self) -> None:
         before = {v: set(viewer.client.peers) for v, viewer in self.viewers.items()}
-        flush = self.netmap.commit()
+        flush = self._committed()
         for device_id, viewer in list(self.viewers.items()):
             if not self.netmap.is_committed(device_id):
                 del self.viewers[device_id]
+                self.slow.discard(device_id)
+                continue
+            if device_id in self.slow:
                 continue
             message = flush.message_for(device_id, viewer.variant)
             if message is RESYNC:
@@ -268,6 +345,47 @@ def test_map_plus_deltas_is_the_fresh_map_for_every_viewer(history):
     for step in history:
         scene.step(*step)
     scene.commit()
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.lists(steps, min_size=5, max_size=40), st.lists(collected, min_size=5, max_size=40))
+def test_changes_between_the_steps_of_a_commit_count_for_the_next(history, between):
+    small = {"STEP_ROWS": 1, "STEP_RECLASSED": 1, "STEP_USERS": 1}
+    with patch.multiple(tenant, **small):
+        scene = Scene()
+        for number in range(1, 7):
+            scene.put(make_device(number, user_id=UserId(number % 3 + 1)))
+        scene.netmap.commit()
+        for number in range(1, 5):
+            variant = Variant.ZSTD if number % 2 else Variant.PLAIN
+            scene.viewers[DeviceId(number)] = Viewer(scene.netmap, DeviceId(number), variant)
+        scene.between = list(between)
+        for step in history:
+            scene.step(*step)
+        scene.commit()
+        scene.between.clear()
+        scene.commit()
+        for number in list(scene.slow):
+            scene.catch_up(number)
+        assert not scene.netmap.is_dirty
+
+
+def test_a_commit_that_is_given_up_leaves_its_changes_to_the_next():
+    with patch.multiple(tenant, STEP_ROWS=1):
+        scene = Scene()
+        for number in range(1, 5):
+            scene.put(make_device(number, user_id=UserId(1)))
+        scene.commit()
+        scene.viewers[DeviceId(1)] = Viewer(scene.netmap, DeviceId(1), Variant.PLAIN)
+        for number in range(2, 5):
+            scene.put(make_device(number, user_id=UserId(1), endpoints=("192.0.2.1:1",)))
+        scene.netmap.set_policy(policy_of({(1, 1)}, {"self"}))
+        steps = scene.netmap.commit_steps()
+        next(steps)
+        steps.close()
+        assert scene.netmap.is_dirty
+        scene.commit()
+        assert scene.viewers[DeviceId(1)].client.peers[2]["Endpoints"] == ["192.0.2.1:1"]
 
 
 def test_large_commits_take_the_block_path_and_stay_exact():

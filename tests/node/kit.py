@@ -297,6 +297,10 @@ class DatabaseGate:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
 
+    def lead_to(self, dsn: str) -> None:
+        """New connections go to another server."""
+        self._target = dsn
+
     async def open(self) -> None:
         self._flows.set()
         if self._server is None:

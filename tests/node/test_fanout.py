@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,14 +16,15 @@ from app.compression import compress
 from app.keys import DiscoKey, MachineKey, NodeKey
 from app.model import Device, DeviceId, Tenant, TenantId, User, UserId
 from app.netmap.dns import DnsPlan
-from app.netmap.tenant import TenantNetmap
+from app.netmap.flush import Flush
+from app.netmap.tenant import STEP_ROWS, TenantNetmap
 from app.netmap.variant import Variant
+from app.policy.reader import read
 from node import fanout as fanout_module
 from node.fanout import (
     ANNOUNCE_BOUND_S,
     GATHER_LOADED_S,
     GATHER_S,
-    SLICE_MAPS,
     SLICE_VIEWERS,
     TICK_MAX_S,
     TICK_MIN_S,
@@ -30,6 +32,7 @@ from node.fanout import (
     TenantFanout,
 )
 from node.session import CAUGHT_UP_BYTES, MAX_BACKLOG_BYTES, MapSession, SessionState
+from node.turns import MAP_SHARE, SLICE_S, Turns
 from tests.node.kit import until
 
 
@@ -96,6 +99,7 @@ class Place:
         self.order: list[int] = []
         self.fanout = TenantFanout(
             self.netmap,
+            turns=Turns(),
             control_time=lambda: "2026-01-01T00:00:00Z",
             on_round=lambda _, stats: self.rounds.append(stats),
         )
@@ -174,8 +178,9 @@ async def test_after_the_bound_a_newcomers_map_does_not_wait(monkeypatch: pytest
     place.netmap.put(device(viewers + 1))
     place.connect(viewers + 1)
     await place.rounds_done(1)
-    # One slice was told, then the newcomer got its map, then the others were told.
-    assert place.order.index(viewers + 1) == SLICE_VIEWERS
+    # One slice was told, then the newcomer got its map, then the others were told. What had to be
+    # encoded was long enough for a slice of its own.
+    assert place.order.index(viewers + 1) == 1
     assert len(place.order) == viewers + 1
     assert place.rounds[0].late_maps == 1
     place.close()
@@ -230,35 +235,125 @@ async def test_a_delta_at_the_limit_is_still_written() -> None:
     place.close()
 
 
+class SlowClock:
+    """The loop's clock as a fan-out sees it, on a machine where each message sent takes so long."""
+
+    def __init__(self, place: Place, send_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.spent = 0.0
+        #: Messages written before each turn of the loop that followed the first.
+        self.turns: list[int] = []
+
+        def time() -> float:
+            return loop.time() + self.spent
+
+        def sent() -> None:
+            self.spent += send_s
+            loop.call_soon(lambda: self.turns.append(len(place.order)))
+
+        self.sent = sent
+        clock: Any = SimpleNamespace(
+            time=time,
+            call_at=lambda at, run: loop.call_at(at - self.spent, run),
+            call_soon=loop.call_soon,
+            create_task=loop.create_task,
+            create_future=loop.create_future,
+        )
+        place.fanout._loop = place.fanout._turns._loop = clock
+
+
 async def test_the_loop_gets_its_turn_between_slices() -> None:
     viewers = SLICE_VIEWERS * 3
     place = Place(viewers)
-    turns: list[int] = []
+    clock = SlowClock(place, SLICE_S / SLICE_VIEWERS)
     for number in range(1, viewers + 1):
         _, tunnel = place.connect(number, live=True)
-        if number == 1:
-            tunnel.on_send = lambda: asyncio.get_running_loop().call_soon(
-                lambda: turns.append(len(place.order))
-            )
+        tunnel.on_send = clock.sent
     place.netmap.put(device(viewers + 1))
     place.fanout.mark()
     await place.rounds_done(1)
-    assert turns == [SLICE_VIEWERS]
+    assert set(clock.turns) == {SLICE_VIEWERS, 2 * SLICE_VIEWERS, 3 * SLICE_VIEWERS}
     place.close()
 
 
 async def test_full_maps_are_made_in_slices_too() -> None:
-    joiners = SLICE_MAPS * 3
-    place = Place(joiners)
-    turns: list[int] = []
-    for number in range(1, joiners + 1):
+    place = Place(9)
+    clock = SlowClock(place, SLICE_S / 2)
+    for number in range(1, 10):
         _, tunnel = place.connect(number)
-        if number == 1:
-            tunnel.on_send = lambda: asyncio.get_running_loop().call_soon(
-                lambda: turns.append(len(place.order))
-            )
+        tunnel.on_send = clock.sent
     await place.rounds_done(1)
-    assert (turns, place.rounds[0].maps) == ([SLICE_MAPS], joiners)
+    assert place.rounds[0].maps == 9
+    assert set(clock.turns) >= {2, 4, 6, 8}
+    assert all(late - early <= 2 for early, late in pairwise(sorted(set(clock.turns))))
+    place.close()
+
+
+async def test_one_tenant_at_a_time_and_changes_before_maps() -> None:
+    """However many tenants have something to do, between two of their slices the loop looks around."""
+    turns = Turns()
+    loop = asyncio.get_running_loop()
+    order: list[str] = []
+
+    async def work(name: str, *, for_map: bool) -> None:
+        for _ in range(3):
+            await turns.take(for_map=for_map)
+            order.append(name)
+            loop.call_soon(order.append, "loop")
+
+    await asyncio.gather(
+        *(work("map", for_map=True) for _ in range(2)), *(work("change", for_map=False) for _ in range(3))
+    )
+    assert all("loop" in pair for pair in pairwise(order)), "no two slices without a look around"
+    slices = [name for name in order if name != "loop"]
+    assert slices[:MAP_SHARE] == ["change"] * (MAP_SHARE - 1) + ["map"]
+    assert (slices.count("change"), slices.count("map")) == (9, 6)
+    assert slices[-3:] == ["map"] * 3
+    assert turns.waiting == (0, 0)
+
+
+async def test_who_gave_up_waiting_takes_no_turn() -> None:
+    turns = Turns()
+    waiting = [asyncio.ensure_future(turns.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    waiting[1].cancel()
+    assert await asyncio.wait_for(waiting[2], 5) > 0
+
+
+async def test_a_policy_for_many_is_taken_in_steps_while_changes_go_on() -> None:
+    """Between the steps of a commit devices change, and a map that somebody asks for once waits."""
+    place = Place(STEP_ROWS * 3)
+    _, tunnel = place.connect(1)
+    await place.rounds_done(1)
+    place.netmap.set_policy(read('{"acls":[{"action":"accept","src":["*"],"dst":["*:22"]}]}'))
+    steps = 0
+    commit_steps = place.netmap.commit_steps
+
+    def counted() -> Generator[None, None, Flush]:
+        nonlocal steps
+        flush = commit_steps()
+        while True:
+            try:
+                next(flush)
+            except StopIteration as done:
+                return done.value
+            steps += 1
+            if steps == 2:
+                place.change(5)
+                asked.append(asyncio.ensure_future(place.fanout.full_map(DeviceId(2), Variant.PLAIN)))
+            yield
+
+    asked: list[asyncio.Future[bytes]] = []
+    place.netmap.commit_steps = counted  # type: ignore[method-assign]
+    place.fanout.mark()
+    await place.rounds_done(3)
+    assert steps >= 3
+    _, first, second = tunnel.messages
+    assert "PacketFilters" in first
+    assert [p["NodeID"] for p in second["PeersChangedPatch"]] == [5]
+    whole = orjson.loads(await asked[0])
+    assert whole["PacketFilters"]["base"] == first["PacketFilters"]["base"]
     place.close()
 
 
@@ -348,5 +443,5 @@ def test_the_pace_is_what_the_design_says() -> None:
     # DESIGN.md section 7.
     assert (GATHER_S, GATHER_LOADED_S, ANNOUNCE_BOUND_S) == (0.020, 0.100, 0.250)
     assert (TICK_MIN_S, TICK_MAX_S) == (0.100, 0.500)
-    assert (SLICE_VIEWERS, SLICE_MAPS) == (64, 4)
+    assert (SLICE_VIEWERS, SLICE_S, MAP_SHARE) == (64, 0.004, 4)
     assert fanout_module.LAZY_S == 0.250

@@ -8,6 +8,7 @@ from app.compression import compress
 from app.model import ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User, UserId
 from app.netmap.dns import DnsPlan
 from node.hub import Hub
+from node.loading import load, take_over
 from tests.node.kit import until
 from tests.node.test_fanout import device
 
@@ -41,7 +42,8 @@ def state(number: int, *, online: bool, endpoints: tuple[str, ...] = ()) -> HotS
 async def test_a_takeover_knows_what_the_last_owner_stored() -> None:
     stored: list[Device] = []
     hub = following(stored)
-    hub.load(snapshot(device(1, online=True), device(2), device(3, online=True)))
+    loaded = snapshot(device(1, online=True), device(2), device(3, online=True))
+    await load(hub, loaded, loaded.devices)
     # While another instance owns the cluster nobody is seen to leave here, however long nothing is heard.
     assert not hub._departures
     hub.put_states(
@@ -59,7 +61,7 @@ async def test_a_takeover_knows_what_the_last_owner_stored() -> None:
     assert (one.endpoints, one.home_derp, one.online) == (("192.0.2.1:1",), 900, True)
     assert (two.online, three.online, three.last_seen) == (True, False, NOW - 60)
     assert stored == []  # it came from there
-    hub.take_over()
+    await take_over(hub)
     assert set(hub._departures) == {1, 2}
     # Who does not come back within the grace has left, and that is stored.
     await until(lambda: len(stored) == 2, "both have left")
@@ -71,7 +73,7 @@ async def test_a_takeover_knows_what_the_last_owner_stored() -> None:
 async def test_a_plan_reaches_tenants_that_come_later() -> None:
     hub = following([])
     hub.set_dial_plan(b'{"Candidates":[]}')
-    hub.load(snapshot(device(1)))
+    await load(hub, snapshot(device(1)), [device(1)])
     netmap = hub._tenants[TenantId(1)].netmap
     assert netmap.commit().common == [b'"ControlDialPlan":{"Candidates":[]}']
     await hub.drain(wave=10, pause_s=0)
