@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
 from app import __version__
 from app.commands import (
@@ -47,10 +48,10 @@ def serve(config: str | None) -> None:
     sys.exit(run_daemon(main))
 
 
-for group in (tokens,):
+for group in (tenants, clusters, plans, placement, join, tokens):
     cli.add_command(group)
 cli.add_command(completion_command(cli, PROGRAM))
-cli.also(tokens="token")
+cli.also(tenants="tenant", clusters="cluster", plans="plan", tokens="token")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acs.api import tokens
+from acs.api import clusters, joining, tenants, tokens
 from acs.api.operation import Call, Operation, Reply
 from acs.leader import Leader
 from app import __version__
@@ -32,7 +32,14 @@ class Service:
 
     def operations(self) -> list[Operation[Any]]:
         """The whole API, in the order of its page."""
-        return [*tokens.operations(self.admission, self.clock), self._about()]
+        return [
+            *joining.operations(self.admission, self.settings.acs.login_server, self.clock),
+            *tenants.operations(self.admission),
+            *clusters.operations(self.admission),
+            *tenants.plan_operations(self.admission),
+            *tokens.operations(self.admission, self.clock),
+            self._about(),
+        ]
 
     def jobs(self) -> list[Job]:
         """What the leading instance does by the clock."""

@@ -308,6 +308,7 @@ class Instance:
     version: str = ""
     internal_addr: str = ""
     advertise_addr: str = ""
+    login_url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,3 +376,40 @@ class ApiToken:
     expires_at: float | None
     revoked_at: float | None
     last_used_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What tenants of a plan may have; None is no limit."""
+
+    name: str
+    max_devices: int | None
+    max_users: int | None
+    max_keys: int | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFacts:
+    """A tenant as hs-acs keeps it, with what it has now. Times in epoch seconds."""
+
+    id: TenantId
+    cluster_id: str
+    name: str
+    dns_label: str
+    status: str
+    is_home: bool
+    plan: str | None
+    region: str
+    labels: Mapping[str, str]
+    dedicated: bool
+    pinned: str | None
+    max_devices: int | None
+    max_users: int | None
+    max_keys: int | None
+    devices: int
+    users: int
+    keys: int
+    version: int
+    created_at: float
+    deleted_at: float | None

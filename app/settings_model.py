@@ -189,6 +189,9 @@ class AcsSettings(_Group):
     url: Annotated[str, AfterValidator(values.check_server_url)] = Field(
         "", description="Where `hs-acs` commands find the API; default http://<acs.listen_addr>."
     )
+    login_server: Annotated[str, AfterValidator(values.check_server_url)] = Field(
+        "", description="What joiners are told to dial; default: the URL of their tenant's cluster."
+    )
     token: str = Field("", repr=False, description="API token of `hs-acs` commands.")
     requests_per_minute: int = Field(600, ge=1, le=1_000_000, description="Of one token.")
 

@@ -18,6 +18,7 @@ RANDOM_BYTES = PREFIX_BYTES + SECRET_BYTES
 
 _MAX_ID = 2**63 - 1
 _FORM = re.compile(r"hskey-auth-([1-9][0-9]{0,18})-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
+_JOIN_FORM = re.compile(r"hskey-join-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
 _API_FORM = re.compile(r"hskey-api-([0-9a-f]{12})-([0-9a-f]{64})", re.ASCII)
 _PREFIX = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
@@ -27,6 +28,14 @@ class AuthToken:
     """What the database may know of an auth key."""
 
     tenant_id: int
+    prefix: str
+    hash: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJoinToken:
+    """What the database may know of a token to join with."""
+
     prefix: str
     hash: bytes = field(repr=False)
 
@@ -76,6 +85,20 @@ def parse_api_token(text: str) -> StoredApiToken | None:
     """The stored part of a token text, None when it is not one of ours."""
     match = _API_FORM.fullmatch(text.strip())
     return None if match is None else StoredApiToken(match[1], _digest(match[2]))
+
+
+def make_join_token(random: bytes) -> tuple[str, StoredJoinToken]:
+    """The text to show once, and its stored part, from RANDOM_BYTES random bytes."""
+    if len(random) != RANDOM_BYTES:
+        raise ValueError(f"a join token needs {RANDOM_BYTES} random bytes")
+    prefix, secret = random[:PREFIX_BYTES].hex(), random[PREFIX_BYTES:].hex()
+    return f"hskey-join-{prefix}-{secret}", StoredJoinToken(prefix, _digest(secret))
+
+
+def parse_join_token(text: str) -> StoredJoinToken | None:
+    """The stored part of a token text, None when it is not one of ours."""
+    match = _JOIN_FORM.fullmatch(text.strip())
+    return None if match is None else StoredJoinToken(match[1], _digest(match[2]))
 
 
 def _digest(secret: str) -> bytes:

@@ -206,6 +206,7 @@ class Follower:
                 version=__version__,
                 internal_addr=self.internal_addr,
                 advertise_addr=self.settings.advertise_addr,
+                login_url=self.settings.server_url,
             )
         )
 

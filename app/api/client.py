@@ -9,7 +9,27 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from app.api.records import NewToken, Page, Problem, Service, Token, TokenAsked
+from app.api.records import (
+    Cluster,
+    ClusterChange,
+    Explanation,
+    JoinAsked,
+    Joining,
+    JoinToken,
+    JoinTokenAsked,
+    NewToken,
+    Page,
+    Placed,
+    PlanAsked,
+    PlanRecord,
+    Problem,
+    Service,
+    TenantAsked,
+    TenantChange,
+    TenantRecord,
+    Token,
+    TokenAsked,
+)
 from app.errors import (
     BadRequest,
     Conflict,
@@ -75,6 +95,72 @@ class AcsClient:
     async def revoke_token(self, token_id: int) -> Token:
         """Ends a token at once."""
         return await self.call("DELETE", f"/v1/tokens/{token_id}", Token)
+
+    # -- tenants, clusters, plans ---------------------------------------------------------------
+
+    async def place(self, asked: TenantAsked) -> Placed:
+        """A tenant, new or where it is."""
+        return await self.call("POST", "/v1/tenants", Placed, asked)
+
+    async def explain(self, asked: TenantAsked) -> Explanation:
+        """Where a tenant would go now."""
+        return await self.call("POST", "/v1/placement/explain", Explanation, asked)
+
+    def tenants(self, *, cluster: str | None = None, deleted: bool = False) -> AsyncIterator[TenantRecord]:
+        """All tenants, page by page."""
+        query = {"deleted": str(deleted).lower(), **({} if cluster is None else {"cluster": cluster})}
+        return self.pages("/v1/tenants", TenantRecord, query)
+
+    async def tenant(self, name_or_id: str | int) -> TenantRecord:
+        """One tenant, by id or else by name. Raises NotFound."""
+        if isinstance(name_or_id, int) or name_or_id.isdigit():
+            return await self.call("GET", f"/v1/tenants/{name_or_id}", TenantRecord)
+        page = await self.call("GET", "/v1/tenants", Page[TenantRecord], query={"name": name_or_id})
+        return page.items[0]
+
+    async def change_tenant(
+        self, tenant_id: int, change: TenantChange, *, version: int | None = None
+    ) -> TenantRecord:
+        return await self.call("PATCH", f"/v1/tenants/{tenant_id}", TenantRecord, change, version=version)
+
+    async def tenant_verb(self, tenant_id: int, verb: str) -> TenantRecord:
+        """suspend, resume or restore."""
+        return await self.call("POST", f"/v1/tenants/{tenant_id}/{verb}", TenantRecord)
+
+    async def delete_tenant(self, tenant_id: int, *, version: int | None = None) -> TenantRecord:
+        """It can be restored for a while."""
+        return await self.call("DELETE", f"/v1/tenants/{tenant_id}", TenantRecord, version=version)
+
+    async def clusters(self) -> list[Cluster]:
+        return (await self.call("GET", "/v1/clusters", Page[Cluster])).items
+
+    async def cluster(self, cluster_id: str) -> Cluster:
+        return await self.call("GET", f"/v1/clusters/{cluster_id}", Cluster)
+
+    async def change_cluster(
+        self, cluster_id: str, change: ClusterChange, *, version: int | None = None
+    ) -> Cluster:
+        return await self.call("PATCH", f"/v1/clusters/{cluster_id}", Cluster, change, version=version)
+
+    async def cluster_verb(self, cluster_id: str, verb: str) -> Cluster:
+        """admit or drain."""
+        return await self.call("POST", f"/v1/clusters/{cluster_id}/{verb}", Cluster)
+
+    async def plans(self) -> list[PlanRecord]:
+        return (await self.call("GET", "/v1/plans", Page[PlanRecord])).items
+
+    async def put_plan(self, name: str, asked: PlanAsked) -> PlanRecord:
+        """Makes or changes a plan, and the limits of its tenants."""
+        return await self.call("PUT", f"/v1/plans/{name}", PlanRecord, asked)
+
+    # -- joining --------------------------------------------------------------------------------
+
+    async def create_join_token(self, asked: JoinTokenAsked) -> JoinToken:
+        return await self.call("POST", "/v1/join-tokens", JoinToken, asked)
+
+    async def join(self, asked: JoinAsked) -> Joining:
+        """All that a device needs to join."""
+        return await self.call("POST", "/v1/join", Joining, asked)
 
     # -- how all calls are made -----------------------------------------------------------------
 

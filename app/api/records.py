@@ -99,3 +99,176 @@ class Service(Answered):
     version: str
     instance: str
     leads: bool = Field(description="Whether this instance runs the jobs.")
+
+
+# -- clusters -----------------------------------------------------------------------------------
+
+Labels = dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]]
+ClusterId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: A limit; -1 takes it away.
+Limit = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+
+
+class Cluster(Answered):
+    """A cluster: what it may hold, what is there, and whether somebody serves it."""
+
+    id: str
+    state: str
+    region: str
+    labels: dict[str, str]
+    weight: float
+    max_tenants: int | None
+    max_devices: int | None
+    tenants: int = Field(description="Without its home tenant.")
+    devices: int
+    reserved: int = Field(description="Devices that its tenants may have, or have.")
+    served: bool
+    login_url: str = Field(description="Of the instance that owns it; empty while nobody does.")
+    version: int
+
+
+class ClusterChange(Asked):
+    """What shall be different; members left out stay."""
+
+    region: Annotated[str, Field(max_length=63)] | None = None
+    labels: Labels | None = None
+    weight: Annotated[float, Field(gt=0, le=1000)] | None = None
+    max_tenants: Count | None = None
+    max_devices: Count | None = None
+
+
+# -- tenants ------------------------------------------------------------------------------------
+
+
+class TenantAsked(Asked):
+    """A tenant to be placed."""
+
+    name: Name
+    plan: str | None = Field(None, max_length=48)
+    region: str = Field("", max_length=63, description="The cluster's region must be this one.")
+    labels: Labels = Field({}, description="The cluster must have these.")
+    cluster: ClusterId | None = Field(None, description="This cluster and no other.")
+    dedicated: bool = Field(False, description="A cluster for this tenant alone.")
+
+
+class TenantChange(Asked):
+    """What shall be different; members left out stay."""
+
+    name: Name | None = None
+    plan: str | None = Field(None, max_length=48, description="'' takes the plan away, its limits stay.")
+    labels: Labels | None = None
+    max_devices: Limit | None = None
+    max_users: Limit | None = None
+    max_keys: Limit | None = None
+
+
+class TenantRecord(Answered):
+    """A tenant, where it lives, what it may have and what it has."""
+
+    id: int
+    name: str
+    cluster: str
+    dns_label: str
+    status: str
+    home: bool
+    plan: str | None
+    region: str
+    labels: dict[str, str]
+    dedicated: bool
+    pinned: str | None
+    max_devices: int | None
+    max_users: int | None
+    max_keys: int | None
+    devices: int
+    users: int
+    keys: int
+    version: int
+    created_at: datetime
+    deleted_at: datetime | None
+
+
+class Placed(Answered):
+    """A tenant, and why it lives where it does; the explanation is empty for one that was there."""
+
+    tenant: TenantRecord
+    created: bool
+    explanation: list[str]
+
+
+class Explanation(Answered):
+    """Where a tenant would go now, and why not elsewhere."""
+
+    cluster: str | None
+    explanation: list[str]
+
+
+class TenantsAsked(PageAsked):
+    """Which tenants."""
+
+    cluster: ClusterId | None = None
+    name: str | None = Field(None, max_length=255)
+    deleted: bool = Field(False, description="Those too that can still be restored.")
+
+
+# -- plans --------------------------------------------------------------------------------------
+
+
+class PlanAsked(Asked):
+    """The limits of a plan; none = no limit."""
+
+    max_devices: Count | None = None
+    max_users: Count | None = None
+    max_keys: Count | None = None
+
+
+class PlanRecord(Answered):
+    """A plan."""
+
+    name: str
+    max_devices: int | None
+    max_users: int | None
+    max_keys: int | None
+    version: int
+
+
+# -- joining ------------------------------------------------------------------------------------
+
+
+class JoinTokenAsked(Asked):
+    """A token with which a tenant's people let devices in; the tenant may not exist yet."""
+
+    tenant: Name
+    user: Name = Field("default", description="Whose the devices are.")
+    uses: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(None, description="None = any number.")
+    expires_at: datetime | None = None
+
+
+class JoinToken(Answered):
+    """A token's text, which is shown this once."""
+
+    id: int
+    text: str
+
+
+class JoinAsked(Asked):
+    """A device shall join: with a join token, or as a caller who may do so for a tenant."""
+
+    token: str | None = Field(None, max_length=128)
+    tenant: Name | None = None
+    user: Name | None = None
+    reusable: bool = False
+    ephemeral: bool = False
+    life_s: int = Field(3600, ge=60, le=30 * 86400, description="How long the auth key can be used.")
+
+
+class Joining(Answered):
+    """All that a device needs to join its tailnet."""
+
+    tenant: str
+    tenant_id: int
+    cluster_id: str
+    login_server: str
+    auth_key: str
+    expires_at: datetime
+    command: str

@@ -6,11 +6,12 @@ from typing import Self
 
 from app.db.access import Access
 from app.db.connect import POOL_MAX, create_pool, server_settings
+from app.db.tenants import Tenants
 
 ROLE = "hs_acs"
 
 
-class Admission(Access):
+class Admission(Access, Tenants):
     """Everything hs-acs may do in the database. Each write names its tenant or cluster, and is audited."""
 
     @classmethod

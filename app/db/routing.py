@@ -32,6 +32,7 @@ class Routing(ScopedBase):
             instance.version,
             instance.internal_addr,
             instance.advertise_addr,
+            instance.login_url,
         )
 
     async def delete_instance(self, instance: str) -> None:

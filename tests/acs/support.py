@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +22,7 @@ START_DEADLINE_S = 30.0
 
 
 class AcsProcess:
-    """`hs-acs serve`, started on entry and told to end on exit."""
+    """`hs-acs serve`, started on entry and told to end on exit. Bound to no event loop."""
 
     def __init__(self, dsn: str, *, settings: Mapping[str, str] | None = None) -> None:
         self.port, self.metrics_port = free_port(), free_port()
@@ -36,7 +37,7 @@ class AcsProcess:
             **(settings or {}),
         }
         self._log = Path(self._dir.name) / "log"
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -57,9 +58,10 @@ class AcsProcess:
 
     async def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "acs.cli", "serve"),
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "acs.cli", "serve"],
                 env=clean_environment(self.settings),
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
@@ -67,7 +69,7 @@ class AcsProcess:
 
     async def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.returncode is None, self.log()
+        assert self._process.poll() is None, self.log()
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
@@ -78,16 +80,15 @@ class AcsProcess:
     async def stop(self) -> int:
         """Told to end; its exit code."""
         assert self._process is not None
-        if self._process.returncode is None:
+        if self._process.poll() is None:
             self._process.terminate()
-        async with asyncio.timeout(STOP_DEADLINE_S):
-            return await self._process.wait()
+        return await asyncio.to_thread(self._process.wait, STOP_DEADLINE_S)
 
     async def kill(self) -> None:
         """SIGKILL: no word to anybody."""
         assert self._process is not None
         self._process.kill()
-        await self._process.wait()
+        await asyncio.to_thread(self._process.wait, STOP_DEADLINE_S)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

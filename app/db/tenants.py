@@ -1,0 +1,298 @@
+"""Tenants, the clusters they are placed on, plans, and tokens to join with: what hs-acs keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app.db.admin import Admin
+from app.db.base import PoolBase, PoolConnection, write_audit
+from app.errors import BadRequest, Conflict, NotFound, Refused
+from app.model import Plan, TenantFacts, TenantId
+from app.names import check_cluster_id, label_of
+from app.placement import RESERVE, ClusterLoad, Placement, Wish, place
+from app.sql import QUERIES
+from app.tokens import StoredJoinToken
+
+_STATES = ("joining", "active", "draining", "drained", "standby")
+
+
+def _text(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _load(row: Any) -> ClusterLoad:
+    values = list(row)
+    values[3] = orjson.loads(values[3])
+    values[11] = tuple(values[11])
+    return ClusterLoad(*values)
+
+
+def _facts(row: Any) -> TenantFacts:
+    values = list(row)
+    values[8] = orjson.loads(values[8])
+    return TenantFacts(*values)
+
+
+class Tenants(PoolBase):
+    """The part of Admission about tenants and clusters."""
+
+    def cluster(self, cluster_id: str) -> Admin:
+        """What an administrator does inside one cluster: users, auth keys, devices."""
+        return Admin(self._pool, check_cluster_id(cluster_id))
+
+    # -- clusters -------------------------------------------------------------------------------
+
+    async def cluster_loads(self) -> list[ClusterLoad]:
+        """All clusters as placement sees them, by id."""
+        return [_load(row) for row in await self._fetch(QUERIES["cluster_loads"], RESERVE)]
+
+    async def cluster_load(self, cluster_id: str) -> ClusterLoad:
+        """One of them. Raises NotFound."""
+        for load in await self.cluster_loads():
+            if load.cluster_id == cluster_id:
+                return load
+        raise NotFound(f"there is no cluster {cluster_id!r}")
+
+    async def update_cluster(
+        self,
+        cluster_id: str,
+        *,
+        actor: str,
+        state: str | None = None,
+        region: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        weight: float | None = None,
+        max_tenants: int | None = None,
+        max_devices: int | None = None,
+        version: int | None = None,
+    ) -> ClusterLoad:
+        """Changes what is given. Raises NotFound, Conflict when `version` is not that of now."""
+        if state is not None and state not in _STATES:
+            raise BadRequest(f"a cluster is {', '.join(_STATES)}, not {state!r}", code="bad_state")
+        before = await self.cluster_load(cluster_id)
+        async with self._connection() as conn, conn.transaction():
+            changed = await conn.fetchval(
+                QUERIES["update_cluster"],
+                *(cluster_id, state, region, _text(labels), weight, max_tenants, max_devices, version),
+            )
+            if changed is None:
+                raise _changed_meanwhile(f"cluster {cluster_id}")
+            given = {
+                "state": state,
+                "region": region,
+                "labels": labels,
+                "weight": weight,
+                "max_tenants": max_tenants,
+                "max_devices": max_devices,
+            }
+            after = {name: value for name, value in given.items() if value is not None}
+            old = {name: getattr(before, name) for name in after}
+            await write_audit(
+                conn, cluster_id, None, actor, "cluster_update", f"cluster:{cluster_id}", old, after
+            )
+        return await self.cluster_load(cluster_id)
+
+    # -- tenants --------------------------------------------------------------------------------
+
+    async def place_tenant(
+        self, name: str, wish: Wish, *, plan: str | None, actor: str
+    ) -> tuple[TenantFacts, Placement | None]:
+        """The tenant of this name: as it is when there is one, else new, in the best cluster.
+
+        Of many callers, in several replicas too, one places it and all get the same answer. The
+        placement is None for one that was there. Raises NotFound for a plan nobody made, Refused when
+        no cluster fits (`explanation` among its facts says why).
+        """
+        known = await self._named(name)
+        if known is not None:
+            return known, None
+        async with self._connection() as conn, conn.transaction():
+            await conn.execute(QUERIES["lock_placement"])
+            row = await conn.fetchrow(QUERIES["acs_tenants"], None, name, None, True, 0, 1)
+            if row is not None:
+                return _alive(_facts(row)), None
+            limits = await self._limits(conn, plan)
+            if limits.max_devices is not None:
+                wish = Wish(wish.region, wish.labels, wish.pinned, wish.dedicated, limits.max_devices)
+            placement = place(
+                wish, [_load(one) for one in await conn.fetch(QUERIES["cluster_loads"], RESERVE)]
+            )
+            if placement.chosen is None:
+                raise Refused(
+                    f"no cluster fits tenant {name!r}: {'; '.join(placement.explanation[1:])}",
+                    code="no_cluster_fits",
+                    explanation=placement.explanation,
+                )
+            tenant_id: int = await conn.fetchval(
+                QUERIES["place_tenant"],
+                *(placement.chosen, name, label_of(name)),
+                *(limits.max_devices, limits.max_users, limits.max_keys),
+            )
+            await conn.execute(
+                QUERIES["describe_tenant"],
+                *(tenant_id, plan, wish.region, _text(wish.labels), wish.dedicated, wish.pinned),
+            )
+            after = {"name": name, "plan": plan, "why": placement.explanation[0]}
+            await write_audit(
+                conn,
+                placement.chosen,
+                TenantId(tenant_id),
+                actor,
+                "tenant_create",
+                f"tenant:{tenant_id}",
+                None,
+                after,
+            )
+        return await self.tenant(TenantId(tenant_id)), placement
+
+    async def explain(self, wish: Wish) -> Placement:
+        """Where a tenant would go now."""
+        return place(wish, await self.cluster_loads())
+
+    async def _named(self, name: str) -> TenantFacts | None:
+        row = await self._fetchrow(QUERIES["acs_tenants"], None, name, None, True, 0, 1)
+        return None if row is None else _alive(_facts(row))
+
+    async def _limits(self, conn: PoolConnection, plan: str | None) -> Plan:
+        if plan is None:
+            return Plan("", None, None, None, 0)
+        row = await conn.fetchrow(QUERIES["list_plans"], plan)
+        if row is None:
+            raise NotFound(f"there is no plan {plan!r}")
+        return Plan(*row)
+
+    async def tenant(self, tenant_id: TenantId) -> TenantFacts:
+        """One tenant, deleted ones too. Raises NotFound."""
+        row = await self._fetchrow(QUERIES["acs_tenants"], tenant_id, None, None, True, 0, 1)
+        if row is None:
+            raise NotFound(f"there is no tenant {tenant_id}")
+        return _facts(row)
+
+    async def tenant_named(self, name: str) -> TenantFacts:
+        """Raises NotFound."""
+        found = await self._named(name)
+        if found is None:
+            raise NotFound(f"there is no tenant {name!r}")
+        return found
+
+    async def list_tenants(
+        self, after_id: int, limit: int, *, cluster_id: str | None = None, with_deleted: bool = False
+    ) -> list[TenantFacts]:
+        """Tenants by id."""
+        found = await self._fetch(
+            QUERIES["acs_tenants"], None, None, cluster_id, with_deleted, after_id, limit
+        )
+        return [_facts(row) for row in found]
+
+    async def update_tenant(
+        self,
+        tenant_id: TenantId,
+        *,
+        actor: str,
+        action: str = "tenant_update",
+        name: str | None = None,
+        status: str | None = None,
+        plan: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        max_devices: int | None = None,
+        max_users: int | None = None,
+        max_keys: int | None = None,
+        version: int | None = None,
+    ) -> TenantFacts:
+        """Changes what is given; -1 takes a limit away, the plan '' the plan. Home tenants stay as they are.
+
+        Raises NotFound, Conflict for another version or a name that is taken, Refused.
+        """
+        before = await self.tenant(tenant_id)
+        if before.is_home:
+            raise Refused("a home tenant lives and ends with its cluster", code="home_tenant")
+        async with self._connection() as conn, conn.transaction():
+            if plan:
+                limits = await self._limits(conn, plan)
+                max_devices, max_users, max_keys = (
+                    (-1 if limit is None else limit) if given is None else given
+                    for given, limit in (
+                        (max_devices, limits.max_devices),
+                        (max_users, limits.max_users),
+                        (max_keys, limits.max_keys),
+                    )
+                )
+            changed = await conn.fetchval(
+                QUERIES["update_tenant"],
+                *(tenant_id, name, status, plan, _text(labels), max_devices, max_users, max_keys, version),
+            )
+            if changed is None:
+                raise _changed_meanwhile(f"tenant {tenant_id}")
+            given_now = {
+                "name": name,
+                "status": status,
+                "plan": plan,
+                "labels": labels,
+                "max_devices": max_devices,
+                "max_users": max_users,
+                "max_keys": max_keys,
+            }
+            after = {key: value for key, value in given_now.items() if value is not None}
+            old = {key: getattr(before, key) for key in after}
+            await write_audit(
+                conn, before.cluster_id, tenant_id, actor, action, f"tenant:{tenant_id}", old, after
+            )
+        return await self.tenant(tenant_id)
+
+    # -- plans ----------------------------------------------------------------------------------
+
+    async def put_plan(self, plan: Plan, *, actor: str) -> Plan:
+        """A plan as it is from now on; tenants that have it get its limits."""
+        async with self._connection() as conn, conn.transaction():
+            limits = (plan.name, plan.max_devices, plan.max_users, plan.max_keys)
+            row = await conn.fetchrow(QUERIES["put_plan"], *limits)
+            assert row is not None
+            await conn.execute(QUERIES["apply_plan"], *limits)
+            after = dict(zip(("name", "max_devices", "max_users", "max_keys"), limits, strict=True))
+            await write_audit(conn, "", None, actor, "plan_put", f"plan:{plan.name}", None, after)
+            return Plan(*row)
+
+    async def list_plans(self) -> list[Plan]:
+        return [Plan(*row) for row in await self._fetch(QUERIES["list_plans"], None)]
+
+    # -- joining --------------------------------------------------------------------------------
+
+    async def create_join_token(
+        self,
+        stored: StoredJoinToken,
+        *,
+        tenant: str,
+        user_name: str,
+        uses: int | None,
+        expires_at: float | None,
+        actor: str,
+    ) -> int:
+        """The id of a token whose secret only the asker knows."""
+        async with self._connection() as conn, conn.transaction():
+            token_id: int = await conn.fetchval(
+                QUERIES["create_join_token"],
+                *(stored.prefix, stored.hash, tenant, user_name, uses, actor, expires_at),
+            )
+            after = {"tenant": tenant, "user": user_name, "uses": uses, "expires_at": expires_at}
+            await write_audit(
+                conn, "", None, actor, "join_token_create", f"join_token:{token_id}", None, after
+            )
+            return token_id
+
+    async def use_join_token(self, stored: StoredJoinToken) -> tuple[str, str] | None:
+        """(tenant's name, user's name) of a token in force, one use of which is counted; else None."""
+        row = await self._fetchrow(QUERIES["use_join_token"], stored.prefix, stored.hash)
+        return None if row is None else (row[0], row[1])
+
+
+def _changed_meanwhile(what: str) -> Conflict:
+    return Conflict(f"{what} has another version now: read it again", code="version")
+
+
+def _alive(tenant: TenantFacts) -> TenantFacts:
+    if tenant.status == "deleted":
+        raise Conflict(f"tenant {tenant.name!r} was deleted and can still be restored", code="tenant_deleted")
+    return tenant
