@@ -33,6 +33,7 @@ class Metrics:
         self._tunnels = gauge("hs_tunnels", "Open Noise tunnels.").labels(cluster_id)
         self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
         self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
+        self._tasks = gauge("hs_tasks", "Tasks of the event loop.").labels(cluster_id)
         self._tenants = gauge("hs_tenants", "Tenants of this cluster.").labels(cluster_id)
         self._half_open = gauge("hs_half_open_connections", "Connections before their first record.").labels(
             cluster_id
@@ -175,7 +176,9 @@ class Metrics:
         waiting: int,
         sessions_lagging: int,
         sessions_waiting: int,
+        tasks: int,
     ) -> None:
+        self._tasks.set(tasks)
         self._lagging.set(sessions_lagging)
         self._waiting_maps.set(sessions_waiting)
         self._tenants.set(tenants)

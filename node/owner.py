@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import time
@@ -289,6 +290,7 @@ class Owner:
             waiting=self.hot.waiting,
             sessions_lagging=states[SessionState.LAGGING],
             sessions_waiting=states[SessionState.WAITING],
+            tasks=len(asyncio.all_tasks()),
         )
 
     # -- the end --------------------------------------------------------------------------------
