@@ -200,9 +200,7 @@ async def test_hostile_names(screen: str) -> None:
     ]
     store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
-    store.clusters = [
-        type(store.clusters[0])(name, name, name, 1, 1.0, 1, 1, 1, 1, 1, 1, 0, 0, 0) for name in set(NAMES)
-    ]
+    store.clusters = [cluster(name, state=name, owner=name, lease_left_s=1.0) for name in set(NAMES)]
     async with running(store, screen, (110, 36)) as (app, pilot):
         base = await shown(app, pilot)
         assert base.table.row_count == len(base.rows) >= len(set(NAMES))
