@@ -205,10 +205,13 @@ class Fleet:
             self._acting -= 1
 
     async def _replace(self, device: Device) -> None:
-        """Logs out; a new device takes its place."""
+        """Logs out; a new device takes its place, also when nobody heard that."""
         number = self.world.tally.actions["replace"]
         hostname = f"{device.spec.hostname.partition('.')[0]}.{number}"
-        await device.leave()
+        try:
+            await device.leave()
+        except HsError as error:
+            device.failed("logging out", error)
         fresh = self._made(replace(device.spec, hostname=hostname, seed=""), device.index)
         self.devices[device.index] = fresh
         await self._join(device.index)

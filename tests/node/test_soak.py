@@ -17,7 +17,7 @@ import uvloop
 
 from app.runtime import require_open_files
 from app.simulation.fleet import Fleet
-from app.simulation.scenario import Churn, Kind, fleet
+from app.simulation.scenario import Churn, Kind, Step, fleet
 from tests.node.support import Administration, ServeProcess, eventually, fresh_database, new_tenant
 
 MINUTES = 10
@@ -34,7 +34,9 @@ POLICY_EVERY_S, RENAME_EVERY_S = 7.0, 1.0
 SAMPLE_S = 1.0
 #: The memory of a minute is the median of so many samples at its end.
 SAMPLES = 10
-BACK_DEADLINE_S = 60.0
+#: Who was cut off while it logged out is forgotten before everybody must be back.
+SETTINGS = {"HS_NODE__EPHEMERAL__INACTIVITY_TIMEOUT": "30s"}
+BACK_DEADLINE_S = 90.0
 #: Tasks and tunnels that come and go with single requests.
 SPARE = 20
 POLICIES = (
@@ -86,7 +88,7 @@ async def _soak(pg_server: str) -> tuple[list[Row], Row]:
     rows: list[Row] = []
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
-        serve = await stack.enter_async_context(ServeProcess(dsn))
+        serve = await stack.enter_async_context(ServeProcess(dsn, settings=SETTINGS))
         places = [await stack.enter_async_context(new_tenant(serve)) for _ in range(TENANTS)]
         # A device that was replaced is forgotten: the fleet stays as large as it is.
         keys = [await place.auth_key(ephemeral=True) for place in places]
@@ -108,8 +110,8 @@ async def _soak(pg_server: str) -> tuple[list[Row], Row]:
             group.create_task(_every(RENAME_EVERY_S, seconds, lambda: _rename(places, names)))
             group.create_task(_watch(serve, devices, rows))
         for at in list(devices.devices):
-            if not at.wanted and at.index not in devices.failed:
-                await at.come_back()
+            if not at.wanted:
+                await devices.act(Step(seconds, "back", at.index))
 
         async def all_here() -> bool:
             return devices.here == DEVICES and (await serve.metrics())["hs_devices"] == DEVICES
@@ -124,6 +126,7 @@ async def _soak(pg_server: str) -> tuple[list[Row], Row]:
             print(name, report[name])
         print("errors", report["errors"])
         print("violations", report["violations"])
+        assert report["devices"]["failed"] == 0
         assert not [line for line in serve.log().splitlines() if "error" in line.split()[:3]]
     return rows, settled
 
