@@ -2,8 +2,8 @@
 
 Arguments: control URL, auth key, state directory, number of nodes, name of the peer to fetch, number of nodes
 that fetch, number of nodes that start at the same time (else STARTING). Prints a JSON line for each node with
-its addresses, one for each fetch, one with figures; then answers each line of its input, a JSON list of names of
-peers, with what each node does not know of them; stays connected until its input ends.
+its addresses, one for each fetch, one with figures. Then answers each line of its input, a list of names as
+JSON, with those of them that each node does not know; stays connected until its input ends.
 """
 
 from __future__ import annotations
