@@ -106,6 +106,9 @@ class Metrics:
         self._waiting_maps = gauge("hs_sessions_waiting", "Map polls whose full map is due.").labels(
             cluster_id
         )
+        self._unsent = gauge("hs_unsent_bytes", "Bytes of map polls that have not left the process.").labels(
+            cluster_id
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
@@ -176,8 +179,10 @@ class Metrics:
         waiting: int,
         sessions_lagging: int,
         sessions_waiting: int,
+        unsent_bytes: int,
         tasks: int,
     ) -> None:
+        self._unsent.set(unsent_bytes)
         self._tasks.set(tasks)
         self._lagging.set(sessions_lagging)
         self._waiting_maps.set(sessions_waiting)

@@ -107,6 +107,11 @@ class MapSession(StreamOwner):
     def is_open(self) -> bool:
         return self.state is not SessionState.CLOSED
 
+    @property
+    def unsent(self) -> int:
+        """Bytes written to it that have not left this process."""
+        return self.tunnel.backlog(self.stream_id)
+
     def send_map(self, body: bytes) -> None:
         """A full map; from here on the session is live."""
         self.state = SessionState.LIVE
@@ -115,7 +120,7 @@ class MapSession(StreamOwner):
 
     def send_delta(self, body: bytes) -> bool:
         """A delta for a live session. False: it is too far behind and has stopped following."""
-        if self.tunnel.backlog(self.stream_id) > MAX_BACKLOG_BYTES:
+        if self.unsent > MAX_BACKLOG_BYTES:
             self.state = SessionState.LAGGING
             self._lagging_since = self._loop.time()
             return False
@@ -147,7 +152,7 @@ class MapSession(StreamOwner):
             self._close()
 
     def stream_drained(self) -> None:
-        if self.state is SessionState.LAGGING and self.tunnel.backlog(self.stream_id) <= CAUGHT_UP_BYTES:
+        if self.state is SessionState.LAGGING and self.unsent <= CAUGHT_UP_BYTES:
             self.state = SessionState.WAITING
             self._keeper.session_caught_up(self)
 
