@@ -90,6 +90,8 @@ class TenantFanout:
         self._urgent = False
         self._loaded = False
         self._deliveries: list[Delivery] = []
+        #: When the devices of the last round changed, and all others since somebody lags (loop's clock).
+        self._changed: dict[DeviceId, float] = {}
 
     # -- what others call -----------------------------------------------------------------------
 
@@ -122,6 +124,12 @@ class TenantFanout:
         self.netmap.renew(devices)
         self.mark(urgent=True)
         return delivery
+
+    def missed(self, session: MapSession) -> list[DeviceId]:
+        """Devices that changed since anything was written to a lagging session; of the others none."""
+        if session.state is not SessionState.LAGGING:
+            return []
+        return sorted(device_id for device_id, at in self._changed.items() if at >= session.last_sent)
 
     def stop(self) -> None:
         for delivery in self._deliveries:
@@ -177,6 +185,9 @@ class TenantFanout:
         stats.puts, self.netmap.puts = self.netmap.puts, 0
         flush = self.netmap.commit()
         stats.devices = len(flush.changes)
+        if all(session.state is not SessionState.LAGGING for session in self.sessions.values()):
+            self._changed = {}
+        self._changed |= dict.fromkeys(flush.changes, started)
         self._report_rejected()
         if not flush.is_empty:
             for start in range(0, len(viewers), SLICE_VIEWERS):

@@ -54,13 +54,13 @@ class MapSession(StreamOwner):
         "_interval",
         "_keeper",
         "_lagging_since",
-        "_last_sent",
         "_loop",
         "_timer",
         "bytes_sent",
         "device_id",
         "last_delta",
         "last_map",
+        "last_sent",
         "messages",
         "node_key",
         "opened_at",
@@ -95,7 +95,8 @@ class MapSession(StreamOwner):
         self.last_map: tuple[float, int] | None = None
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
-        self.opened_at = self._last_sent = self._loop.time()
+        #: Times of the loop's clock.
+        self.opened_at = self.last_sent = self._loop.time()
         self._lagging_since = 0.0
         self._interval = KEEPALIVE_S + KEEPALIVE_JITTER_S * jitter
         self._timer = self._loop.call_later(self._interval, self._tick)
@@ -161,7 +162,7 @@ class MapSession(StreamOwner):
     def _write(self, body: bytes) -> None:
         self.messages += 1
         self.bytes_sent += len(body)
-        self._last_sent = self._loop.time()
+        self.last_sent = self._loop.time()
         self.tunnel.send(self.stream_id, mapstream.frame(body))
 
     def _tick(self) -> None:
@@ -171,7 +172,7 @@ class MapSession(StreamOwner):
                 self.tunnel.abort()
                 return
             self.stream_drained()
-        silent_for = now - self._last_sent
+        silent_for = now - self.last_sent
         if silent_for >= self._interval:
             self.send_side_message(_KEEPALIVE[self.variant])
             silent_for = 0.0

@@ -80,7 +80,7 @@ ELSEWHERE = {
     "hs_relayed_bytes": "test_takeover",
     "hs_hops": "test_takeover",
     "hs_policy_invalid": "test_policy_life",
-    "hs_late_announcements": "test_map_stream",
+    "hs_late_announcements_total": "test_map_stream",
 }
 POLICY = """{
   "tagOwners": {"tag:alone": ["alice@"]},
