@@ -50,7 +50,7 @@ def device_facts(hub: Hub, device_id: DeviceId) -> dict[str, Any]:
             "last_map_s_ago": None if session.last_map is None else round(now - session.last_map[0], 1),
             "last_map_bytes": None if session.last_map is None else session.last_map[1],
             "last_delta": told,
-            "missed": hub.missed(device_id),
+            "missed": session.missed(),
         }
     return facts
 

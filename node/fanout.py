@@ -125,12 +125,6 @@ class TenantFanout:
         self.mark(urgent=True)
         return delivery
 
-    def missed(self, session: MapSession) -> list[DeviceId]:
-        """Devices that changed since anything was written to a lagging session; of the others none."""
-        if session.state is not SessionState.LAGGING:
-            return []
-        return sorted(device_id for device_id, at in self._changed.items() if at >= session.last_sent)
-
     def stop(self) -> None:
         for delivery in self._deliveries:
             delivery.done.cancel()
@@ -234,6 +228,8 @@ class TenantFanout:
             elif session.send_delta(message):
                 stats.frames += 1
                 stats.bytes += len(message)
+            else:
+                session.changed = self._changed
 
     def _resync(self, session: MapSession) -> None:
         """Replace what a viewer knows. Without peers only a new stream can do that (empty Peers is

@@ -350,11 +350,6 @@ class Hub:
             raise NotFound(f"no device {device_id}")
         return self._tenants[tenant_id].netmap.full_map(device_id, variant, self._control_time())
 
-    def missed(self, device_id: DeviceId) -> list[DeviceId]:
-        """What changed since a device that does not read was last told anything."""
-        session = self.session(device_id)
-        return [] if session is None else self._tenants[self._tenant_of[device_id]].missed(session)
-
     def devices_in(self, tenant_id: TenantId, scope: Scope) -> list[Device]:
         """The devices of a tenant that a scope holds."""
         fanout = self._tenants.get(tenant_id)

@@ -7,8 +7,9 @@ almost empty, then waits for one full map) -> closed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from app.compression import compress
 from app.entry.sockets import PAUSE_WRITING_BYTES
@@ -28,6 +29,7 @@ KEEPALIVE_S = 35.0
 KEEPALIVE_JITTER_S = 10.0
 #: Always the same bytes: newer clients recognise the frame and skip decoding it.
 _KEEPALIVE = {Variant.PLAIN: mapstream.KEEPALIVE, Variant.ZSTD: compress(mapstream.KEEPALIVE)}
+_NOTHING: Final[Mapping[DeviceId, float]] = {}
 
 
 class SessionState(Enum):
@@ -57,6 +59,7 @@ class MapSession(StreamOwner):
         "_loop",
         "_timer",
         "bytes_sent",
+        "changed",
         "device_id",
         "last_delta",
         "last_map",
@@ -93,6 +96,8 @@ class MapSession(StreamOwner):
         #: The last delta, whose bytes are shared by many, and (epoch of the loop, bytes) of the last map.
         self.last_delta: bytes | None = None
         self.last_map: tuple[float, int] | None = None
+        #: Of a lagging session: when which devices changed, kept and shared by its tenant's rounds.
+        self.changed = _NOTHING
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
         #: Times of the loop's clock.
@@ -113,9 +118,15 @@ class MapSession(StreamOwner):
         """Bytes written to it that have not left this process."""
         return self.tunnel.backlog(self.stream_id)
 
+    def missed(self) -> list[DeviceId]:
+        """Devices that changed since it stopped following."""
+        if self.state is not SessionState.LAGGING:
+            return []
+        return sorted(device_id for device_id, at in self.changed.items() if at >= self.last_sent)
+
     def send_map(self, body: bytes) -> None:
         """A full map; from here on the session is live."""
-        self.state = SessionState.LIVE
+        self.state, self.changed = SessionState.LIVE, _NOTHING
         self.last_delta, self.last_map = None, (self._loop.time(), len(body))
         self._write(body)
 

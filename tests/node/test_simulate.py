@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import KINDS, Churn, fleet
 from tests.node.support import (
+    DEADLINE_S,
     Administration,
     ServeProcess,
     clean_environment,
@@ -22,6 +24,7 @@ from tests.node.support import (
     run_shell,
 )
 from tests.node.support import admin as administration
+from tests.terminal import Terminal
 
 SUMMARY = {"count", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
 
@@ -149,3 +152,32 @@ async def test_ctrl_c_prints_what_was_measured(serve: ServeProcess, place: Admin
             await process.wait()
     assert process.returncode == 130
     assert json.loads(out)["devices"]["joined"] == 5
+
+
+async def test_a_terminal_sees_a_bar_and_then_the_figures(serve: ServeProcess, place: Administration) -> None:
+    words = command(serve, await place.auth_key(), devices=30, duration="3s")
+    terminal = Terminal(
+        [sys.executable, "-m", "node.cli", *words, "--churn", "endpoints"], clean_environment({})
+    )
+    try:
+        await terminal.shows("endpoints ━", DEADLINE_S)
+        await terminal.shows("30 here", DEADLINE_S)
+        code = await asyncio.to_thread(terminal.process.wait, DEADLINE_S)
+    finally:
+        terminal.close()
+    assert code == 0
+    assert "30 of 30 joined in" in terminal.text
+    for what in (
+        "joining",
+        "join",
+        "change to others",
+        "change acknowledged",
+        "connections lost",
+        "back again",
+        "first frames",
+        "delta frames",
+        "errors",
+        "violations",
+        "this process",
+    ):
+        assert re.search(rf"^{what}  +\S", terminal.text.replace("\r", ""), re.MULTILINE), what
