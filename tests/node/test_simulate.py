@@ -22,6 +22,7 @@ from tests.node.support import (
     fresh_database,
     new_tenant,
     run_shell,
+    run_sql,
 )
 from tests.node.support import admin as administration
 from tests.terminal import Terminal
@@ -108,6 +109,34 @@ async def test_a_server_that_dies_costs_reconnects_and_no_violation(pg_server: s
     assert report["devices"]["failed"] == 0
     assert report["reconnect"]["lost"] == report["reconnect"]["count"] == 30
     assert any("connection lost" in row["what"] for row in report["errors"]["texts"])
+
+
+async def test_endpoints_that_did_not_get_through_are_said_again(pg_server: str) -> None:
+    """A server takes no endpoints of a poll once it has some; a device that is back has to tell them."""
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve:
+        async with administration(dsn) as place:
+            key = await place.auth_key()
+        async with Fleet(fleet(serve.url, [key], 4, full=1)) as devices:
+            await devices.join()
+
+            async def stored() -> bool:
+                rows = await run_sql(dsn, "SELECT count(*) FROM node_state WHERE cardinality(endpoints) > 0")
+                return bool(rows[0][0] == 4)
+
+            await eventually(stored, "the database has all endpoints")
+            await serve.kill()
+            (sender, *_) = [device for device in devices.devices if not device.spec.full]
+            told_before = sender.reported
+            await sender.report()
+            assert sender.reported == told_before != sender.marker
+            await serve.start()
+
+            async def taken() -> bool:
+                return devices.here == 4 and sender.reported == sender.marker
+
+            await eventually(taken, "the server has the newest endpoints")
+            await devices.settle()
+            assert devices.report()["violations"] == {"count": 0, "texts": []}
 
 
 async def test_a_wrong_key_is_one_sentence(serve: ServeProcess, place: Administration) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -15,13 +14,15 @@ import psutil
 import pytest
 import uvloop
 
+from app.errors import Unavailable
 from app.runtime import require_open_files
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import Churn, Kind, Step, fleet
 from tests.node.support import Administration, ServeProcess, eventually, fresh_database, new_tenant
 
 MINUTES = 10
-#: Memory is compared with that of this minute: until then caches fill and the allocator finds its size.
+#: Memory is compared with that of this minute: until then caches fill and the allocator finds its size. What
+#: counts is the lowest of a minute: a storm's two thousand maps under way are memory in use, and no leak.
 FIRST_MINUTE = 3
 MAX_GROWTH = 1.05
 DEVICES, TENANTS = 2000, 4
@@ -32,8 +33,6 @@ RATES: dict[Kind, float] = {"endpoints": 8.0, "online": 2.0, "join-leave": 1.0}
 STORM_EVERY_S = 65.0
 POLICY_EVERY_S, RENAME_EVERY_S = 7.0, 1.0
 SAMPLE_S = 1.0
-#: The memory of a minute is the median of so many samples at its end.
-SAMPLES = 10
 #: Who was cut off while it logged out is forgotten before everybody must be back.
 SETTINGS = {"HS_NODE__EPHEMERAL__INACTIVITY_TIMEOUT": "70s"}
 BACK_DEADLINE_S = 120.0
@@ -47,7 +46,9 @@ POLICIES = (
 )
 COLUMNS = (
     "minute",
-    "rss_mb",
+    "low_mb",
+    "high_mb",
+    "end_mb",
     "sessions",
     "tunnels",
     "tasks",
@@ -69,8 +70,8 @@ def test_ten_minutes_of_mixed_churn_leave_the_server_as_it_was(pg_server: str) -
     require_open_files(2 * DEVICES)
     rows, settled = uvloop.run(_soak(pg_server))
     first, last = rows[FIRST_MINUTE - 1], rows[-1]
-    growth = last["rss_mb"] / first["rss_mb"]
-    print(f"memory after minute {MINUTES} is {growth:.3f} of that after minute {FIRST_MINUTE}")
+    growth = last["low_mb"] / first["low_mb"]
+    print(f"memory in minute {MINUTES} is {growth:.3f} of that in minute {FIRST_MINUTE}")
     assert growth <= MAX_GROWTH
     for row in rows:
         assert row["violations"] == 0
@@ -134,7 +135,10 @@ async def _soak(pg_server: str) -> tuple[list[Row], Row]:
 async def _every(pause_s: float, seconds: float, do: Callable[[], Awaitable[None]]) -> None:
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
-        await do()
+        try:
+            await do()
+        except Unavailable as error:  # what an operator would try again
+            print(f"not done: {error.message}")
         await asyncio.sleep(pause_s)
 
 
@@ -160,8 +164,7 @@ async def _watch(serve: ServeProcess, devices: Fleet, rows: list[Row]) -> None:
     for minute in range(1, MINUTES + 1):
         samples: list[int] = []
         while (left_s := start_s + minute * 60 - time.monotonic()) > 0:
-            if left_s < SAMPLES * SAMPLE_S:
-                samples.append(process.memory_info().rss)
+            samples.append(process.memory_info().rss)
             await asyncio.sleep(min(left_s, SAMPLE_S))
         rows.append(await _look(serve, devices, samples))
         _show(minute, rows[-1])
@@ -171,7 +174,9 @@ async def _look(serve: ServeProcess, devices: Fleet, rss_bytes: list[int]) -> Ro
     series = await serve.metrics()
     tally = devices.world.tally
     return {
-        "rss_mb": statistics.median(rss_bytes) / 1e6,
+        "low_mb": round(min(rss_bytes) / 1e6, 1),
+        "high_mb": round(max(rss_bytes) / 1e6, 1),
+        "end_mb": round(rss_bytes[-1] / 1e6, 1),
         "sessions": int(series["hs_sessions"]),
         "tunnels": int(series["hs_tunnels"]),
         "tasks": int(series["hs_tasks"]),
@@ -187,5 +192,5 @@ async def _look(serve: ServeProcess, devices: Fleet, rss_bytes: list[int]) -> Ro
 
 
 def _show(minute: object, row: Row) -> None:
-    shown = [str(minute), f"{row['rss_mb']:.1f}", *(str(row[name]) for name in COLUMNS[2:])]
+    shown = [str(minute), *(str(row[name]) for name in COLUMNS[1:])]
     print(*(f"{text:>10}" for text in shown), flush=True)
