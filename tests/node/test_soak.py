@@ -127,7 +127,6 @@ async def _soak(pg_server: str) -> tuple[list[Row], Row]:
             print(name, report[name])
         print("errors", report["errors"])
         print("violations", report["violations"])
-        assert report["devices"]["failed"] == 0
         assert not [line for line in serve.log().splitlines() if "error" in line.split()[:3]]
     return rows, settled
 
