@@ -99,6 +99,8 @@ class TenantFanout:
         #: Set while no commit is under way.
         self._steady = asyncio.Event()
         self._steady.set()
+        #: When the devices of the last round changed, and all others since somebody lags (loop's clock).
+        self._changed: dict[DeviceId, float] = {}
 
     # -- what others call -----------------------------------------------------------------------
 
@@ -196,6 +198,9 @@ class TenantFanout:
         stats.puts, self.netmap.puts = self.netmap.puts, 0
         flush = await self._commit()
         stats.devices = len(flush.changes)
+        if all(session.state is not SessionState.LAGGING for session in self.sessions.values()):
+            self._changed = {}
+        self._changed |= dict.fromkeys(flush.changes, started)
         self._report_rejected()
         if not flush.is_empty:
             until = await self._turns.take()
@@ -270,6 +275,8 @@ class TenantFanout:
             elif session.send_delta(message):
                 stats.frames += 1
                 stats.bytes += len(message)
+            else:
+                session.changed = self._changed
         return len(viewers)
 
     def _resync(self, session: MapSession) -> None:

@@ -284,7 +284,8 @@ class Owner:
 
     def set_gauges(self) -> None:
         tenants, devices, sessions = self.hub.counts()
-        states = Counter(session.state for session in self.hub.sessions())
+        open_sessions = self.hub.sessions()
+        states = Counter(session.state for session in open_sessions)
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
@@ -292,6 +293,8 @@ class Owner:
             waiting=self.hot.waiting,
             sessions_lagging=states[SessionState.LAGGING],
             sessions_waiting=states[SessionState.WAITING],
+            unsent_bytes=sum(session.unsent for session in open_sessions),
+            tasks=len(asyncio.all_tasks()),
         )
 
     # -- the end --------------------------------------------------------------------------------
