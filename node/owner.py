@@ -95,6 +95,10 @@ class Owner:
     _published: dict[str, Any] | None = None
     _told_plan: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
+    #: Nobody proves a node key here (PROTOCOL.md 1.5), so one challenge does for all tunnels.
+    _early_payload: bytes = field(
+        default_factory=lambda: records.early_payload(public_bytes(X25519PrivateKey.generate()))
+    )
 
     @classmethod
     def build(
@@ -184,13 +188,12 @@ class Owner:
 
     def make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
         """A client's tunnel (app.entry.listener.TunnelFactory)."""
-        # WebSocket clients get no early payload (tailscale controlhttpserver acceptWebsocket).
-        challenge = b"" if handshake.is_websocket else public_bytes(X25519PrivateKey.generate())
         tunnel = TunnelProtocol(
             handshake,
             outlet,
             preface,
-            records.early_payload(challenge) if challenge else b"",
+            # WebSocket clients get none (tailscale controlhttpserver acceptWebsocket).
+            b"" if handshake.is_websocket else self._early_payload,
             self.api.dispatch,
             self._tunnel_closed,
         )

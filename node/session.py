@@ -115,12 +115,15 @@ class MapSession(StreamOwner):
 
     def send_delta(self, body: bytes) -> bool:
         """A delta for a live session. False: it is too far behind and has stopped following."""
-        if self.tunnel.backlog(self.stream_id) > MAX_BACKLOG_BYTES:
-            self.state = SessionState.LAGGING
-            self._lagging_since = self._loop.time()
-            return False
+        framed = mapstream.frame(body)
+        if not self.tunnel.send_at_once(self.stream_id, framed):
+            if self.tunnel.backlog(self.stream_id) > MAX_BACKLOG_BYTES:
+                self.state = SessionState.LAGGING
+                self._lagging_since = self._loop.time()
+                return False
+            self.tunnel.send(self.stream_id, framed)
         self.last_delta = body
-        self._write(body)
+        self._count(body)
         return True
 
     def send_last(self, body: bytes) -> None:
@@ -154,10 +157,13 @@ class MapSession(StreamOwner):
     # -- inside ---------------------------------------------------------------------------------
 
     def _write(self, body: bytes) -> None:
+        self.tunnel.send(self.stream_id, mapstream.frame(body))
+        self._count(body)
+
+    def _count(self, body: bytes) -> None:
         self.messages += 1
         self.bytes_sent += len(body)
         self._last_sent = self._loop.time()
-        self.tunnel.send(self.stream_id, mapstream.frame(body))
 
     def _tick(self) -> None:
         now = self._loop.time()

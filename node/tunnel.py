@@ -106,9 +106,12 @@ class TunnelProtocol:
             self._push()
             self.close()
             return
+        kept = len(self._owners)
         for event in events:
             self._handle(event)
-        self._push()
+        # The head of a poll's answer goes out with its first map: one write instead of two.
+        if len(self._owners) <= kept:
+            self._push()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
@@ -180,7 +183,10 @@ class TunnelProtocol:
         self._push()
 
     def open_stream(self, stream_id: int, owner: StreamOwner, headers: Headers) -> bool:
-        """Answer 200 and keep the stream for `owner`. False: the client has gone away."""
+        """Answer 200 and keep the stream for `owner`; the head goes out with what is written next.
+
+        False: the client has gone away.
+        """
         if self.closed or not self._h2.is_open(stream_id):
             return False
         self._h2.respond(stream_id, 200, headers)
@@ -189,14 +195,23 @@ class TunnelProtocol:
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Bytes of an open stream, at once when both windows allow it, else queued in order."""
-        if self.closed or not self._h2.is_open(stream_id):
+        if self.send_at_once(stream_id, data) or self.closed or not self._h2.is_open(stream_id):
             return
+        self._h2.send(stream_id, data)
+        self._push()
+
+    def send_at_once(self, stream_id: int, data: bytes) -> bool:
+        """The same if nothing stands in the way. False: nothing was sent, ask for the `backlog`.
+
+        Without a pause the transport holds less than PAUSE_WRITING_BYTES (app.entry.sockets).
+        """
+        if self.closed or self.write_paused:
+            return False
         frames = self._h2.data_frame(stream_id, data)
         if frames is None:
-            self._h2.send(stream_id, data)
-            frames = self._h2.take_output()
-        if frames:
-            self._outlet.write(self._sealer.seal(frames))
+            return False
+        self._outlet.write(self._sealer.seal(frames))
+        return True
 
     def backlog(self, stream_id: int) -> int:
         """Bytes written for a stream that have not left this process."""

@@ -64,6 +64,11 @@ class NotingTunnel:
         self.note()
         self.sent.append(data[4:])
 
+    def send_at_once(self, stream_id: int, data: bytes) -> bool:
+        if not self.unsent:
+            self.send(stream_id, data)
+        return not self.unsent
+
     def backlog(self, stream_id: int) -> int:
         return self.unsent
 
