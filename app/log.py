@@ -151,12 +151,12 @@ def render_text(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 def escape(text: Any) -> str:
     """Printable characters as they are, all others (controls, direction marks) as backslash escapes."""
-    text = str(text).replace("\\", "\\\\")
-    if text.isprintable():
-        return text
+    doubled = str(text).replace("\\", "\\\\")
+    if doubled.isprintable():
+        return doubled
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
+        for character in doubled
     )
 
 

@@ -42,6 +42,7 @@ from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
 from node.session import SessionState
+from node.ticks import Ticks
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -95,6 +96,7 @@ class Owner:
     _published: dict[str, Any] | None = None
     _told_plan: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
+    _ticks: Ticks = field(default_factory=Ticks)
     #: Nobody proves a node key here (PROTOCOL.md 1.5), so one challenge does for all tunnels.
     _early_payload: bytes = field(
         default_factory=lambda: records.early_payload(public_bytes(X25519PrivateKey.generate()))
@@ -196,6 +198,7 @@ class Owner:
             b"" if handshake.is_websocket else self._early_payload,
             self.api.dispatch,
             self._tunnel_closed,
+            self._ticks,
         )
         self._tunnels.add(tunnel)
         self.metrics.tunnel_opened()

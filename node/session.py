@@ -98,7 +98,7 @@ class MapSession(StreamOwner):
         self.opened_at = self._last_sent = self._loop.time()
         self._lagging_since = 0.0
         self._interval = KEEPALIVE_S + KEEPALIVE_JITTER_S * jitter
-        self._timer = self._loop.call_later(self._interval, self._tick)
+        self._timer = tunnel.ticks.later(self._interval, self._tick)
 
     def __repr__(self) -> str:
         return f"<session device={self.device_id} {self.state.value} messages={self.messages}>"
@@ -176,9 +176,10 @@ class MapSession(StreamOwner):
         if silent_for >= self._interval:
             self.send_side_message(_KEEPALIVE[self.variant])
             silent_for = 0.0
-        self._timer = self._loop.call_later(self._interval - silent_for, self._tick)
+        if self.is_open:
+            self._timer = self.tunnel.ticks.later(self._interval - silent_for, self._tick)
 
     def _close(self) -> None:
         self.state = SessionState.CLOSED
-        self._timer.cancel()
+        self.tunnel.ticks.forget(self._timer, self._tick)
         self._keeper.session_closed(self)

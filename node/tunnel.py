@@ -14,6 +14,7 @@ from app.entry.listener import Handshake, Outlet
 from app.errors import HsError, RemoteProtocolError
 from app.keys import MachineKey, short
 from app.wire import http2, records
+from node.ticks import Ticks
 
 _log = log.get("tunnel")
 
@@ -46,7 +47,6 @@ class TunnelProtocol:
         "_dispatch",
         "_h2",
         "_idle",
-        "_loop",
         "_on_closed",
         "_opener",
         "_outlet",
@@ -57,6 +57,7 @@ class TunnelProtocol:
         "closed",
         "machine_key",
         "remote",
+        "ticks",
         "write_paused",
     )
 
@@ -68,6 +69,7 @@ class TunnelProtocol:
         early_payload: bytes,
         dispatch: Dispatch,
         on_closed: Callable[[TunnelProtocol], None],
+        ticks: Ticks,
     ) -> None:
         self.machine_key: MachineKey = handshake.responder.machine_key
         self.capver = handshake.responder.version
@@ -82,10 +84,10 @@ class TunnelProtocol:
         self._h2 = http2.ServerConnection()
         self._owners: dict[int, StreamOwner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
+        self.ticks = ticks
         self._h2.start()
         outlet.write(preface + self._sealer.seal(early_payload + self._h2.take_output()))
-        self._idle = self._loop.call_later(IDLE_CLOSE_S, self._close_if_idle)
+        self._idle = self.ticks.later(IDLE_CLOSE_S, self._close_if_idle)
 
     def __repr__(self) -> str:
         return f"<tunnel {short(self.machine_key)} {self.remote} streams={self._h2.open_streams}>"
@@ -257,7 +259,7 @@ class TunnelProtocol:
             self._outlet.write(self._sealer.seal(output))
 
     def _finish(self) -> None:
-        self._idle.cancel()
+        self.ticks.forget(self._idle, self._close_if_idle)
         owners, self._owners = self._owners, {}
         for owner in owners.values():
             owner.stream_closed()
@@ -268,4 +270,4 @@ class TunnelProtocol:
         if self._h2.open_streams == 0 and not self._tasks:
             self.close()
         elif not self.closed:
-            self._idle = self._loop.call_later(IDLE_CLOSE_S, self._close_if_idle)
+            self._idle = self.ticks.later(IDLE_CLOSE_S, self._close_if_idle)

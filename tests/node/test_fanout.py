@@ -30,6 +30,7 @@ from node.fanout import (
     TenantFanout,
 )
 from node.session import CAUGHT_UP_BYTES, MAX_BACKLOG_BYTES, MapSession, SessionState
+from node.ticks import Ticks
 from tests.node.kit import until
 
 
@@ -58,6 +59,7 @@ class NotingTunnel:
         self.unsent = 0
         self.ended = self.dropped = self.aborted = False
         self.on_send: Callable[[], None] = lambda: None
+        self.ticks = Ticks()
 
     def send(self, stream_id: int, data: bytes) -> None:
         self.on_send()
