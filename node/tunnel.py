@@ -108,12 +108,9 @@ class TunnelProtocol:
             self._push()
             self.close()
             return
-        kept = len(self._owners)
         for event in events:
             self._handle(event)
-        # The head of a poll's answer goes out with its first map: one write instead of two.
-        if len(self._owners) <= kept:
-            self._push()
+        self._push()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
@@ -185,10 +182,7 @@ class TunnelProtocol:
         self._push()
 
     def open_stream(self, stream_id: int, owner: StreamOwner, headers: Headers) -> bool:
-        """Answer 200 and keep the stream for `owner`; the head goes out with what is written next.
-
-        False: the client has gone away.
-        """
+        """Answer 200 and keep the stream for `owner`. False: the client has gone away."""
         if self.closed or not self._h2.is_open(stream_id):
             return False
         self._h2.respond(stream_id, 200, headers)
