@@ -113,7 +113,7 @@ def run(lab: Lab) -> Table:
         f"{WITNESSES} strict devices check that what arrives is right. p99 of {rounds} rounds is the worst."
     )
     table.notes.append(
-        "A profile with native frames (py-spy) of writing to 2,000 viewers gives: the system call that writes "
+        "A profile with native frames (py-spy) of writing to 2,000 viewers gives: the writing system call "
         "45 %, sealing 18 %, choosing the message 12 %; the rest is session, tunnel, HTTP/2 and uvloop. On "
         "loopback the writer pays for the reader's half of TCP too."
     )

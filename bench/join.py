@@ -152,7 +152,7 @@ def run(lab: Lab) -> Table:
         "One device at a time has a round, a batch of presence and all wake-ups to itself. A profile with "
         "native frames (py-spy) of one that comes back beside 100 gives: event loop and tasks 17 %, Noise "
         "15 %, background jobs and presence 12 %, netmap 9 %, HTTP/2 9 %, accepting 8 %, records 7 %, tunnel "
-        "and round 6 %, writes to sockets 5 %, reading requests 4 %. What many at once cost each is beside it."
+        "and round 6 %, writes to sockets 5 %, reading requests 4 %."
     )
     table.beside(lab.other_label)
     return table
