@@ -104,7 +104,7 @@ class MapSession(StreamOwner):
         self.opened_at = self.last_sent = self._loop.time()
         self._lagging_since = 0.0
         self._interval = KEEPALIVE_S + KEEPALIVE_JITTER_S * jitter
-        self._timer = self._loop.call_later(self._interval, self._tick)
+        self._timer = tunnel.ticks.later(self._interval, self._tick)
 
     def __repr__(self) -> str:
         return f"<session device={self.device_id} {self.state.value} messages={self.messages}>"
@@ -132,12 +132,15 @@ class MapSession(StreamOwner):
 
     def send_delta(self, body: bytes) -> bool:
         """A delta for a live session. False: it is too far behind and has stopped following."""
-        if self.unsent > MAX_BACKLOG_BYTES:
-            self.state = SessionState.LAGGING
-            self._lagging_since = self._loop.time()
-            return False
+        framed = mapstream.frame(body)
+        if not self.tunnel.send_at_once(self.stream_id, framed):
+            if self.unsent > MAX_BACKLOG_BYTES:
+                self.state = SessionState.LAGGING
+                self._lagging_since = self._loop.time()
+                return False
+            self.tunnel.send(self.stream_id, framed)
         self.last_delta = body
-        self._write(body)
+        self._count(body)
         return True
 
     def send_last(self, body: bytes) -> None:
@@ -171,10 +174,13 @@ class MapSession(StreamOwner):
     # -- inside ---------------------------------------------------------------------------------
 
     def _write(self, body: bytes) -> None:
+        self.tunnel.send(self.stream_id, mapstream.frame(body))
+        self._count(body)
+
+    def _count(self, body: bytes) -> None:
         self.messages += 1
         self.bytes_sent += len(body)
         self.last_sent = self._loop.time()
-        self.tunnel.send(self.stream_id, mapstream.frame(body))
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -187,9 +193,10 @@ class MapSession(StreamOwner):
         if silent_for >= self._interval:
             self.send_side_message(_KEEPALIVE[self.variant])
             silent_for = 0.0
-        self._timer = self._loop.call_later(self._interval - silent_for, self._tick)
+        if self.is_open:
+            self._timer = self.tunnel.ticks.later(self._interval - silent_for, self._tick)
 
     def _close(self) -> None:
         self.state = SessionState.CLOSED
-        self._timer.cancel()
+        self.tunnel.ticks.forget(self._timer, self._tick)
         self._keeper.session_closed(self)
