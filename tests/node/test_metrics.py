@@ -52,6 +52,8 @@ SERIES = (
     "hs_loop_stall_seconds_count",
     "hs_loop_stall_seconds_sum",
     "hs_tasks",
+    "hs_loop_stall_longest_seconds",
+    "hs_gc_pause_seconds_count{generation=0}",
     # rebuilds and other requests of operators
     "hs_rebuild_seconds_count{scope=device}",
     "hs_rebuild_seconds_count{scope=tenant}",
