@@ -17,7 +17,7 @@ test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clie
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## tests that last a minute or load the machine; not part of `make test`
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m soak
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rA -m soak
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -55,10 +55,11 @@ class View:
 class ClusterRow:
     """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned.
 
-    `expiring`: within a day; `waiting`: requests not carried out yet.
+    `expiring`: within a day; `waiting`: requests not carried out yet. `home_id`: of its home tenant.
     """
 
     cluster_id: str
+    home_id: TenantId | None
     state: str
     owner: str
     epoch: int

@@ -8,6 +8,7 @@ Texts that tenants choose cannot forge lines or send control codes to a terminal
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
@@ -36,6 +37,8 @@ MAX_TEXT_LENGTH = 2_000
 MAX_TRACE_LENGTH = 20_000
 MAX_DEPTH = 4
 _TRACE_FIELDS = ("exception", "stack")
+#: A value with one of these stands in quotes.
+_QUOTED = re.compile(r'[ "=\\]')
 
 
 class LineStream:
@@ -124,7 +127,11 @@ def _clean(key: str, value: Any, depth: int) -> Any:
             return {str(name): _clean(str(name), inner, depth + 1) for name, inner in value.items()}
         return [_clean(key, inner, depth + 1) for inner in value]
     limit = MAX_TRACE_LENGTH if key in _TRACE_FIELDS else MAX_TEXT_LENGTH
-    text = mask_urls(str(value).encode("utf-8", "backslashreplace").decode())
+    text = str(value)
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    if "://" in text:
+        text = mask_urls(text)
     return text if len(text) <= limit else text[:limit] + "..."
 
 
@@ -144,13 +151,16 @@ def render_text(_: WrappedLogger, __: str, event: EventDict) -> str:
 
 def escape(text: Any) -> str:
     """Printable characters as they are, all others (controls, direction marks) as backslash escapes."""
+    doubled = str(text).replace("\\", "\\\\")
+    if doubled.isprintable():
+        return doubled
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in str(text).replace("\\", "\\\\")
+        for character in doubled
     )
 
 
 def _quote(value: Any) -> str:
     text = orjson.dumps(value).decode() if isinstance(value, dict | list) else str(value)
-    plain = text and not any(character in ' "=\\' for character in text) and text.isprintable()
+    plain = text and not _QUOTED.search(text) and text.isprintable()
     return text if plain else '"' + escape(text).replace('"', '\\"') + '"'

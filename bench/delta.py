@@ -112,6 +112,11 @@ def run(lab: Lab) -> Table:
         "process has read the last viewer's frame, without opening it; it runs on the same cores. "
         f"{WITNESSES} strict devices check that what arrives is right. p99 of {rounds} rounds is the worst."
     )
+    table.notes.append(
+        "A profile with native frames (py-spy) of writing to 2,000 viewers gives: the writing system call "
+        "45 %, sealing 18 %, choosing the message 12 %; the rest is session, tunnel, HTTP/2 and uvloop. On "
+        "loopback the writer pays for the reader's half of TCP too."
+    )
     table.beside(lab.other_label)
     return table
 

@@ -149,5 +149,11 @@ def run(lab: Lab) -> Table:
         "A join writes twice to the database: the registration, and the disco key that the first poll "
         "brings. Newcomers, and who comes back, gather for 20 ms before their round."
     )
+    table.notes.append(
+        "One device at a time has a round, a batch of presence and all wake-ups to itself. A profile with "
+        "native frames (py-spy) of one that comes back beside 100 gives: event loop and tasks 17 %, Noise "
+        "15 %, background jobs and presence 12 %, netmap 9 %, HTTP/2 9 %, accepting 8 %, records 7 %, tunnel "
+        "and round 6 %, writes to sockets 5 %, reading requests 4 %."
+    )
     table.beside(lab.other_label)
     return table

@@ -141,6 +141,29 @@ ACTIONS: tuple[Action, ...] = (
         rank=6,
     ),
     Action(
+        "user.rebuild",
+        "R",
+        "rebuild",
+        "Read the devices of a user again and send their netmaps whole.",
+        _on("users"),
+        1,
+        "netmap_rebuild",
+        needs_row=True,
+        many=True,
+        rank=9,
+    ),
+    Action(
+        "cluster.rebuild",
+        "R",
+        "rebuild",
+        "Read a whole cluster again and send the netmaps of all its devices whole.",
+        _on("overview"),
+        1,
+        "netmap_rebuild",
+        needs_row=True,
+        rank=2,
+    ),
+    Action(
         "user.create", "a", "add user", "Create a user in a tenant.", _on("users"), 1, "user_create", rank=3
     ),
     Action(

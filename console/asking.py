@@ -17,6 +17,8 @@ from console.actions import Action
 from console.cells import Pen, safe
 from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
 from console.live import Feed
+from console.rebuild import KIND as REBUILD
+from console.rebuild import rebuild_text
 from console.store import Ask, Store
 
 #: A request that nobody has taken up after this long is worth a word.
@@ -147,7 +149,8 @@ class AskingApp(App[None]):
         if request.state == "failed":
             self.say(f"{ask.label}: {request.error}", "error")
         else:
-            self.say(f"{ask.label}: done")
+            cost = f", {rebuild_text(request.result)}" if ask.kind == REBUILD and request.result else ""
+            self.say(f"{ask.label}: done{cost}")
             if ask.secret:
                 self.push_screen(SecretDialog(ask.secret))
         self.feed.kick()

@@ -45,9 +45,12 @@ async def device_facts(hub: Hub, device_id: DeviceId) -> dict[str, Any]:
             "open_s": round(now - session.opened_at, 1),
             "messages": session.messages,
             "bytes": session.bytes_sent,
+            "unsent_bytes": session.unsent,
+            "last_sent_s_ago": round(now - session.last_sent, 1),
             "last_map_s_ago": None if session.last_map is None else round(now - session.last_map[0], 1),
             "last_map_bytes": None if session.last_map is None else session.last_map[1],
             "last_delta": told,
+            "missed": session.missed(),
         }
     return facts
 

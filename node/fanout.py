@@ -99,6 +99,8 @@ class TenantFanout:
         #: Set while no commit is under way.
         self._steady = asyncio.Event()
         self._steady.set()
+        #: When the devices of the last round changed, and all others since somebody lags (loop's clock).
+        self._changed: dict[DeviceId, float] = {}
 
     # -- what others call -----------------------------------------------------------------------
 
@@ -196,6 +198,9 @@ class TenantFanout:
         stats.puts, self.netmap.puts = self.netmap.puts, 0
         flush = await self._commit()
         stats.devices = len(flush.changes)
+        if all(session.state is not SessionState.LAGGING for session in self.sessions.values()):
+            self._changed = {}
+        self._changed |= dict.fromkeys(flush.changes, started)
         self._report_rejected()
         if not flush.is_empty:
             until = await self._turns.take()
@@ -252,6 +257,7 @@ class TenantFanout:
     ) -> int:
         """Tells viewers from the `first` on, as many as the slice has time for; which is next."""
         encodings = flush.encodings
+        live = SessionState.LIVE  # members of an enum are slow to find
         for number in range(first, len(viewers)):
             # What is encoded already costs each viewer little; what is not may cost milliseconds.
             is_due = number % SLICE_VIEWERS == 0 or flush.encodings != encodings
@@ -259,7 +265,7 @@ class TenantFanout:
                 return number
             encodings = flush.encodings
             session = viewers[number]
-            if session.state is not SessionState.LIVE:
+            if session.state is not live:
                 continue
             message = flush.message_for(session.device_id, session.variant)
             if message is None:
@@ -270,6 +276,8 @@ class TenantFanout:
             elif session.send_delta(message):
                 stats.frames += 1
                 stats.bytes += len(message)
+            else:
+                session.changed = self._changed
         return len(viewers)
 
     def _resync(self, session: MapSession) -> None:

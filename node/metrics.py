@@ -33,6 +33,7 @@ class Metrics:
         self._tunnels = gauge("hs_tunnels", "Open Noise tunnels.").labels(cluster_id)
         self._devices = gauge("hs_devices", "Registered devices.").labels(cluster_id)
         self._sessions = gauge("hs_sessions", "Open map polls.").labels(cluster_id)
+        self._tasks = gauge("hs_tasks", "Tasks of the event loop.").labels(cluster_id)
         self._tenants = gauge("hs_tenants", "Tenants of this cluster.").labels(cluster_id)
         self._half_open = gauge("hs_half_open_connections", "Connections before their first record.").labels(
             cluster_id
@@ -116,6 +117,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._unsent = gauge("hs_unsent_bytes", "Bytes of map polls that have not left the process.").labels(
+            cluster_id
+        )
         self._changed = counter("hs_changed_devices", "Devices whose netmap row changed.").labels(cluster_id)
         self._rows = counter("hs_foreign_changes", "Rows of `changes` written by others.").labels(cluster_id)
         self._rounds = Histogram(
@@ -190,7 +194,11 @@ class Metrics:
         waiting: int,
         sessions_lagging: int,
         sessions_waiting: int,
+        unsent_bytes: int,
+        tasks: int,
     ) -> None:
+        self._unsent.set(unsent_bytes)
+        self._tasks.set(tasks)
         self._lagging.set(sessions_lagging)
         self._waiting_maps.set(sessions_waiting)
         self._tenants.set(tenants)

@@ -44,6 +44,7 @@ from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
 from node.session import SessionState
+from node.ticks import Ticks
 from node.tunnel import TunnelProtocol
 
 _log = log.get("owner")
@@ -97,6 +98,11 @@ class Owner:
     _published: dict[str, Any] | None = None
     _told_plan: dict[str, Any] | None = None
     _tunnels: set[TunnelProtocol] = field(default_factory=set)
+    _ticks: Ticks = field(default_factory=Ticks)
+    #: Nobody proves a node key here (PROTOCOL.md 1.5), so one challenge does for all tunnels.
+    _early_payload: bytes = field(
+        default_factory=lambda: records.early_payload(public_bytes(X25519PrivateKey.generate()))
+    )
 
     @classmethod
     def build(
@@ -186,15 +192,15 @@ class Owner:
 
     def make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> TunnelProtocol:
         """A client's tunnel (app.entry.listener.TunnelFactory)."""
-        # WebSocket clients get no early payload (tailscale controlhttpserver acceptWebsocket).
-        challenge = b"" if handshake.is_websocket else public_bytes(X25519PrivateKey.generate())
         tunnel = TunnelProtocol(
             handshake,
             outlet,
             preface,
-            records.early_payload(challenge) if challenge else b"",
+            # WebSocket clients get none (tailscale controlhttpserver acceptWebsocket).
+            b"" if handshake.is_websocket else self._early_payload,
             self.api.dispatch,
             self._tunnel_closed,
+            self._ticks,
         )
         self._tunnels.add(tunnel)
         self.metrics.tunnel_opened()
@@ -284,7 +290,8 @@ class Owner:
 
     def set_gauges(self) -> None:
         tenants, devices, sessions = self.hub.counts()
-        states = Counter(session.state for session in self.hub.sessions())
+        open_sessions = self.hub.sessions()
+        states = Counter(session.state for session in open_sessions)
         self.metrics.gauges(
             tenants=tenants,
             devices=devices,
@@ -292,6 +299,8 @@ class Owner:
             waiting=self.hot.waiting,
             sessions_lagging=states[SessionState.LAGGING],
             sessions_waiting=states[SessionState.WAITING],
+            unsent_bytes=sum(session.unsent for session in open_sessions),
+            tasks=len(asyncio.all_tasks()),
         )
 
     # -- the end --------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ class Serving:
         tasks = [
             self.daemon.spawn("listen", follower.listener.run()),
             self.daemon.spawn("routes", front.relays.run()),
+            self.daemon.spawn("loop watch", watch_loop(metrics.loop_stall)),
         ]
         try:
             if epoch is None:
@@ -331,7 +332,6 @@ class Serving:
                 ("logins", owner.login_waiters.run()),
                 ("requests", owner.requests.run()),
                 ("hot state", owner.hot.run()),
-                ("loop watch", watch_loop(owner.metrics.loop_stall)),
                 ("news", owner.news.run()),
                 ("stale watch", self._end_when_stale()),
                 ("embedded database", self._revive_database()),

@@ -7,8 +7,9 @@ almost empty, then waits for one full map) -> closed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from app.compression import compress
 from app.entry.sockets import PAUSE_WRITING_BYTES
@@ -28,6 +29,7 @@ KEEPALIVE_S = 35.0
 KEEPALIVE_JITTER_S = 10.0
 #: Always the same bytes: newer clients recognise the frame and skip decoding it.
 _KEEPALIVE = {Variant.PLAIN: mapstream.KEEPALIVE, Variant.ZSTD: compress(mapstream.KEEPALIVE)}
+_NOTHING: Final[Mapping[DeviceId, float]] = {}
 
 
 class SessionState(Enum):
@@ -54,13 +56,14 @@ class MapSession(StreamOwner):
         "_interval",
         "_keeper",
         "_lagging_since",
-        "_last_sent",
         "_loop",
         "_timer",
         "bytes_sent",
+        "changed",
         "device_id",
         "last_delta",
         "last_map",
+        "last_sent",
         "messages",
         "node_key",
         "opened_at",
@@ -93,12 +96,15 @@ class MapSession(StreamOwner):
         #: The last delta, whose bytes are shared by many, and (epoch of the loop, bytes) of the last map.
         self.last_delta: bytes | None = None
         self.last_map: tuple[float, int] | None = None
+        #: Of a lagging session: when which devices changed, kept and shared by its tenant's rounds.
+        self.changed = _NOTHING
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
-        self.opened_at = self._last_sent = self._loop.time()
+        #: Times of the loop's clock.
+        self.opened_at = self.last_sent = self._loop.time()
         self._lagging_since = 0.0
         self._interval = KEEPALIVE_S + KEEPALIVE_JITTER_S * jitter
-        self._timer = self._loop.call_later(self._interval, self._tick)
+        self._timer = tunnel.ticks.later(self._interval, self._tick)
 
     def __repr__(self) -> str:
         return f"<session device={self.device_id} {self.state.value} messages={self.messages}>"
@@ -107,20 +113,34 @@ class MapSession(StreamOwner):
     def is_open(self) -> bool:
         return self.state is not SessionState.CLOSED
 
+    @property
+    def unsent(self) -> int:
+        """Bytes written to it that have not left this process."""
+        return self.tunnel.backlog(self.stream_id)
+
+    def missed(self) -> list[DeviceId]:
+        """Devices that changed since it stopped following."""
+        if self.state is not SessionState.LAGGING:
+            return []
+        return sorted(device_id for device_id, at in self.changed.items() if at >= self.last_sent)
+
     def send_map(self, body: bytes) -> None:
         """A full map; from here on the session is live."""
-        self.state = SessionState.LIVE
+        self.state, self.changed = SessionState.LIVE, _NOTHING
         self.last_delta, self.last_map = None, (self._loop.time(), len(body))
         self._write(body)
 
     def send_delta(self, body: bytes) -> bool:
         """A delta for a live session. False: it is too far behind and has stopped following."""
-        if self.tunnel.backlog(self.stream_id) > MAX_BACKLOG_BYTES:
-            self.state = SessionState.LAGGING
-            self._lagging_since = self._loop.time()
-            return False
+        framed = mapstream.frame(body)
+        if not self.tunnel.send_at_once(self.stream_id, framed):
+            if self.unsent > MAX_BACKLOG_BYTES:
+                self.state = SessionState.LAGGING
+                self._lagging_since = self._loop.time()
+                return False
+            self.tunnel.send(self.stream_id, framed)
         self.last_delta = body
-        self._write(body)
+        self._count(body)
         return True
 
     def send_last(self, body: bytes) -> None:
@@ -147,17 +167,20 @@ class MapSession(StreamOwner):
             self._close()
 
     def stream_drained(self) -> None:
-        if self.state is SessionState.LAGGING and self.tunnel.backlog(self.stream_id) <= CAUGHT_UP_BYTES:
+        if self.state is SessionState.LAGGING and self.unsent <= CAUGHT_UP_BYTES:
             self.state = SessionState.WAITING
             self._keeper.session_caught_up(self)
 
     # -- inside ---------------------------------------------------------------------------------
 
     def _write(self, body: bytes) -> None:
+        self.tunnel.send(self.stream_id, mapstream.frame(body))
+        self._count(body)
+
+    def _count(self, body: bytes) -> None:
         self.messages += 1
         self.bytes_sent += len(body)
-        self._last_sent = self._loop.time()
-        self.tunnel.send(self.stream_id, mapstream.frame(body))
+        self.last_sent = self._loop.time()
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -166,13 +189,14 @@ class MapSession(StreamOwner):
                 self.tunnel.abort()
                 return
             self.stream_drained()
-        silent_for = now - self._last_sent
+        silent_for = now - self.last_sent
         if silent_for >= self._interval:
             self.send_side_message(_KEEPALIVE[self.variant])
             silent_for = 0.0
-        self._timer = self._loop.call_later(self._interval - silent_for, self._tick)
+        if self.is_open:
+            self._timer = self.tunnel.ticks.later(self._interval - silent_for, self._tick)
 
     def _close(self) -> None:
         self.state = SessionState.CLOSED
-        self._timer.cancel()
+        self.tunnel.ticks.forget(self._timer, self._tick)
         self._keeper.session_closed(self)

@@ -8,7 +8,7 @@ import httpx
 import orjson
 
 from app.errors import NotFound, Unavailable
-from app.netmap.compare import differences
+from app.netmap.compare import differences, missed
 from app.output import show
 from app.settings import Settings
 from node.shell import administration
@@ -33,16 +33,20 @@ async def debug_device(settings: Settings, tenant: str | None, which: str, ask: 
                 why_not = error.message
     would_get = facts["would_get"]
     differs = None if held is None else differences(would_get, held)
+    if differs is None and session and session["missed"]:
+        differs = missed(would_get, session["missed"])
     if output != "table":
         show({"device": device.id, **facts, "client": held, "differences": differs, "asked": why_not}, output)
         return
     row: dict[str, Any] = {"device": device.id, "name": would_get["Node"]["Name"]}
     row |= session or {"state": "not connected"}
+    if session:
+        row["missed"] = len(session["missed"])
     row |= {
         "peers": len(would_get["Peers"]),
         "filter_rules": len(would_get["PacketFilters"]["base"]),
         "ssh_rules": len(would_get.get("SSHPolicy", {}).get("rules", [])),
-        "client": why_not or ("not asked" if differs is None else "agrees" if not differs else "differs"),
+        "client": why_not or ("not asked" if held is None else "agrees" if not differs else "differs"),
     }
     show(row, output, upright=True)
     if differs:

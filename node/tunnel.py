@@ -14,6 +14,7 @@ from app.entry.listener import Handshake, Outlet
 from app.errors import HsError, RemoteProtocolError
 from app.keys import MachineKey, short
 from app.wire import http2, records
+from node.ticks import Ticks
 
 _log = log.get("tunnel")
 
@@ -46,7 +47,6 @@ class TunnelProtocol:
         "_dispatch",
         "_h2",
         "_idle",
-        "_loop",
         "_on_closed",
         "_opener",
         "_outlet",
@@ -57,6 +57,7 @@ class TunnelProtocol:
         "closed",
         "machine_key",
         "remote",
+        "ticks",
         "write_paused",
     )
 
@@ -68,6 +69,7 @@ class TunnelProtocol:
         early_payload: bytes,
         dispatch: Dispatch,
         on_closed: Callable[[TunnelProtocol], None],
+        ticks: Ticks,
     ) -> None:
         self.machine_key: MachineKey = handshake.responder.machine_key
         self.capver = handshake.responder.version
@@ -82,10 +84,10 @@ class TunnelProtocol:
         self._h2 = http2.ServerConnection()
         self._owners: dict[int, StreamOwner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_running_loop()
+        self.ticks = ticks
         self._h2.start()
         outlet.write(preface + self._sealer.seal(early_payload + self._h2.take_output()))
-        self._idle = self._loop.call_later(IDLE_CLOSE_S, self._close_if_idle)
+        self._idle = self.ticks.later(IDLE_CLOSE_S, self._close_if_idle)
 
     def __repr__(self) -> str:
         return f"<tunnel {short(self.machine_key)} {self.remote} streams={self._h2.open_streams}>"
@@ -189,14 +191,23 @@ class TunnelProtocol:
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Bytes of an open stream, at once when both windows allow it, else queued in order."""
-        if self.closed or not self._h2.is_open(stream_id):
+        if self.send_at_once(stream_id, data) or self.closed or not self._h2.is_open(stream_id):
             return
+        self._h2.send(stream_id, data)
+        self._push()
+
+    def send_at_once(self, stream_id: int, data: bytes) -> bool:
+        """The same if nothing stands in the way. False: nothing was sent, ask for the `backlog`.
+
+        Without a pause the transport holds less than PAUSE_WRITING_BYTES (app.entry.sockets).
+        """
+        if self.closed or self.write_paused:
+            return False
         frames = self._h2.data_frame(stream_id, data)
         if frames is None:
-            self._h2.send(stream_id, data)
-            frames = self._h2.take_output()
-        if frames:
-            self._outlet.write(self._sealer.seal(frames))
+            return False
+        self._outlet.write(self._sealer.seal(frames))
+        return True
 
     def backlog(self, stream_id: int) -> int:
         """Bytes written for a stream that have not left this process."""
@@ -242,7 +253,7 @@ class TunnelProtocol:
             self._outlet.write(self._sealer.seal(output))
 
     def _finish(self) -> None:
-        self._idle.cancel()
+        self.ticks.forget(self._idle, self._close_if_idle)
         owners, self._owners = self._owners, {}
         for owner in owners.values():
             owner.stream_closed()
@@ -253,4 +264,4 @@ class TunnelProtocol:
         if self._h2.open_streams == 0 and not self._tasks:
             self.close()
         elif not self.closed:
-            self._idle = self._loop.call_later(IDLE_CLOSE_S, self._close_if_idle)
+            self._idle = self.ticks.later(IDLE_CLOSE_S, self._close_if_idle)

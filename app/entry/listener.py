@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Protocol, cast
 
@@ -20,6 +20,7 @@ from app import log
 from app.entry import sockets
 from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
+from app.entry.line import Line
 from app.entry.relays import Relays
 from app.entry.routing import Here
 from app.errors import BadRequest, RemoteProtocolError
@@ -89,6 +90,7 @@ class Entry:
     relays: Relays
     #: Peers that may say for whom they ask.
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+    handshakes: Line = field(default_factory=Line)
 
     def protocol(self) -> EntryProtocol:
         return EntryProtocol(self)
@@ -181,12 +183,24 @@ class EntryProtocol(asyncio.Protocol):
             if self._relayed is None:
                 self._remote = client_address(head, self._place.address, self._entry.trusted_proxies)
             if head.is_upgrade_path:
-                self._upgrade = self._read_upgrade(head, parts[1])
-                self._take_in()
+                # Nothing more is read until it is its turn, so this is done once.
+                self._transport.pause_reading()
+                self._entry.handshakes.add(lambda: self._open_handshake(head, parts[1]))
             elif self._relayed is None:
                 self._hand_to_web()
             else:
                 raise RemoteProtocolError("entries relay tunnels only", code="no_tunnel")
+        except (BadRequest, RemoteProtocolError) as error:
+            self._refuse(400, error.message)
+
+    def _open_handshake(self, head: Head, rest: bytes) -> None:
+        """It is this connection's turn; it may be gone meanwhile."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        try:
+            self._upgrade = self._read_upgrade(head, rest)
+            self._take_in()
         except (BadRequest, RemoteProtocolError) as error:
             self._refuse(400, error.message)
 

@@ -37,9 +37,23 @@ def differences(would_get: dict[str, Any], has: dict[str, Any]) -> list[str]:
     own = has.get("SelfNode")
     if own is not None:
         out += _member_differences("itself", would_get["Node"], own)
-    if len(out) > MAX_LISTED:
-        out = [*out[:MAX_LISTED], f"and {len(out) - MAX_LISTED} more"]
-    return out
+    return _bounded(out)
+
+
+def missed(would_get: dict[str, Any], changed: list[int]) -> list[str]:
+    """Devices that changed since a client was told anything, against the full map it would get now."""
+    rows = {row["ID"]: row for row in [*(would_get.get("Peers") or []), would_get["Node"]]}
+    out = [
+        f"peer {device_id} ({rows[device_id]['Name']}) has changed, it was not told yet"
+        if device_id in rows
+        else f"peer {device_id} is gone, it was not told yet"
+        for device_id in changed
+    ]
+    return _bounded(out)
+
+
+def _bounded(out: list[str]) -> list[str]:
+    return out if len(out) <= MAX_LISTED else [*out[:MAX_LISTED], f"and {len(out) - MAX_LISTED} more"]
 
 
 def _member_differences(what: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ class PolicyEngine:
         self._sets_by_identity: dict[int, list[SourceSet]] = {}
         self._ranks: dict[int, _Ranks] = {}
         self.ssh = SshCompiler(policy, self.directory, self.selectors)
-        self._devices: dict[DeviceId, Facts] = {}
+        self._devices = devices = dict[DeviceId, Facts]()
         self._by_user: dict[UserId, set[DeviceId]] = {}
         self._addresses = AddressBook()
         self._classes: dict[ClassShape, DeviceClass] = {}
@@ -76,8 +76,10 @@ class PolicyEngine:
         self._routers: set[DeviceId] = set()
         self._overlay: set[DeviceClass] = set()
         self.primaries = Primaries()
+        # Without `self`: an engine that another one replaces is gone at once, and not when the garbage
+        # collector comes by.
         self._shown = ShownRoutes(
-            self.states, self.selectors, self.primaries, lambda i: self._devices[i].cls.shape.identity
+            self.states, self.selectors, self.primaries, lambda i: devices[i].cls.shape.identity
         )
         #: Of no device: what a record is tried in before it is taken.
         self.untold_class = DeviceClass(ClassShape(0, 0, None, (), False, False), -1)

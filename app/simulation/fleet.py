@@ -186,6 +186,7 @@ class Fleet:
         self._spawn(self._act(device, step), f"{step.action}[{device.spec.hostname}]")
 
     async def _act(self, device: Device, step: Step) -> None:
+        storms = self.world.storms
         try:
             match step.action:
                 case "endpoints":
@@ -197,7 +198,7 @@ class Fleet:
                 case "replace":
                     await self._replace(device)
         except HsError as error:
-            device.failed(step.action, error)
+            device.failed(step.action, error, storms)
             if device.wanted and not device.here and isinstance(device, ThinDevice):
                 device.keep_returning()
         finally:
@@ -205,10 +206,14 @@ class Fleet:
             self._acting -= 1
 
     async def _replace(self, device: Device) -> None:
-        """Logs out; a new device takes its place."""
+        """Logs out; a new device takes its place, also when nobody heard that."""
+        storms = self.world.storms
         number = self.world.tally.actions["replace"]
         hostname = f"{device.spec.hostname.partition('.')[0]}.{number}"
-        await device.leave()
+        try:
+            await device.leave()
+        except HsError as error:
+            device.failed("logging out", error, storms)
         fresh = self._made(replace(device.spec, hostname=hostname, seed=""), device.index)
         self.devices[device.index] = fresh
         await self._join(device.index)

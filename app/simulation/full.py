@@ -61,8 +61,6 @@ class FullDevice(Device):
         if message.kind == "full" and not self.here:
             self._check = MapCheck(self.world.ids)
             self._noted = 0
-            # The poll's own request carried them.
-            self.reported = self.marker
         world = self.world
         notes = world.take(self, self._check, world.digest(blob), message.size_bytes, message.arrived_s)
         self._tell(notes)

@@ -139,7 +139,6 @@ class ThinDevice(Device):
             if error.code == "poll_refused":
                 self._registered = False
             raise
-        self.reported = self.marker
 
     async def come_back(self) -> None:
         self.wanted = True

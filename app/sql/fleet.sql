@@ -1,7 +1,8 @@
 -- fleet_overview --
 -- Every cluster with its owner and its counts.
 -- $1 cluster_id or NULL for all, $2 instances older than this many seconds are gone, $3 expiring within seconds
-SELECT c.cluster_id, c.state, COALESCE(l.holder, ''), COALESCE(l.epoch, 0),
+SELECT c.cluster_id, (SELECT h.tenant_id FROM tenants h WHERE h.cluster_id = c.cluster_id AND h.is_home),
+       c.state, COALESCE(l.holder, ''), COALESCE(l.epoch, 0),
        CASE WHEN l.expires_at > '-infinity' THEN extract(epoch FROM l.expires_at - now())::float8 END,
        (SELECT count(*) FROM instances i
          WHERE i.cluster_id = c.cluster_id AND i.heartbeat_at > now() - make_interval(secs => $2)),

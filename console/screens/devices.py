@@ -15,6 +15,7 @@ from app.scopes import parse_scope
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
 from console.dialogs import Field
+from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
@@ -219,14 +220,8 @@ class DevicesScreen(ListScreen[DeviceRow]):
             for row in rows:
                 scope = await self._scope_of(row, answers["scope"])
                 place = (row.cluster_id, scope if scope == "cluster" else row.tenant_id, scope)
-                found[place] = Ask(
-                    row.cluster_id,
-                    row.tenant_id,
-                    "netmap_rebuild",
-                    {"scope": scope},
-                    scope,
-                    f"rebuild {scope} of {row.tenant}",
-                )
+                label = f"rebuild {scope} of {row.tenant}"
+                found[place] = rebuild_ask(row.cluster_id, row.tenant_id, scope, label)
             return list(found.values())
 
         self.console.form(

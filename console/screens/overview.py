@@ -15,8 +15,10 @@ from textual.containers import Horizontal
 from textual.widgets import Static
 
 from app.fleet import ClusterRow, Overview, Page, Term, View
+from console.actions import BY_ID
 from console.cells import age, clock_text, count_text, plural
 from console.query import Condition, render
+from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.table import Column
 from console.widgets import box_line, side_by_side
@@ -206,6 +208,20 @@ class OverviewScreen(ListScreen[ClusterRow]):
         row = self.current
         assert row is not None
         self.console.go_to("devices", render((Condition("cluster", "=", (row.cluster_id,)),)))
+
+    async def do_cluster_rebuild(self) -> None:
+        action = BY_ID["cluster.rebuild"]
+        row = self.chosen(action)[0]
+        if row.home_id is None:
+            self.console.say(f"cluster {row.cluster_id} has no tenant yet: start hs-node serve", "warning")
+            return
+        self.console.confirm(
+            action,
+            f"Rebuild all netmaps of cluster {row.cluster_id}",
+            [f"{row.cluster_id}  {plural(row.tenants, 'tenant')}  {plural(row.devices, 'device')}"],
+            f"All is read again; the {count_text(row.online)} devices online get their whole map anew.",
+            [rebuild_ask(row.cluster_id, row.home_id, "cluster", f"rebuild cluster {row.cluster_id}")],
+        )
 
 
 def matches(row: ClusterRow, terms: tuple[Term, ...]) -> bool:

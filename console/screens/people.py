@@ -14,6 +14,7 @@ from console.actions import BY_ID
 from console.cells import date_text, plural
 from console.dialogs import Field
 from console.query import Condition, render
+from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
@@ -135,6 +136,21 @@ class UsersScreen(ListScreen[UserRow]):
             + "Its auth keys are deleted too. Cannot be undone.",
             [self._ask(row, "user_delete", "delete") for row in rows],
             typed=rows[0].name if len(rows) == 1 else str(len(rows)),
+        )
+
+    async def do_user_rebuild(self) -> None:
+        action = BY_ID["user.rebuild"]
+        rows = self.chosen(action)
+        owned, online = sum(row.devices for row in rows), sum(row.online for row in rows)
+        self.console.confirm(
+            action,
+            f"Rebuild netmaps of {plural(len(rows), 'user')}",
+            [f"{row.name}  tenant {row.tenant}  {plural(row.devices, 'device')}" for row in rows],
+            f"{plural(owned, 'device')} are read again; the {online} online get their whole map anew.",
+            [
+                rebuild_ask(row.cluster_id, row.tenant_id, f"user:{row.id}", f"rebuild user {row.name}")
+                for row in rows
+            ],
         )
 
     def _ask(self, row: UserRow, kind: str, label: str, **args: Any) -> Ask:

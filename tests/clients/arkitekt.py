@@ -1,8 +1,9 @@
 """Runs inside the namespace: many arkitekt-mesh nodes in one process, some of which fetch a page.
 
 Arguments: control URL, auth key, state directory, number of nodes, name of the peer to fetch, number of nodes
-that fetch. Prints a JSON line for each node with its addresses, one for each fetch, one with figures; stays
-connected until its input ends.
+that fetch, number of nodes that start at the same time (else STARTING). Prints a JSON line for each node with
+its addresses, one for each fetch, one with figures. Then answers each line of its input, a list of names as
+JSON, with those of them that each node does not know; stays connected until its input ends.
 """
 
 from __future__ import annotations
@@ -47,10 +48,33 @@ async def join(control_url: str, auth_key: str, home: Path, number: int) -> arki
     )
 
 
-async def main(control_url: str, auth_key: str, home: str, count: str, peer: str, fetches: str) -> None:
+async def unknown(node: arkitekt_mesh.Node, number: int, names: list[str]) -> list[str]:
+    """Those of the names, besides its own, that are no peer in the netmap of a node."""
+    found = []
+    for name in names:
+        if name == f"ark-{number}":
+            continue
+        try:
+            await node.forward(name, 80)
+        except arkitekt_mesh.MeshError as error:
+            if "no peer named" not in str(error):
+                raise
+            found.append(name)
+    return found
+
+
+async def main(
+    control_url: str,
+    auth_key: str,
+    home: str,
+    count: str,
+    peer: str,
+    fetches: str,
+    starting: str = str(STARTING),
+) -> None:
     process = psutil.Process()
     before_bytes, began = process.memory_info().rss, time.monotonic()
-    places = asyncio.Semaphore(STARTING)
+    places = asyncio.Semaphore(int(starting))
 
     async def start(number: int) -> arkitekt_mesh.Node:
         async with places:
@@ -69,7 +93,9 @@ async def main(control_url: str, auth_key: str, home: str, count: str, peer: str
             proxied=await asyncio.to_thread(fetch, proxy, f"http://{peer}/"),
         )
     say(joined_s=joined_s, grown_bytes=process.memory_info().rss - before_bytes)
-    await asyncio.to_thread(sys.stdin.read)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        names = json.loads(line)
+        say(unknown={number: await unknown(node, number, names) for number, node in enumerate(nodes)})
     for node in nodes:
         node.close()
 

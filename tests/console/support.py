@@ -105,6 +105,7 @@ def key(number: int, **changes: Any) -> KeyRow:
 def cluster(name: str, **changes: Any) -> ClusterRow:
     fields: dict[str, Any] = {
         "cluster_id": name,
+        "home_id": TenantId(1),
         "state": "active",
         "owner": f"host-{name}",
         "epoch": 3,
@@ -207,11 +208,17 @@ class FakeStore:
         self.closed = True
 
 
-def request(request_id: RequestId, ask: Ask, state: str, error: str | None = None) -> OperatorRequest:
+def request(
+    request_id: RequestId,
+    ask: Ask,
+    state: str,
+    error: str | None = None,
+    result: dict[str, Any] | None = None,
+) -> OperatorRequest:
     return OperatorRequest(
         id=request_id, cluster_id=ask.cluster_id, tenant_id=ask.tenant_id, kind=ask.kind, args=ask.args,
         dedup=None, state=state, requested_by="t", requested_at=NOW, attempts=0, claimed_by=None,
-        claimed_epoch=None, progress=None, result={} if state == "done" else None, error=error,
+        claimed_epoch=None, progress=None, result=(result or {}) if state == "done" else None, error=error,
         finished_at=None,
     )  # fmt: skip
 

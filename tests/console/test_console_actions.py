@@ -126,7 +126,7 @@ async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id:
         assert base.console.feed_pending == 1
 
 
-@pytest.mark.parametrize("screen", ["devices", "users", "keys"])
+@pytest.mark.parametrize("screen", SCREENS)
 async def test_nothing_is_asked_when_a_dialog_is_left(screen: str) -> None:
     store = filled()
     async with running(store, screen) as (app, pilot):
@@ -141,7 +141,7 @@ async def test_nothing_is_asked_when_a_dialog_is_left(screen: str) -> None:
         assert store.asked == []
 
 
-@pytest.mark.parametrize("screen", ["devices", "users", "keys"])
+@pytest.mark.parametrize("screen", SCREENS)
 async def test_read_only_refuses_every_write_with_the_reason(screen: str) -> None:
     store = filled()
     store.writable = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from console import live
 from console.dialogs import SecretDialog
 from console.store import PgStore
 from tests.console.support import running, shown, text, toasts, until
+from tests.node.kit import Recorder
 from tests.node.support import QUICK, ServeProcess, admin, device, fresh_database, has_peers, join
+
+REBUILT = r"rebuild {}: done, {}, [\d,]+ bytes, [\d,]+ ms"
 
 
 async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path: Path) -> None:
@@ -53,6 +57,45 @@ async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path
                 await until(pilot, lambda: "delete renamed: done" in toasts(app))
                 await until(pilot, lambda: "1 device" in text(app))
                 await has_peers(two)
+
+
+async def test_a_cluster_and_a_user_are_rebuilt_by_key(pg_server: str) -> None:
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve, admin(dsn) as shell:
+        alice, bob = await shell.auth_key("alice"), await shell.auth_key("bob")
+        async with (
+            Recorder(serve.url, alice, hostname="one") as one,
+            Recorder(serve.url, bob, hostname="two") as two,
+            running(PgStore(dsn), "overview") as (app, pilot),
+        ):
+            await join(one)
+            await join(two)
+            await has_peers(one, two)
+            await has_peers(two, one)
+
+            def maps() -> tuple[int, int]:
+                first, second = (sum("Peers" in message for message in at.seen) for at in (one, two))
+                return first, second
+
+            before = maps()
+            await shown(app, pilot)
+            await until(pilot, lambda: app.link.is_up)
+            await pilot.press("R")
+            await until(pilot, lambda: app.screen is not app.base)
+            await pilot.press("y")
+            await until(pilot, lambda: app.said)
+            assert re.fullmatch(REBUILT.format("cluster default", "2 devices, 2 frames"), toasts(app)[-1])
+            await until(pilot, lambda: maps() == (before[0] + 1, before[1] + 1))
+            await pilot.press("3")
+            await until(pilot, lambda: "bob" in text(app))
+            base = app.base
+            assert base is not None
+            base.table.move_to(next(key for key, row in base.rows.items() if row.name == "bob"))
+            await pilot.press("R")
+            await until(pilot, lambda: app.screen is not app.base)
+            await pilot.press("y")
+            await until(pilot, lambda: len(app.said) == 2)
+            assert re.fullmatch(REBUILT.format("user bob", "1 device, 1 frame"), toasts(app)[-1])
+            await until(pilot, lambda: maps() == (before[0] + 1, before[1] + 2))
 
 
 async def test_notifications_of_the_owner_are_enough(

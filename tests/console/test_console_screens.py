@@ -21,6 +21,7 @@ from tests.console.hostile import NAMES
 from tests.console.support import (
     NOW,
     FakeStore,
+    cluster,
     device,
     filled,
     key,
@@ -199,9 +200,7 @@ async def test_hostile_names(screen: str) -> None:
     ]
     store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
-    store.clusters = [
-        type(store.clusters[0])(name, name, name, 1, 1.0, 1, 1, 1, 1, 1, 1, 0, 0, 0) for name in set(NAMES)
-    ]
+    store.clusters = [cluster(name, state=name, owner=name, lease_left_s=1.0) for name in set(NAMES)]
     async with running(store, screen, (110, 36)) as (app, pilot):
         base = await shown(app, pilot)
         assert base.table.row_count == len(base.rows) >= len(set(NAMES))
@@ -313,10 +312,15 @@ async def test_marks_make_one_request_each_after_typing_the_number() -> None:
 
 
 async def outcome(
-    app: ConsoleApp, pilot: Any, store: FakeStore, state: str, error: str | None = None
+    app: ConsoleApp,
+    pilot: Any,
+    store: FakeStore,
+    state: str,
+    error: str | None = None,
+    result: dict[str, Any] | None = None,
 ) -> None:
     await until(pilot, lambda: store.asked)
-    store.requests[RequestId(1)] = request(RequestId(1), store.asked[0], state, error)
+    store.requests[RequestId(1)] = request(RequestId(1), store.asked[0], state, error, result)
     app.feed_kick()
     await until(pilot, lambda: not app.feed_pending)
 
@@ -332,6 +336,55 @@ async def test_a_request_is_followed_to_its_refusal() -> None:
         await until(pilot, lambda: "1 request" in text(app))
         await outcome(app, pilot, store, "failed", "there is no device 1 here")
         assert toasts(app)[-1] == "expire device-0001: there is no device 1 here"
+
+
+@pytest.mark.parametrize(
+    ("screen", "scope", "label"),
+    [("overview", "cluster", "rebuild cluster eu-1"), ("users", "user:9", "rebuild user alice")],
+)
+async def test_a_rebuild_is_confirmed_and_followed_to_what_it_cost(
+    screen: str, scope: str, label: str
+) -> None:
+    store = filled(5)
+    async with running(store, screen) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("R")
+        await until(pilot, lambda: app.screen is not base)
+        assert store.asked == []
+        assert "get their whole map anew" in text(app)
+        await pilot.press("y")
+        await until(pilot, lambda: store.asked)
+        (ask,) = store.asked
+        assert (ask.kind, ask.args, ask.dedup) == ("netmap_rebuild", {"scope": scope}, f"1:{scope}")
+        result = {"scope": scope, "devices": 40, "maps": 1, "bytes": 12_345, "waiting": 0, "ms": 1_234}
+        await outcome(app, pilot, store, "done", result=result)
+        assert toasts(app)[-1] == f"{label}: done, 40 devices, 1 frame, 12,345 bytes, 1,234 ms"
+
+
+async def test_a_rebuild_says_who_did_not_take_the_map() -> None:
+    store = filled(5)
+    async with running(store, "overview") as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("R")
+        await pilot.pause()
+        await pilot.press("y")
+        result = {"scope": "cluster", "devices": 3, "maps": 2, "bytes": 9, "waiting": 1, "ms": 60_000}
+        await outcome(app, pilot, store, "done", result=result)
+        assert toasts(app)[-1].endswith("60,000 ms, 1 device did not take it in time")
+
+
+async def test_a_cluster_without_a_tenant_has_nothing_to_rebuild() -> None:
+    store = filled(0)
+    store.clusters = [cluster("eu-1", home_id=None)]
+    async with running(store, "overview") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("R")
+        await until(pilot, lambda: toasts(app))
+        assert toasts(app)[-1] == "cluster eu-1 has no tenant yet: start hs-node serve"
+        assert app.screen is base
 
 
 async def test_a_request_nobody_takes_up_is_told_once() -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
+from app.entry import line
 from app.entry.limits import ConnectionLimits, Place
+from tests.node.kit import until
 
 
 class Connections:
@@ -71,3 +77,24 @@ def test_counts_return_to_zero():
     assert some.limits.half_open == 0
     assert not some.limits._open
     assert not some.limits._half_open_of
+
+
+async def test_handshakes_leave_the_loop_its_turn_and_one_that_fails_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(line, "SLICE_S", 0.0)
+    waiting = line.Line()
+    order: list[object] = []
+
+    def served(number: int) -> None:
+        asyncio.get_running_loop().call_soon(order.append, "loop")
+        order.append(number)
+        if number == 1:
+            raise ValueError("a defect")
+
+    for number in range(4):
+        waiting.add(lambda number=number: served(number))
+    await until(lambda: not len(waiting) and order[-1] == "loop", "all have had their turn")
+    assert [step for step in order if step != "loop"] == [0, 1, 2, 3]
+    assert order[:2] == [0, "loop"]
+    assert order.count("loop") == 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,14 @@ from tests.netmap.support import NOW, make_device, make_netmap
 
 TAGS = {"tag:web": ["user1@"], "tag:db": ["user1@"], "tag:router": ["user1@"]}
 PAIR = ("10.1.0.0/16",)
+SSH = [
+    {
+        "action": "accept",
+        "src": ["autogroup:member"],
+        "dst": ["autogroup:self"],
+        "users": ["autogroup:nonroot"],
+    }
+]
 
 
 def policy(*acls: tuple[str, str], **sections: Any) -> Policy:
@@ -225,3 +235,19 @@ def test_lists_of_peers_are_bounded_and_what_gave_way_is_made_anew() -> None:
         # What has no list any more must not miss it when its rows change.
         netmap.put(make_device(501, user_id=UserId(1), endpoints=("192.0.2.1:1",)))
         netmap.commit()
+
+
+def test_a_replaced_policy_leaves_memory_without_the_garbage_collector() -> None:
+    """In a large process the collector looks at what is old seldom; edits would pile up until then."""
+    netmap = place(policy(("*", "*:*"), ssh=SSH))
+    former = weakref.ref(netmap.engine)
+    gc.collect()
+    gc.disable()
+    try:
+        netmap.set_policy(policy(("*", "*:22"), ssh=SSH))
+        flush = netmap.commit()
+        assert told(flush)
+        del flush
+        assert former() is None
+    finally:
+        gc.enable()

@@ -9,10 +9,13 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from app.model import DeviceId
 from app.netmap.compare import MAX_LISTED, differences
 from tests.node.kit import Recorder, joined, own_tenant
 from tests.node.support import Administration, ServeProcess, eventually, fresh_database
 
+#: More than fill the backlog of a device that does not read.
+MANY_UPDATES = 400
 PEER = {
     "ID": 2,
     "Name": "b.x.",
@@ -86,6 +89,69 @@ async def test_debug_device(serve: ServeProcess, tenant: Administration) -> None
         assert "live" in table.out
         gone = await serve.shell("debug", "device", "nobody", "--tenant", tenant.tenant.name)
         assert (gone.code, "there is no device" in gone.err) == (1, True)
+
+
+async def test_debug_device_that_does_not_read(
+    serve: ServeProcess, tenant: Administration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was told last, what it would get now, and what it has missed: the difference."""
+    monkeypatch.setattr("app.client.connection.STREAM_WINDOW_BYTES", 16 * 1024)
+    key = await tenant.auth_key()
+    words = ("debug", "device", "slow", "--tenant", tenant.tenant.name)
+
+    async def facts() -> dict[str, Any]:
+        answer = await serve.shell(*words, "--no-ask", "-o", "json")
+        assert answer.code == 0, answer
+        found: dict[str, Any] = orjson.loads(answer.out)
+        return found
+
+    async with (
+        Recorder(serve.url, key, hostname="talker") as talker,
+        Recorder(serve.url, key, hostname="silent") as silent,
+        Recorder(serve.url, key, hostname="leaves") as leaves,
+        Recorder(serve.url, key, hostname="slow", compress="") as slow,
+    ):
+        for device in (talker, silent, leaves, slow):
+            await joined(device)
+        await slow.sees(peers=3)
+        assert (await facts())["session"]["missed"] == []
+        slow.reads.clear()
+
+        async def say(number: int) -> None:
+            endpoints = [f"[2001:db8:{number:x}:{n:x}:1111:2222:3333:4444]:41641" for n in range(60)]
+            await talker.update(endpoints=endpoints)
+            await silent.sees(talker.id, Endpoints=endpoints)
+
+        for number in range(1, MANY_UPDATES):
+            await say(number)
+            if (await serve.metrics())["hs_sessions_lagging"]:
+                break
+        await say(MANY_UPDATES)
+        await leaves.logout()
+        await tenant.scoped.delete_device(tenant.tenant.id, DeviceId(leaves.id))
+        await silent.lost(leaves.id)
+
+        found = await facts()
+        session = found["session"]
+        assert session["state"] == "lagging"
+        assert session["unsent_bytes"] > 100_000
+        assert session["missed"] == [talker.id, leaves.id]
+        (told,) = session["last_delta"]["PeersChangedPatch"]
+        (now,) = [peer for peer in found["would_get"]["Peers"] if peer["ID"] == talker.id]
+        assert told["NodeID"] == talker.id
+        assert told["Endpoints"] != now["Endpoints"] == list(talker.endpoints)
+        assert found["differences"] == [
+            f"peer {talker.id} ({now['Name']}) has changed, it was not told yet",
+            f"peer {leaves.id} is gone, it was not told yet",
+        ]
+        table = await serve.shell(*words, "--no-ask")
+        assert f"peer {leaves.id} is gone" in table.out
+
+        slow.reads.set()
+        await slow.sees(talker.id, Endpoints=list(talker.endpoints))
+        found = await facts()
+        assert (found["session"]["state"], found["session"]["missed"]) == ("live", [])
+        assert found["differences"] is None
 
 
 async def test_messages_are_counted_by_what_is_in_them(serve: ServeProcess, tenant: Administration) -> None:

@@ -32,6 +32,7 @@ from node.fanout import (
     TenantFanout,
 )
 from node.session import CAUGHT_UP_BYTES, MAX_BACKLOG_BYTES, MapSession, SessionState
+from node.ticks import Ticks
 from node.turns import MAP_SHARE, SLICE_S, Turns
 from tests.node.kit import until
 
@@ -61,11 +62,17 @@ class NotingTunnel:
         self.unsent = 0
         self.ended = self.dropped = self.aborted = False
         self.on_send: Callable[[], None] = lambda: None
+        self.ticks = Ticks()
 
     def send(self, stream_id: int, data: bytes) -> None:
         self.on_send()
         self.note()
         self.sent.append(data[4:])
+
+    def send_at_once(self, stream_id: int, data: bytes) -> bool:
+        if not self.unsent:
+            self.send(stream_id, data)
+        return not self.unsent
 
     def backlog(self, stream_id: int) -> int:
         return self.unsent

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import KINDS, Churn, fleet
 from tests.node.support import (
+    DEADLINE_S,
     Administration,
     ServeProcess,
     clean_environment,
@@ -20,8 +22,10 @@ from tests.node.support import (
     fresh_database,
     new_tenant,
     run_shell,
+    run_sql,
 )
 from tests.node.support import admin as administration
+from tests.terminal import Terminal
 
 SUMMARY = {"count", "p50_ms", "p95_ms", "p99_ms", "max_ms"}
 
@@ -107,6 +111,34 @@ async def test_a_server_that_dies_costs_reconnects_and_no_violation(pg_server: s
     assert any("connection lost" in row["what"] for row in report["errors"]["texts"])
 
 
+async def test_endpoints_that_did_not_get_through_are_said_again(pg_server: str) -> None:
+    """A server takes no endpoints of a poll once it has some; a device that is back has to tell them."""
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve:
+        async with administration(dsn) as place:
+            key = await place.auth_key()
+        async with Fleet(fleet(serve.url, [key], 4, full=1)) as devices:
+            await devices.join()
+
+            async def stored() -> bool:
+                rows = await run_sql(dsn, "SELECT count(*) FROM node_state WHERE cardinality(endpoints) > 0")
+                return bool(rows[0][0] == 4)
+
+            await eventually(stored, "the database has all endpoints")
+            await serve.kill()
+            (sender, *_) = [device for device in devices.devices if not device.spec.full]
+            told_before = sender.reported
+            await sender.report()
+            assert sender.reported == told_before != sender.marker
+            await serve.start()
+
+            async def taken() -> bool:
+                return devices.here == 4 and sender.reported == sender.marker
+
+            await eventually(taken, "the server has the newest endpoints")
+            await devices.settle()
+            assert devices.report()["violations"] == {"count": 0, "texts": []}
+
+
 async def test_a_wrong_key_is_one_sentence(serve: ServeProcess, place: Administration) -> None:
     done = await run_shell(clean_environment({}), *command(serve, "hskey-auth-1-no-such", devices=5))
     assert (done.code, done.out) == (1, "")
@@ -149,3 +181,32 @@ async def test_ctrl_c_prints_what_was_measured(serve: ServeProcess, place: Admin
             await process.wait()
     assert process.returncode == 130
     assert json.loads(out)["devices"]["joined"] == 5
+
+
+async def test_a_terminal_sees_a_bar_and_then_the_figures(serve: ServeProcess, place: Administration) -> None:
+    words = command(serve, await place.auth_key(), devices=30, duration="3s")
+    terminal = Terminal(
+        [sys.executable, "-m", "node.cli", *words, "--churn", "endpoints"], clean_environment({})
+    )
+    try:
+        await terminal.shows("endpoints ━", DEADLINE_S)
+        await terminal.shows("30 here", DEADLINE_S)
+        code = await asyncio.to_thread(terminal.process.wait, DEADLINE_S)
+    finally:
+        terminal.close()
+    assert code == 0
+    assert "30 of 30 joined in" in terminal.text
+    for what in (
+        "joining",
+        "join",
+        "change to others",
+        "change acknowledged",
+        "connections lost",
+        "back again",
+        "first frames",
+        "delta frames",
+        "errors",
+        "violations",
+        "this process",
+    ):
+        assert re.search(rf"^{what}  +\S", terminal.text.replace("\r", ""), re.MULTILINE), what

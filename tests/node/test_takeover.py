@@ -108,6 +108,7 @@ async def test_kill_9_behind_an_entry(
         await other.sees(one.id, Endpoints=["192.0.2.1:1"], Online=True)
         metrics = await standby.metrics()
         assert metrics["hs_relayed_connections"] == len(devices)
+        assert metrics["hs_relayed_bytes"] > 0
         assert metrics["hs_sessions"] == 0
 
         async def is_warm() -> bool:
