@@ -47,7 +47,8 @@ class Tenants(PoolBase):
 
     async def cluster_loads(self) -> list[ClusterLoad]:
         """All clusters as placement sees them, by id."""
-        return [_load(row) for row in await self._fetch(QUERIES["cluster_loads"], RESERVE)]
+        async with self._connection() as conn:
+            return await _loads(conn)
 
     async def cluster_load(self, cluster_id: str) -> ClusterLoad:
         """One of them. Raises NotFound."""
@@ -111,15 +112,13 @@ class Tenants(PoolBase):
             return known, None
         async with self._connection() as conn, conn.transaction():
             await conn.execute(QUERIES["lock_placement"])
-            row = await conn.fetchrow(QUERIES["acs_tenants"], None, name, None, True, 0, 1)
-            if row is not None:
-                return _alive(_facts(row)), None
+            there = await _tenants(conn, name=name)
+            if there:
+                return _alive(there[0]), None
             limits = await self._limits(conn, plan)
             if limits.max_devices is not None:
                 wish = Wish(wish.region, wish.labels, wish.pinned, wish.dedicated, limits.max_devices)
-            placement = place(
-                wish, [_load(one) for one in await conn.fetch(QUERIES["cluster_loads"], RESERVE)]
-            )
+            placement = place(wish, await _loads(conn))
             if placement.chosen is None:
                 raise Refused(
                     f"no cluster fits tenant {name!r}: {'; '.join(placement.explanation[1:])}",
@@ -153,23 +152,25 @@ class Tenants(PoolBase):
         return place(wish, await self.cluster_loads())
 
     async def _named(self, name: str) -> TenantFacts | None:
-        row = await self._fetchrow(QUERIES["acs_tenants"], None, name, None, True, 0, 1)
-        return None if row is None else _alive(_facts(row))
+        async with self._connection() as conn:
+            found = await _tenants(conn, name=name)
+        return _alive(found[0]) if found else None
 
     async def _limits(self, conn: PoolConnection, plan: str | None) -> Plan:
         if plan is None:
             return Plan("", None, None, None, 0)
-        row = await conn.fetchrow(QUERIES["list_plans"], plan)
-        if row is None:
+        found = await _plans(conn, plan)
+        if not found:
             raise NotFound(f"there is no plan {plan!r}")
-        return Plan(*row)
+        return found[0]
 
     async def tenant(self, tenant_id: TenantId) -> TenantFacts:
         """One tenant, deleted ones too. Raises NotFound."""
-        row = await self._fetchrow(QUERIES["acs_tenants"], tenant_id, None, None, True, 0, 1)
-        if row is None:
+        async with self._connection() as conn:
+            found = await _tenants(conn, tenant_id=tenant_id)
+        if not found:
             raise NotFound(f"there is no tenant {tenant_id}")
-        return _facts(row)
+        return found[0]
 
     async def tenant_named(self, name: str) -> TenantFacts:
         """Raises NotFound."""
@@ -182,10 +183,10 @@ class Tenants(PoolBase):
         self, after_id: int, limit: int, *, cluster_id: str | None = None, with_deleted: bool = False
     ) -> list[TenantFacts]:
         """Tenants by id."""
-        found = await self._fetch(
-            QUERIES["acs_tenants"], None, None, cluster_id, with_deleted, after_id, limit
-        )
-        return [_facts(row) for row in found]
+        async with self._connection() as conn:
+            return await _tenants(
+                conn, cluster_id=cluster_id, with_deleted=with_deleted, after_id=after_id, limit=limit
+            )
 
     async def update_tenant(
         self,
@@ -256,7 +257,8 @@ class Tenants(PoolBase):
             return Plan(*row)
 
     async def list_plans(self) -> list[Plan]:
-        return [Plan(*row) for row in await self._fetch(QUERIES["list_plans"], None)]
+        async with self._connection() as conn:
+            return await _plans(conn, None)
 
     # -- joining --------------------------------------------------------------------------------
 
@@ -286,6 +288,30 @@ class Tenants(PoolBase):
         """(tenant's name, user's name) of a token in force, one use of which is counted; else None."""
         row = await self._fetchrow(QUERIES["use_join_token"], stored.prefix, stored.hash)
         return None if row is None else (row[0], row[1])
+
+
+async def _loads(conn: PoolConnection) -> list[ClusterLoad]:
+    return [_load(row) for row in await conn.fetch(QUERIES["cluster_loads"], RESERVE)]
+
+
+async def _tenants(
+    conn: PoolConnection,
+    *,
+    tenant_id: TenantId | None = None,
+    name: str | None = None,
+    cluster_id: str | None = None,
+    with_deleted: bool = True,
+    after_id: int = 0,
+    limit: int = 1,
+) -> list[TenantFacts]:
+    found = await conn.fetch(
+        QUERIES["acs_tenants"], tenant_id, name, cluster_id, with_deleted, after_id, limit
+    )
+    return [_facts(row) for row in found]
+
+
+async def _plans(conn: PoolConnection, name: str | None) -> list[Plan]:
+    return [Plan(*row) for row in await conn.fetch(QUERIES["list_plans"], name)]
 
 
 def _changed_meanwhile(what: str) -> Conflict:

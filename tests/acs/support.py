@@ -58,7 +58,7 @@ class AcsProcess:
 
     async def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - waited for in a thread
                 [sys.executable, "-m", "acs.cli", "serve"],
                 env=clean_environment(self.settings),
                 stdin=subprocess.DEVNULL,
