@@ -246,12 +246,14 @@ class Server:
             self._process.kill()
             self._process.wait(STOP_DEADLINE_S)
 
-    def series(self, name: str) -> float:
-        """The sum of a series on its /metrics, over its labels."""
+    def series(self, *names: str) -> list[float]:
+        """The sum of each of these series on its /metrics, over their labels, in one reading."""
         with urllib.request.urlopen(self.metrics_url, timeout=10) as page:
-            text = page.read().decode()
-        lines = [line for line in text.splitlines() if line.startswith((name + "{", name + " "))]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+            lines = page.read().decode().splitlines()
+        return [
+            sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((name + "{", name + " ")))
+            for name in names
+        ]
 
     def complaints(self) -> list[str]:
         """Warnings and errors of its log; a benchmark of a failing server is worth nothing."""
