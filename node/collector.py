@@ -43,11 +43,6 @@ class Collector:
             self._on_pause(info["generation"], time.perf_counter() - self._began)
 
 
-def keep_what_is_there() -> None:
-    """What is in memory now stays for long: no collection looks at it from here on."""
-    gc.freeze()
-
-
 async def collect() -> None:
     """A full collection; a job calls it."""
     gc.collect()

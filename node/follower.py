@@ -20,7 +20,6 @@ from app.errors import HsError, Unavailable
 from app.model import Device, Instance
 from app.netmap.dns import DnsPlan
 from app.settings import Settings
-from node.collector import keep_what_is_there
 from node.derpmap import DerpMapSource
 from node.fanout import RoundStats
 from node.hub import Hub
@@ -159,7 +158,6 @@ class Follower:
         await self.refresher.load()
         # A failover between this load and the first LISTEN is another history too.
         self.listener.generation = self.refresher.generation
-        keep_what_is_there()
         self.is_loaded = True
 
     async def follow(self) -> None:

@@ -89,7 +89,7 @@ class TenantPolicies:
         self._unapproved |= {
             device.tenant_id
             for device in snapshot.devices
-            if not set(device.announced_routes) <= set(device.approved_routes)
+            if device.announced_routes and not set(device.announced_routes) <= set(device.approved_routes)
         } & found.keys()
         self._unjudged |= found.keys()
 
