@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,6 +23,8 @@ from app.model import Device, DeviceId, HotState, Instance, LoginAsk, RequestId,
 from app.sql import QUERIES
 from app.tokens import parse_auth_token
 
+SQL = Path(__file__).resolve().parents[2] / "app" / "sql"
+
 #: Statements without rows of a cluster in them, or deployment-wide by design.
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
@@ -29,6 +32,14 @@ NOT_SCOPED = {
     "node_key_known", "route_machine", "cluster_owner", "get_request", "read_logins", "open_login",
     "trim_logins", "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
 }  # fmt: skip
+
+
+#: Statements of hs-acs, which is in charge of all clusters and has a role of its own.
+OF_ACS = {
+    name
+    for file in ("access.sql", "tenants.sql")
+    for name in re.findall(r"(?m)^-- (\w+) --$", (SQL / file).read_text())
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "online_flags": [True], "last_seens": [1.9e9], "before": 4e9, "display_name": "", "email": "",
         "profile_pic_url": "", "reusable": True, "expiration": None, "actor": "a", "action": "a",
         "object": "a", "after": None, "instance_id": "bravo-instance", "kind": "node", "addr": "stolen",
-        "internal_addr": "stolen", "advertise_addr": "stolen", "silent_s": 1e6,
+        "internal_addr": "stolen", "advertise_addr": "stolen", "login_url": "stolen", "silent_s": 1e6,
         "version": "", "login_id": bravo.login_id, "decision": "approved", "life_s": 60.0,
         "request_kind": "device_delete", "args": "{}", "dedup": "bravo", "request_id": bravo.request_id,
         "resume": True, "result": "{}", "progress": "{}", "error": None,
@@ -132,7 +143,21 @@ async def untouched(prepared: Database) -> dict[str, list[str]]:
 
 
 #: The console's reads show all clusters, by design; its role cannot write.
-SCOPED_STATEMENTS = sorted(name for name in set(QUERIES) - NOT_SCOPED if not name.startswith("fleet_"))
+SCOPED_STATEMENTS = sorted(
+    name for name in set(QUERIES) - NOT_SCOPED - OF_ACS if not name.startswith("fleet_")
+)
+
+
+async def test_what_is_the_admission_services_is_nobody_elses(prepared: Database) -> None:
+    assert len(OF_ACS) > 15
+    for role in ("hs_node", "hs_admin"):
+        conn = await as_role(prepared.dsn, role, cluster_id="a")
+        for table in ("api_tokens", "idempotent_answers", "plans", "join_tokens"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await conn.fetch(f"SELECT * FROM {table}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("UPDATE clusters SET weight = 2")
+        await conn.close()
 
 
 async def test_every_statement_through_both_barriers(prepared: Database, bravo: Bravo) -> None:
