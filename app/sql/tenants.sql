@@ -98,3 +98,8 @@ UPDATE join_tokens SET uses_left = uses_left - 1
  WHERE prefix = $1 AND hash = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
    AND (uses_left IS NULL OR uses_left > 0)
 RETURNING tenant, user_name
+
+-- move_tenant --
+-- A tenant to another cluster with all that is its: 'moved', or what stands in the way.
+-- $1 tenant_id, $2 source, $3 target, $4 reserve of a tenant without a limit, $5 actor, $6 why
+SELECT move_tenant($1, $2, $3, $4, $5, $6)
