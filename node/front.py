@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,21 +18,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from app.entry.exchange import Exchange, OwnCluster
 from app.entry.hop import hop_key
 from app.entry.inner import InnerDoor
-from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits
+from app.entry.limits import ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet, Tunnel
 from app.entry.machines import Machines
 from app.entry.relays import Relays
-from app.errors import ConfigError
-from app.listen import WEB_STOP_S, reason_of, split_listen, tls_context
+from app.listen import WEB_KEEPALIVE_S, WEB_STOP_S, listen_raw, tls_context
 from app.settings import Settings
 from node.follower import Follower
 from node.metrics import Metrics
 from node.owner import Owner, public_bytes
 from node.web import Facts, client_app
-
-#: Connections the kernel may hold before they are accepted; a fleet comes back all at once.
-BACKLOG = 4096
-WEB_KEEPALIVE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -92,11 +87,13 @@ class Front:
                 trusted_proxies=[ipaddress.ip_network(text) for text in settings.trusted_proxies],
             )
             door = InnerDoor(entry, key, settings.cluster_id, lambda: post.epoch)
-            inner = await _listen("internal_addr", settings.internal_addr, door.protocol)
+            inner = await listen_raw("internal_addr", settings.internal_addr, door.protocol)
             stack.callback(inner.close)
             host = settings.internal_addr.rpartition(":")[0]
             follower.internal_addr = f"{host}:{inner.sockets[0].getsockname()[1]}"
-            outer = await _listen("listen_addr", settings.listen_addr, entry.protocol, settings)
+            outer = await listen_raw(
+                "listen_addr", settings.listen_addr, entry.protocol, tls_context(settings)
+            )
             stack.callback(outer.close)
             yield cls(entry.limits, exchange, door, follower.internal_addr, [outer, inner], post)
 
@@ -139,21 +136,3 @@ class _Post:
     def make_tunnel(self, handshake: Handshake, outlet: Outlet, preface: bytes) -> Tunnel:
         assert self.owner is not None
         return self.owner.make_tunnel(handshake, outlet, preface)
-
-
-async def _listen(
-    key: str, address: str, factory: Callable[[], asyncio.Protocol], tls_of: Settings | None = None
-) -> asyncio.Server:
-    host, port = split_listen(address)
-    tls = None if tls_of is None else tls_context(tls_of)
-    try:
-        return await asyncio.get_running_loop().create_server(
-            factory,
-            host,
-            port,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else HANDSHAKE_DEADLINE_S,
-            backlog=BACKLOG,
-        )
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot listen on {address}: {reason_of(error)}") from error

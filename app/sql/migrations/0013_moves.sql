@@ -113,6 +113,8 @@ BEGIN
         RETURN 'target_full';
     END IF;
     UPDATE tenants SET cluster_id = dst, moved_at = clock_timestamp(), version = version + 1 WHERE tenant_id = t;
+    -- Nobody is sent to where it was.
+    DELETE FROM route_hints WHERE machine_key IN (SELECT machine_key FROM nodes WHERE tenant_id = t);
     INSERT INTO audit_log (cluster_id, tenant_id, actor, action, object, before, after)
     VALUES (dst, t, who, 'tenant_move', 'tenant:' || t, jsonb_build_object('cluster', src),
             jsonb_build_object('cluster', dst, 'why', why));
