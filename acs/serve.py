@@ -18,8 +18,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from acs.api import openapi
 from acs.api.edge import Edge
 from acs.api.limits import RateLimits
+from acs.jobs import JobRunner
 from acs.leader import Leader
 from acs.metrics import Metrics
+from acs.presence import Presence
 from acs.service import Service
 from app import __version__, log
 from app.database import database_dsn
@@ -27,6 +29,7 @@ from app.db.admission import Admission
 from app.db.setup import Database
 from app.errors import HsError, Unavailable
 from app.listen import listening
+from app.model import Instance
 from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
@@ -64,11 +67,13 @@ class Serving:
             stack.push_async_callback(admission.close)
             metrics = Metrics()
             service = Service(settings, instance, admission, time.time)
-            service.leader = Leader(
+            service.leader = leader = Leader(
                 dsn,
                 instance,
                 ttl_s=settings.timing.lease_ttl,
-                jobs=service.jobs,
+                runner=lambda: JobRunner(
+                    *(admission, instance, service.jobs()), leads=lambda: leader.leads, on_run=metrics.job
+                ),
                 on_change=metrics.leads,
             )
             if settings.acs.metrics_listen_addr:
@@ -76,14 +81,22 @@ class Serving:
             address = await stack.enter_async_context(
                 listening(api_app(service, metrics), "acs.listen_addr", settings.acs.listen_addr)
             )
-            leading = self.daemon.spawn("leader", service.leader.run())
+            presence = Presence(
+                admission.presence(), Instance(instance, kind="acs", addr=address, version=__version__)
+            )
+            tasks = [
+                self.daemon.spawn("presence", presence.run()),
+                self.daemon.spawn("leader", leader.run()),
+            ]
             try:
                 _log.info("serving", listen=address, version=__version__)
                 self._greet()
                 await self.daemon.stopping.wait()
             finally:
-                leading.cancel()
-                await asyncio.gather(leading, return_exceptions=True)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await presence.goodbye()
 
     def _greet(self) -> None:
         self.tell(
