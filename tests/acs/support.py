@@ -90,6 +90,15 @@ class AcsProcess:
         self._process.kill()
         await asyncio.to_thread(self._process.wait, STOP_DEADLINE_S)
 
+    async def leads(self) -> None:
+        """Waits until it runs the jobs."""
+        async with AcsClient(self.url) as nobody:
+
+            async def leads() -> bool:
+                return (await nobody.service()).leads
+
+            await eventually(leads, "it leads")
+
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 

@@ -38,6 +38,7 @@ async def test_a_new_cluster_waits_to_be_admitted_where_an_hs_acs_is_in_charge(p
             await acs.kill()
             assert await Database(dsn).ensure_cluster("east") == "joining"
             await acs.start()
+            await acs.leads()
         # The row of the one that was killed is as good as gone after half a minute.
         await run_sql(
             dsn,

@@ -17,19 +17,10 @@ from tests.acs.support import AcsProcess, parsed
 from tests.node.support import eventually, fresh_database
 
 
-async def leading(acs: AcsProcess) -> None:
-    async with AcsClient(acs.url) as nobody:
-
-        async def leads() -> bool:
-            return (await nobody.service()).leads
-
-        await eventually(leads, "it leads")
-
-
 async def test_a_job_is_run_at_somebodys_word_and_everybody_sees_what_came_of_it(
     acs: AcsProcess, admin: AcsClient
 ) -> None:
-    await leading(acs)
+    await acs.leads()
     asked = await admin.run_job("trim-answers")
     assert asked.requested_at is not None
 
@@ -70,7 +61,7 @@ async def test_a_job_is_run_at_somebodys_word_and_everybody_sees_what_came_of_it
 async def test_a_replica_that_does_not_lead_takes_the_word_for_the_one_that_does(
     acs: AcsProcess, admin: AcsClient
 ) -> None:
-    await leading(acs)
+    await acs.leads()
     async with AcsProcess(acs.settings["PG_DSN"]) as second:
         told = await second.shell("jobs", "run", "trim-answers", "-o", "json", token=await acs.token())
         assert parsed(told)["instance"] == (await admin.service()).instance
