@@ -26,6 +26,7 @@ from node.departures import Departures
 from node.expiries import Expiries
 from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.session import MapSession, SessionState
+from node.suspension import Suspensions, why_cut_off
 from node.turns import Turns
 
 _log = log.get("hub")
@@ -73,6 +74,7 @@ class Hub:
         self._expiries = Expiries()
         self._departures = Departures(offline_grace_s, self._depart)
         self._notes: list[set[DeviceId]] = []
+        self._suspensions = Suspensions(compress)
         self._draining = False
         self._follows = follows
 
@@ -85,6 +87,10 @@ class Hub:
     def device_by_node_key(self, node_key: bytes) -> Device | None:
         device_id = self._by_node_key.get(node_key)
         return None if device_id is None else self.device(device_id)
+
+    def why_cut_off(self, device: Device) -> tuple[str, str] | None:
+        """(code, sentence) of a device whose tenant is suspended or deleted."""
+        return why_cut_off(self.tenant(device.tenant_id))
 
     def tenant(self, tenant_id: TenantId) -> Tenant | None:
         fanout = self._tenants.get(tenant_id)
@@ -180,7 +186,13 @@ class Hub:
         nobody reaches anybody until the next `load`."""
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
-            fanout.netmap.tenant = tenant
+            was, fanout.netmap.tenant = fanout.netmap.tenant, tenant
+            if why_cut_off(tenant) is not None:
+                self._suspensions.begin(fanout)
+            elif why_cut_off(was) is not None and not self._follows:
+                # Those that go when they are silent have had no chance to speak.
+                for device_id in (d for d in self._ephemeral if self._tenant_of[d] == tenant.id):
+                    self._departures.expect(device_id)
             return
         netmap = TenantNetmap(
             tenant,
@@ -396,7 +408,7 @@ class Hub:
     def connect(self, session: MapSession) -> None:
         """A device's poll begins; an older poll of the same device ends without a flicker."""
         device = self.device(session.device_id)
-        if device is None or self._draining:
+        if device is None or self._draining or self.why_cut_off(device) is not None:
             session.end()
             return
         fanout = self._tenants[device.tenant_id]
@@ -463,6 +475,7 @@ class Hub:
             device
             for device_id in self._ephemeral
             if (device := self.device(device_id)) is not None
+            and self.why_cut_off(device) is None
             # Not "has no session": while the process hands its clients back, nobody has one.
             and not device.online
             and device_id not in self._departures

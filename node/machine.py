@@ -106,6 +106,11 @@ class MachineApi:
         device = self.hub.device_by_node_key(parsed.node_key)
         if device is None or device.machine_key != tunnel.machine_key:
             return self._unknown(tunnel, request.stream_id, parsed)
+        if (cut_off := self.hub.why_cut_off(device)) is not None:
+            # No map: it could only say less than the device knows. Any answer but 200 is asked again.
+            self.count("cut_off")
+            tunnel.answer(request.stream_id, 403, f"{cut_off[1]}\n".encode(), TEXT)
+            return None
         if parsed.read_only and not parsed.stream:
             self.count("fetch")
             return self._answer_full(tunnel, request.stream_id, parsed, device)

@@ -454,8 +454,9 @@ class Serving:
             return self.follower.scoped
 
         async def node_key_known(key: bytes) -> bool:
-            if self.follower is not None and self.follower.hub.device_by_node_key(key) is not None:
-                return True
+            known = self.follower and self.follower.hub.device_by_node_key(key)
+            if self.follower and known:
+                return self.follower.hub.why_cut_off(known) is None
             return await scope().node_key_known(NodeKey(key))
 
         async def login(login_id: str) -> Login | None:
