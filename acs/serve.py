@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import secrets
 import socket
@@ -21,12 +22,14 @@ from acs.api.limits import RateLimits
 from acs.jobs import JobRunner
 from acs.leader import Leader
 from acs.metrics import Metrics
+from acs.pages import Pages
 from acs.presence import Presence
 from acs.service import Service
 from app import __version__, log
 from app.database import database_dsn
 from app.db.admission import Admission
 from app.db.setup import Database
+from app.entry.head import FORWARDED_FOR, forwarded_client
 from app.errors import HsError, Unavailable
 from app.listen import listening
 from app.model import Instance
@@ -132,7 +135,14 @@ def api_app(service: Service, metrics: Metrics) -> web.Application:
     app.router.add_get("/v1/openapi.json", description)
     app.router.add_get("/v1/docs", docs)
     limits = RateLimits(per_token=service.settings.acs.requests_per_minute, clock=time.monotonic)
-    Edge(service.admission, limits).add(app, operations)
+    trusted = [ipaddress.ip_network(text) for text in service.settings.trusted_proxies]
+
+    def address_of(request: web.Request) -> str:
+        forwarded = ",".join(request.headers.getall(FORWARDED_FOR, []))
+        return forwarded_client(forwarded, request.remote or "", trusted)
+
+    Pages(service.joiner(), limits, address_of).add(app)
+    Edge(service.admission, limits, address_of).add(app, operations)
     return app
 
 

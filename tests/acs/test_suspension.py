@@ -11,11 +11,12 @@ import pytest
 import pytest_asyncio
 
 from app.api.client import AcsClient
-from app.api.records import JoinAsked, TenantAsked
+from app.api.records import JoinAsked, JoinTokenAsked, TenantAsked, TenantChange
+from app.errors import NotFound, Refused
 from app.keys import node_key_text
-from tests.acs.support import AcsProcess
+from tests.acs.support import AcsProcess, parsed
 from tests.node.kit import Recorder, fleet, joined
-from tests.node.support import DEADLINE_S, ServeProcess, fresh_database
+from tests.node.support import DEADLINE_S, ServeProcess, eventually, fresh_database, run_sql
 
 
 @dataclass
@@ -142,8 +143,8 @@ async def test_a_deleted_tenant_is_purged_after_its_grace_and_its_audit_stays(
             await admin.delete_tenant(tenant.id)
         before, untouched = await rows_of(old.id), await rows_of(young.id)
         assert all(before[table] for table in ("nodes", "node_state", "users", "policies", "api_tokens"))
-        sql = "UPDATE hs.tenants SET deleted_at = deleted_at - interval '31 days' WHERE tenant_id = $1 RETURNING 1"
-        await run_sql(dsn, sql, old.id)
+        past = "UPDATE hs.tenants SET deleted_at = deleted_at - interval '31 days' WHERE tenant_id = $1"
+        await run_sql(dsn, past, old.id)
         await acs.leads()
         told = parsed(await acs.shell("jobs", "run", "purge-tenants", "-o", "json", token=await acs.token()))
         assert told["result"] == "purged gone for good"
