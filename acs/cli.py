@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from acs.cli_jobs import jobs
+from acs.cli_join_tokens import join_tokens
 from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
 from app import __version__
@@ -48,10 +50,17 @@ def serve(config: str | None) -> None:
     sys.exit(run_daemon(main))
 
 
-for group in (tenants, clusters, plans, placement, join, tokens):
+for group in (tenants, clusters, plans, placement, join, join_tokens, tokens, jobs):
     cli.add_command(group)
 cli.add_command(completion_command(cli, PROGRAM))
-cli.also(tenants="tenant", clusters="cluster", plans="plan", tokens="token")
+cli.also(
+    tenants="tenant",
+    clusters="cluster",
+    plans="plan",
+    tokens="token",
+    jobs="job",
+    **{"join-tokens": "join-token"},
+)
 
 
 def main() -> None:

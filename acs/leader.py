@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from acs.jobs import JobRunner
 from app import log
 from app.db.lease import Lease, LeaseState
-from app.errors import HsError
-from app.jobs import Job, schedule
+from app.errors import HsError, Unavailable
+from app.jobs import schedule
 
 _log = log.get("leader")
 
@@ -26,13 +27,13 @@ class Leader:
         instance: str,
         *,
         ttl_s: float,
-        jobs: Callable[[], list[Job]],
+        runner: Callable[[], JobRunner],
         on_change: Callable[[bool], None],
     ) -> None:
         self._dsn = dsn
         self._instance = instance
         self._ttl_s = ttl_s
-        self._jobs = jobs
+        self._runner = runner
         self._on_change = on_change
         self._lease: Lease | None = None
 
@@ -62,21 +63,27 @@ class Leader:
             await asyncio.sleep(AGAIN_S)
 
     async def _lead(self, lease: Lease) -> None:
-        scheduler = schedule([self._while_leading(job) for job in self._jobs()])
+        runner = self._runner()
+        await _declared(runner)
+        scheduler = schedule(runner.by_the_clock())
         try:
             await lease.wait_for(LeaseState.LOST)
         finally:
             scheduler.shutdown(wait=False)
 
-    def _while_leading(self, job: Job) -> Job:
-        async def run() -> None:
-            if self.leads:
-                await job.run()
-
-        return Job(job.name, job.every_s, run)
-
     def _told(self) -> None:
         self._on_change(self.leads)
+
+
+async def _declared(runner: JobRunner) -> None:
+    while True:
+        try:
+            await runner.declare()
+        except Unavailable as error:
+            _log.warning("jobs_not_declared", reason=error.message)
+            await asyncio.sleep(AGAIN_S)
+        else:
+            return
 
 
 async def _give_back(lease: Lease) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import secrets
 import socket
@@ -20,17 +21,22 @@ from acs.api import openapi
 from acs.api.edge import Edge, problem
 from acs.api.limits import RateLimits
 from acs.front import Front
+from acs.jobs import JobRunner
 from acs.leader import Leader
 from acs.metrics import Metrics
+from acs.pages import Pages
+from acs.presence import Presence
 from acs.service import Service
 from app import __version__, log
 from app.database import database_dsn
 from app.db.admission import Admission
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
+from app.entry.head import FORWARDED_FOR, forwarded_client
 from app.entry.pages import SECURITY_HEADERS
 from app.errors import HsError, Unavailable
 from app.listen import listening
+from app.model import Instance
 from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
@@ -71,11 +77,13 @@ class Serving:
             stack.push_async_callback(admission.close)
             metrics = Metrics()
             service = Service(settings, instance, admission, time.time)
-            service.leader = Leader(
+            service.leader = leader = Leader(
                 dsn,
                 instance,
                 ttl_s=settings.timing.lease_ttl,
-                jobs=service.jobs,
+                runner=lambda: JobRunner(
+                    *(admission, instance, service.jobs()), leads=lambda: leader.leads, on_run=metrics.job
+                ),
                 on_change=metrics.leads,
             )
             front = await stack.enter_async_context(
@@ -88,21 +96,26 @@ class Serving:
                     app=api_app(service, metrics),
                 )
             )
+            presence = Presence(
+                admission.presence(), Instance(instance, kind="acs", addr=front.address, version=__version__)
+            )
             if settings.acs.metrics_listen_addr:
                 await stack.enter_async_context(_metrics_listener(settings, metrics, admission, front))
-            routing = [
+            tasks = [
                 self.daemon.spawn("listen", front.listener.run()),
                 self.daemon.spawn("routes", front.exchange.run()),
+                self.daemon.spawn("presence", presence.run()),
+                self.daemon.spawn("leader", leader.run()),
             ]
-            leading = self.daemon.spawn("leader", service.leader.run())
             try:
                 _log.info("serving", listen=front.address, version=__version__)
                 self._greet()
                 await self.daemon.stopping.wait()
             finally:
-                for task in (leading, *routing):
+                for task in tasks:
                     task.cancel()
-                await asyncio.gather(leading, *routing, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await presence.goodbye()
 
     def _greet(self) -> None:
         self.tell(
@@ -142,7 +155,14 @@ def api_app(service: Service, metrics: Metrics) -> web.Application:
     app.router.add_get("/v1/openapi.json", description)
     app.router.add_get("/v1/docs", docs)
     limits = RateLimits(per_token=service.settings.acs.requests_per_minute, clock=time.monotonic)
-    Edge(service.admission, limits).add(app, operations)
+    trusted = [ipaddress.ip_network(text) for text in service.settings.trusted_proxies]
+
+    def address_of(request: web.Request) -> str:
+        forwarded = ",".join(request.headers.getall(FORWARDED_FOR, []))
+        return forwarded_client(forwarded, request.remote or "", trusted)
+
+    Pages(service.joiner(), limits, address_of).add(app)
+    Edge(service.admission, limits, address_of).add(app, operations)
     return app
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acs.api import clusters, joining, tenants, tokens
+from acs.api import clusters, jobs, joining, tenants, tokens
 from acs.api.operation import Call, Operation, Reply
+from acs.joining import Joiner
 from acs.leader import Leader
 from app import __version__
 from app.api.records import Service as ServiceRecord
@@ -17,6 +18,10 @@ from app.settings import Settings
 
 #: How often old idempotent answers are forgotten.
 TRIM_EVERY_S = 3600.0
+#: How soon after the end of its grace a deleted tenant is purged.
+PURGE_EVERY_S = 600.0
+#: How soon a new cluster is admitted, where that needs nobody's word.
+ADMIT_EVERY_S = 2.0
 
 
 @dataclass(slots=True)
@@ -30,20 +35,43 @@ class Service:
     clock: Callable[[], float]
     leader: Leader | None = None
 
+    def joiner(self) -> Joiner:
+        return Joiner(self.admission, self.settings.acs.login_server, self.clock)
+
     def operations(self) -> list[Operation[Any]]:
         """The whole API, in the order of its page."""
         return [
-            *joining.operations(self.admission, self.settings.acs.login_server, self.clock),
+            *joining.operations(self.admission, self.joiner(), self.clock),
             *tenants.operations(self.admission),
             *clusters.operations(self.admission),
             *tenants.plan_operations(self.admission),
             *tokens.operations(self.admission, self.clock),
+            *jobs.operations(self.admission),
             self._about(),
         ]
 
     def jobs(self) -> list[Job]:
         """What the leading instance does by the clock."""
-        return [Job("trim idempotent answers", TRIM_EVERY_S, self.admission.trim_answers)]
+        jobs = [
+            Job("trim-answers", TRIM_EVERY_S, self._trim_answers),
+            Job("purge-tenants", PURGE_EVERY_S, self._purge_tenants),
+        ]
+        if self.settings.acs.auto_admit:
+            jobs.append(Job("admit-clusters", ADMIT_EVERY_S, self._admit_clusters))
+        return jobs
+
+    async def _trim_answers(self) -> str:
+        return f"{await self.admission.trim_answers()} old answers forgotten"
+
+    async def _admit_clusters(self) -> str:
+        admitted = await self.admission.admit_joining_clusters(actor=f"job:{self.instance}")
+        return f"admitted {', '.join(admitted)}" if admitted else "nobody waits"
+
+    async def _purge_tenants(self) -> str:
+        purged = await self.admission.purge_tenants(
+            self.settings.acs.deleted_grace, actor=f"job:{self.instance}"
+        )
+        return f"purged {', '.join(purged)}" if purged else "nothing to purge"
 
     def _about(self) -> Operation[Any]:
         async def about(call: Call) -> Reply:

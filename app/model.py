@@ -413,3 +413,38 @@ class TenantFacts:
     version: int
     created_at: float
     deleted_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """A job of the leading hs-acs and what came of its last run. Times in epoch seconds."""
+
+    name: str
+    every_s: float
+    #: waiting (never run), running, done or failed.
+    state: str
+    #: Who ran it last.
+    instance: str
+    started_at: float | None
+    duration_s: float | None
+    result: str
+    error: str | None
+    runs: int
+    failures: int
+    #: Since when somebody wants it run now.
+    requested_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTokenFacts:
+    """A token to join with, without its secret. Times in epoch seconds."""
+
+    id: int
+    prefix: str
+    tenant: str
+    user_name: str
+    uses_left: int | None
+    created_by: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None

@@ -193,6 +193,10 @@ class AcsSettings(_Group):
         "", description="What joiners are told to dial; default: the URL of their tenant's cluster."
     )
     token: str = Field("", repr=False, description="API token of `hs-acs` commands.")
+    auto_admit: bool = Field(False, description="New clusters get tenants without `hs-acs clusters admit`.")
+    deleted_grace: Seconds = Field(
+        30 * 86400.0, ge=0.0, description="A deleted tenant can be restored for so long, then it is purged."
+    )
     requests_per_minute: int = Field(600, ge=1, le=1_000_000, description="Of one token.")
 
     @model_validator(mode="after")

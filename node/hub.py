@@ -27,6 +27,7 @@ from node.expiries import Expiries
 from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.index import DeviceIndex
 from node.session import MapSession, SessionState
+from node.suspension import Suspensions, why_cut_off
 from node.turns import Turns
 
 _log = log.get("hub")
@@ -76,6 +77,7 @@ class Hub:
         self._expiries = Expiries()
         self._departures = Departures(offline_grace_s, self._depart)
         self._notes: list[set[DeviceId]] = []
+        self._suspensions = Suspensions(compress)
         self._draining = False
         self._leaving: set[asyncio.Task[None]] = set()
         self._follows = follows
@@ -97,6 +99,10 @@ class Hub:
     async def arrival(self, node_key: bytes) -> None:
         """Returns when a device with this key is here; the caller gives the deadline."""
         await self._index.arrival(node_key)
+
+    def why_cut_off(self, device: Device) -> tuple[str, str] | None:
+        """(code, sentence) of a device whose tenant is suspended or deleted."""
+        return why_cut_off(self.tenant(device.tenant_id))
 
     def tenant(self, tenant_id: TenantId) -> Tenant | None:
         fanout = self._tenants.get(tenant_id)
@@ -196,7 +202,13 @@ class Hub:
         nobody reaches anybody until the next `load`."""
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
-            fanout.netmap.tenant = tenant
+            was, fanout.netmap.tenant = fanout.netmap.tenant, tenant
+            if why_cut_off(tenant) is not None:
+                self._suspensions.begin(fanout)
+            elif why_cut_off(was) is not None and not self._follows:
+                # Those that go when they are silent have had no chance to speak.
+                for device_id in (d for d in self._ephemeral if self._index.tenant_of(d) == tenant.id):
+                    self._departures.expect(device_id)
             return
         netmap = TenantNetmap(
             tenant,
@@ -410,7 +422,7 @@ class Hub:
     def connect(self, session: MapSession) -> None:
         """A device's poll begins; an older poll of the same device ends without a flicker."""
         device = self.device(session.device_id)
-        if device is None or self._draining:
+        if device is None or self._draining or self.why_cut_off(device) is not None:
             session.end()
             return
         fanout = self._tenants[device.tenant_id]
@@ -477,6 +489,7 @@ class Hub:
             device
             for device_id in self._ephemeral
             if (device := self.device(device_id)) is not None
+            and self.why_cut_off(device) is None
             # Not "has no session": while the process hands its clients back, nobody has one.
             and not device.online
             and device_id not in self._departures

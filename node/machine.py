@@ -121,6 +121,11 @@ class MachineApi:
     def _of_device(
         self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device
     ) -> Awaitable[None] | None:
+        if (cut_off := self.hub.why_cut_off(device)) is not None:
+            # No map: it could only say less than the device knows. Any answer but 200 is asked again.
+            self.count("cut_off")
+            tunnel.answer(stream_id, 403, f"{cut_off[1]}\n".encode(), TEXT)
+            return None
         if request.read_only and not request.stream:
             self.count("fetch")
             return self._answer_full(tunnel, stream_id, request, device)

@@ -34,6 +34,7 @@ from app.wire.hostinfo import peer_hostinfo
 from node.elsewhere import Elsewhere
 from node.hub import Hub
 from node.login import LoginFlow
+from node.suspension import why_cut_off
 
 _log = log.get("register")
 
@@ -127,6 +128,9 @@ class Registrar:
         # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+        if (cut_off := why_cut_off(result.tenant)) is not None:
+            self.count(cut_off[0])
+            return refusal(cut_off[1])
         if result.device is not None and result.tenant is not None:
             return self._success(result.device, result.tenant, result.user)
         return refusal(result.message)

@@ -55,6 +55,8 @@ STANDBY_CONNECTIONS = 3
 #: For taking this process from the list of instances; one that is left is overlooked soon anyway.
 GOODBYE_DEADLINE_S = 2.0
 STARTING = "starting"
+#: State of a cluster that an hs-acs has not admitted yet.
+JOINING = "joining"
 
 T = TypeVar("T")
 
@@ -99,8 +101,13 @@ class Serving:
                 database = await Database.prepare(dsn)
             except Unavailable as error:
                 raise Unavailable(f"pg_dsn: {mask_dsn(dsn)}: {error.message}") from error
-            if await database.ensure_cluster(settings.cluster_id):
+            state = await database.ensure_cluster(settings.cluster_id)
+            if state is not None:
                 self.tell(f"created cluster {settings.cluster_id!r} with its home tenant")
+            if state == JOINING:
+                self.tell(
+                    f"it gets other tenants once it is admitted: hs-acs clusters admit {settings.cluster_id}"
+                )
             noise_key = X25519PrivateKey.from_private_bytes(
                 await load_or_create_noise_key(database, settings.secret_key_file)
             )
@@ -448,8 +455,9 @@ class Serving:
             return self.follower.scoped
 
         async def node_key_known(key: bytes) -> bool:
-            if self.follower is not None and self.follower.hub.device_by_node_key(key) is not None:
-                return True
+            known = self.follower and self.follower.hub.device_by_node_key(key)
+            if self.follower and known:
+                return self.follower.hub.why_cut_off(known) is None
             return await scope().node_key_known(NodeKey(key))
 
         async def login(login_id: str) -> Login | None:

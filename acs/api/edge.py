@@ -60,9 +60,11 @@ PROBLEM = "application/problem+json"
 class Edge:
     """Puts operations behind aiohttp."""
 
-    def __init__(self, access: Access, limits: RateLimits) -> None:
+    def __init__(self, access: Access, limits: RateLimits, address_of: Callable[[web.Request], str]) -> None:
+        """`address_of` a request is what limits and the audit log go by."""
         self._access = access
         self._limits = limits
+        self._address_of = address_of
 
     def add(self, app: web.Application, operations: Sequence[Operation[Any]]) -> None:
         """Routes of operations, and a problem for every other call below /v1."""
@@ -93,7 +95,7 @@ class Edge:
     async def _call(self, operation: Operation[Any], request: web.Request) -> web.Response:
         caller, token_text = await self._caller(request)
         refuse_without(caller, operation.needs)
-        body = await _read_body(request)
+        body = await read_body(request, MAX_BODY_BYTES)
         call = Call(
             caller=caller,
             path=request.match_info,
@@ -112,7 +114,7 @@ class Edge:
 
     async def _caller(self, request: web.Request) -> tuple[Caller, str]:
         """Who calls. Raises Unauthorized for a token that is not in force, RateLimited."""
-        address = request.remote or ""
+        address = self._address_of(request)
         header = request.headers.get("Authorization", "")
         if not header:
             self._limits.check_address(address)
@@ -174,14 +176,15 @@ async def _nothing_here(request: web.Request) -> web.Response:
     return problem_of(404, "not_found", f"there is no {request.method} {request.path}")
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """The whole body. Raises BadRequest for one that is longer, or takes longer."""
     body = b""
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             async for piece in request.content.iter_any():
                 body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise BadRequest(f"a body has at most {MAX_BODY_BYTES} bytes", code="body_too_large")
+                if len(body) > max_bytes:
+                    raise BadRequest(f"a body has at most {max_bytes} bytes", code="body_too_large")
     except TimeoutError as error:
         raise BadRequest(f"the body did not come within {BODY_DEADLINE_S:g} s") from error
     return body
@@ -241,16 +244,24 @@ def _response(reply: Reply) -> web.Response:
     return web.Response(body=text, status=reply.status, content_type=JSON, headers=headers)
 
 
+def status_of(error: HsError) -> int:
+    """The HTTP status that stands for an error."""
+    found = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 0)
+    return found or (503 if error.retryable else 400)
+
+
+def retry_after(error: RateLimited) -> str:
+    """Seconds, for the header of that name."""
+    return str(max(1, round(error.facts.get("retry_after_s", 1))))
+
+
 def problem(error: HsError) -> web.Response:
     """An error as its caller sees it."""
-    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 0)
-    response = problem_of(
-        status or (503 if error.retryable else 400), error.code, error.message, **_public(error.facts)
-    )
+    response = problem_of(status_of(error), error.code, error.message, **_public(error.facts))
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, RateLimited):
-        response.headers["Retry-After"] = str(max(1, round(error.facts.get("retry_after_s", 1))))
+        response.headers["Retry-After"] = retry_after(error)
     return response
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -13,10 +14,12 @@ from app.api.records import (
     Cluster,
     ClusterChange,
     Explanation,
+    JobRecord,
     JoinAsked,
     Joining,
     JoinToken,
     JoinTokenAsked,
+    JoinTokenRecord,
     NewToken,
     Page,
     Placed,
@@ -96,6 +99,17 @@ class AcsClient:
         """Ends a token at once."""
         return await self.call("DELETE", f"/v1/tokens/{token_id}", Token)
 
+    async def jobs(self) -> list[JobRecord]:
+        """The jobs of the leading hs-acs."""
+        return (await self.call("GET", "/v1/jobs", Page[JobRecord])).items
+
+    async def job(self, name: str) -> JobRecord:
+        return await self.call("GET", f"/v1/jobs/{quote(name, safe='')}", JobRecord)
+
+    async def run_job(self, name: str) -> JobRecord:
+        """The leader is told to run it now; `requested_at` is set until it does."""
+        return await self.call("POST", f"/v1/jobs/{quote(name, safe='')}/run", JobRecord)
+
     # -- tenants, clusters, plans ---------------------------------------------------------------
 
     async def place(self, asked: TenantAsked) -> Placed:
@@ -157,6 +171,14 @@ class AcsClient:
 
     async def create_join_token(self, asked: JoinTokenAsked) -> JoinToken:
         return await self.call("POST", "/v1/join-tokens", JoinToken, asked)
+
+    def join_tokens(self) -> AsyncIterator[JoinTokenRecord]:
+        """All join tokens, or those of the token's tenant, page by page."""
+        return self.pages("/v1/join-tokens", JoinTokenRecord)
+
+    async def revoke_join_token(self, token_id: int) -> JoinTokenRecord:
+        """Ends a join token at once."""
+        return await self.call("DELETE", f"/v1/join-tokens/{token_id}", JoinTokenRecord)
 
     async def join(self, asked: JoinAsked) -> Joining:
         """All that a device needs to join."""

@@ -101,6 +101,27 @@ class Service(Answered):
     leads: bool = Field(description="Whether this instance runs the jobs.")
 
 
+# -- jobs ---------------------------------------------------------------------------------------
+
+
+class JobRecord(Answered):
+    """A job of the leading hs-acs, and what came of its last run."""
+
+    name: str
+    every_s: float
+    state: Literal["waiting", "running", "done", "failed"] = Field(
+        description="Of its last run; waiting: there was none."
+    )
+    instance: str = Field(description="Who ran it last.")
+    started_at: datetime | None
+    duration_s: float | None
+    result: str
+    error: str | None
+    runs: int
+    failures: int
+    requested_at: datetime | None = Field(description="Since when somebody wants it run now.")
+
+
 # -- clusters -----------------------------------------------------------------------------------
 
 Labels = dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]]
@@ -249,6 +270,20 @@ class JoinToken(Answered):
 
     id: int
     text: str
+
+
+class JoinTokenRecord(Answered):
+    """A token to join with, without its secret."""
+
+    id: int
+    prefix: str
+    tenant: str
+    user: str
+    uses_left: int | None = Field(description="None = any number.")
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
 
 
 class JoinAsked(Asked):

@@ -63,14 +63,17 @@ class Database:
             found = await conn.fetch(QUERIES["list_instances"], cluster_id)
             return [(row[0], row[1], row[2]) for row in found]
 
-    async def ensure_cluster(self, cluster_id: str, region: str | None = None) -> bool:
-        """Creates a cluster and its home tenant; False when it exists. Raises BadRequest, Conflict."""
+    async def ensure_cluster(self, cluster_id: str, region: str | None = None) -> str | None:
+        """Creates a cluster and its home tenant; its state, None when it exists already.
+
+        Where an hs-acs is in charge it is `joining`, else `active`. Raises BadRequest, Conflict.
+        """
         check_cluster_id(cluster_id)
         async with self._session(cluster_id) as conn:
-            created: bool = await conn.fetchval(
+            state: str | None = await conn.fetchval(
                 QUERIES["ensure_cluster"], cluster_id, region, label_of(cluster_id)
             )
-            return created
+            return state
 
     async def cluster_exists(self, cluster_id: str) -> bool:
         """Whether a cluster has been created. Raises BadRequest for an id that cannot exist."""

@@ -10,7 +10,7 @@ import orjson
 from app.db.admin import Admin
 from app.db.base import PoolBase, PoolConnection, write_audit
 from app.errors import BadRequest, Conflict, NotFound, Refused
-from app.model import Plan, TenantFacts, TenantId
+from app.model import JoinTokenFacts, Plan, TenantFacts, TenantId
 from app.names import check_cluster_id, label_of
 from app.placement import RESERVE, ClusterLoad, Placement, Wish, place
 from app.sql import QUERIES
@@ -95,6 +95,18 @@ class Tenants(PoolBase):
                 conn, cluster_id, None, actor, "cluster_update", f"cluster:{cluster_id}", old, after
             )
         return await self.cluster_load(cluster_id)
+
+    async def admit_joining_clusters(self, *, actor: str) -> list[str]:
+        """Admits all clusters that wait for it and are served; their ids."""
+        async with self._connection() as conn, conn.transaction():
+            admitted = [row[0] for row in await conn.fetch(QUERIES["admit_joining_clusters"])]
+            for cluster_id in admitted:
+                await write_audit(
+                    *(conn, cluster_id, None, actor, "cluster_update", f"cluster:{cluster_id}"),
+                    {"state": "joining"},
+                    {"state": "active"},
+                )
+            return admitted
 
     # -- tenants --------------------------------------------------------------------------------
 
@@ -227,6 +239,8 @@ class Tenants(PoolBase):
             )
             if changed is None:
                 raise _changed_meanwhile(f"tenant {tenant_id}")
+            if name is not None:
+                await conn.execute(QUERIES["rename_in_join_tokens"], before.name, name)
             given_now = {
                 "name": name,
                 "status": status,
@@ -242,6 +256,26 @@ class Tenants(PoolBase):
                 conn, before.cluster_id, tenant_id, actor, action, f"tenant:{tenant_id}", old, after
             )
         return await self.tenant(tenant_id)
+
+    async def purge_tenants(self, grace_s: float, *, actor: str) -> list[str]:
+        """Takes tenants deleted longer ago than the grace away for good, one by one; their names.
+
+        What they used, and what the audit log says of them, stays.
+        """
+        purged = []
+        for (tenant_id,) in await self._fetch(QUERIES["tenants_to_purge"], grace_s):
+            async with self._connection() as conn, conn.transaction():
+                row = await conn.fetchrow(QUERIES["purge_tenant"], tenant_id, grace_s)
+                if row is None:  # restored just now, or purged by the leader before this one
+                    continue
+                cluster_id, name, *counts = row
+                before = {"name": name, **dict(zip(("devices", "users", "keys"), counts, strict=True))}
+                await write_audit(
+                    *(conn, cluster_id, TenantId(tenant_id), actor, "tenant_purge"),
+                    *(f"tenant:{tenant_id}", before, None),
+                )
+                purged.append(name)
+        return purged
 
     # -- plans ----------------------------------------------------------------------------------
 
@@ -283,6 +317,26 @@ class Tenants(PoolBase):
                 conn, "", None, actor, "join_token_create", f"join_token:{token_id}", None, after
             )
             return token_id
+
+    async def list_join_tokens(
+        self, after_id: int, limit: int, *, tenant: str | None = None
+    ) -> list[JoinTokenFacts]:
+        """Join tokens by id, of all tenants or of one."""
+        found = await self._fetch(QUERIES["list_join_tokens"], tenant, after_id, limit)
+        return [JoinTokenFacts(*row) for row in found]
+
+    async def revoke_join_token(self, token_id: int, *, tenant: str | None, actor: str) -> JoinTokenFacts:
+        """Ends a join token at once. Raises NotFound, also for one of another `tenant` than this."""
+        async with self._connection() as conn, conn.transaction():
+            row = await conn.fetchrow(QUERIES["revoke_join_token"], token_id, tenant)
+            if row is None:
+                raise NotFound(f"there is no join token {token_id}")
+            token = JoinTokenFacts(*row)
+            after = {"tenant": token.tenant, "user": token.user_name}
+            await write_audit(
+                conn, "", None, actor, "join_token_revoke", f"join_token:{token_id}", None, after
+            )
+            return token
 
     async def use_join_token(self, stored: StoredJoinToken) -> tuple[str, str] | None:
         """(tenant's name, user's name) of a token in force, one use of which is counted; else None."""

@@ -67,7 +67,12 @@ def parse_head(head: bytes) -> Head:
 
 
 def client_address(head: Head, peer: str, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
-    """Whose request it is: the peer's, or behind trusted proxies his of whom they say so.
+    """Whose request it is: the peer's, or behind trusted proxies his of whom they say so."""
+    return forwarded_client(head.headers.get(FORWARDED_FOR, ""), peer, trusted)
+
+
+def forwarded_client(forwarded: str, peer: str, trusted: Sequence[IPv4Network | IPv6Network]) -> str:
+    """The same from the list in X-Forwarded-For.
 
     Every proxy adds at the right end of X-Forwarded-For who asked it, so that is read from there, as long
     as the speaker is trusted: what a client wrote itself stands further left and is never reached.
@@ -75,7 +80,7 @@ def client_address(head: Head, peer: str, trusted: Sequence[IPv4Network | IPv6Ne
     address = peer
     if not trusted:
         return address
-    for hop in reversed(head.headers.get(FORWARDED_FOR, "").split(",")):
+    for hop in reversed(forwarded.split(",")):
         speaker, heard = _parse(address), _parse(hop.strip())
         if speaker is None or heard is None or not any(speaker in network for network in trusted):
             break

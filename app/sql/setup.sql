@@ -16,7 +16,7 @@ UNION ALL SELECT 'nodes' WHERE EXISTS (SELECT 1 FROM nodes)
 SELECT set_config('hs.cluster_id', '', true)
 
 -- ensure_cluster --
--- Creates the cluster and its home tenant if the id is new.
+-- Creates the cluster and its home tenant if the id is new; its state then.
 -- $1 cluster_id, $2 region, $3 label
 SELECT ensure_cluster($1, $2, $3)
 

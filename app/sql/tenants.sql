@@ -103,3 +103,44 @@ RETURNING tenant, user_name
 -- A tenant to another cluster with all that is its: 'moved', or what stands in the way.
 -- $1 tenant_id, $2 source, $3 target, $4 reserve of a tenant without a limit, $5 actor, $6 why
 SELECT move_tenant($1, $2, $3, $4, $5, $6)
+
+-- admit_joining_clusters --
+-- Clusters that wait to be admitted and are served get tenants from now on.
+-- (no parameters)
+UPDATE clusters c SET state = 'active', version = version + 1
+  FROM leases l
+ WHERE c.state = 'joining' AND l.name = 'cluster:' || c.cluster_id AND l.holder <> ''
+   AND l.expires_at > clock_timestamp()
+RETURNING c.cluster_id
+
+-- tenants_to_purge --
+-- Tenants deleted longer ago than the grace.
+-- $1 grace_s
+SELECT tenant_id FROM tenants
+ WHERE status = 'deleted' AND NOT is_home AND deleted_at < clock_timestamp() - $1 * interval '1 second'
+ ORDER BY tenant_id
+
+-- purge_tenant --
+-- A deleted tenant is taken away for good; what it had, no row when it is not to be purged.
+-- $1 tenant_id, $2 grace_s
+SELECT p_cluster, p_name, p_devices, p_users, p_keys FROM purge_tenant($1, $2)
+
+-- list_join_tokens --
+-- Join tokens by id, after an id, of all tenants or of one.
+-- $1 tenant, $2 after_id, $3 limit
+SELECT id, prefix, tenant, user_name, uses_left, created_by, extract(epoch FROM created_at)::float8,
+       extract(epoch FROM expires_at)::float8, extract(epoch FROM revoked_at)::float8
+  FROM join_tokens WHERE ($1::text IS NULL OR tenant = $1) AND id > $2 ORDER BY id LIMIT $3
+
+-- revoke_join_token --
+-- Ends a join token, of any tenant or only if it is of this one; the same again changes nothing.
+-- $1 id, $2 tenant
+UPDATE join_tokens SET revoked_at = COALESCE(revoked_at, clock_timestamp())
+ WHERE id = $1 AND ($2::text IS NULL OR tenant = $2)
+RETURNING id, prefix, tenant, user_name, uses_left, created_by, extract(epoch FROM created_at)::float8,
+          extract(epoch FROM expires_at)::float8, extract(epoch FROM revoked_at)::float8
+
+-- rename_in_join_tokens --
+-- A tenant has another name: its join tokens go with it.
+-- $1 tenant, $2 new name
+UPDATE join_tokens SET tenant = $2 WHERE tenant = $1

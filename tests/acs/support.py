@@ -103,6 +103,15 @@ class AcsProcess:
         self._process.kill()
         await asyncio.to_thread(self._process.wait, STOP_DEADLINE_S)
 
+    async def leads(self) -> None:
+        """Waits until it runs the jobs."""
+        async with AcsClient(self.url) as nobody:
+
+            async def leads() -> bool:
+                return (await nobody.service()).leads
+
+            await eventually(leads, "it leads")
+
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
@@ -152,13 +161,15 @@ async def deployed(
     """A deployment with a database of its own."""
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
-        acs = await stack.enter_async_context(AcsProcess(dsn, settings=acs_settings))
-        secret = acs.secret_key_file
-        nodes = {
-            name: ServeProcess(dsn, name, settings=node_settings, secret_key_file=secret) for name in clusters
-        }
-        for node in nodes.values():
-            await stack.enter_async_context(node)
+        nodes: dict[str, ServeProcess] = {}
+        secret: Path | None = None
+        # Before any hs-acs: where one is in charge, clusters wait to be admitted.
+        for name in clusters:
+            node = ServeProcess(dsn, name, settings=node_settings, secret_key_file=secret)
+            nodes[name] = await stack.enter_async_context(node)
+            secret = node.secret_key_file
+        acs = AcsProcess(dsn, settings=acs_settings, secret_key_file=secret)
+        await stack.enter_async_context(acs)
         second = AcsProcess(dsn, settings=acs_settings, secret_key_file=secret)
         yield Deployment(nodes, acs, await stack.enter_async_context(second))
 

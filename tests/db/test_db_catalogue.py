@@ -22,6 +22,7 @@ WITHOUT_GUARD = {"clusters", "instances", "changes"}
 WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # hs-acs is in charge of all clusters: its role sees them all, and each of its changes names a tenant.
     *("cluster_loads", "acs_tenants", "describe_tenant", "update_tenant", "apply_plan"),
+    *("admit_joining_clusters", "tenants_to_purge"),
 }
 
 
@@ -70,6 +71,28 @@ async def test_definer_functions_pin_their_search_path_and_are_not_public(prepar
         assert "search_path=hs, pg_temp" in (row["proconfig"] or []), row["proname"]
         assert row["acl"] is not None, row["proname"]
         assert not re.search(r"[{,]=X", row["acl"]), f"{row['proname']} is executable by everybody"
+
+
+#: What stays of a tenant that is purged; all tables of usage do.
+KEPT_OF_A_TENANT = {"audit_log", "changes"}
+
+
+async def test_a_purge_leaves_no_table_out(prepared: Database) -> None:
+    conn = await as_role(prepared.dsn, "hs_owner")
+    text = await conn.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'purge_tenant'")
+    tables = await conn.fetch(
+        "SELECT c.relname AS name,"
+        "       EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'"
+        "                  AND k.confdeltype = 'c') AS follows"
+        "  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'"
+        " WHERE c.relnamespace = 'hs'::regnamespace AND c.relkind = 'r'"
+    )
+    await conn.close()
+    assert len(tables) > 10
+    for name, follows in tables:
+        if name not in KEPT_OF_A_TENANT and not name.startswith("usage"):
+            told = f"{name}: purge_tenant must delete its rows, or KEPT_OF_A_TENANT name it"
+            assert follows or f"DELETE FROM {name} WHERE tenant_id = t;" in text, told
 
 
 async def test_what_roles_may(prepared: Database) -> None:

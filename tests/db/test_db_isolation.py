@@ -38,7 +38,7 @@ NOT_SCOPED = {
 #: Statements of hs-acs, which is in charge of all clusters and has a role of its own.
 OF_ACS = {
     name
-    for file in ("access.sql", "tenants.sql")
+    for file in ("access.sql", "tenants.sql", "jobs.sql")
     for name in re.findall(r"(?m)^-- (\w+) --$", (SQL / file).read_text())
 }
 
@@ -153,7 +153,7 @@ async def test_what_is_the_admission_services_is_nobody_elses(prepared: Database
     assert len(OF_ACS) > 15
     for role in ("hs_node", "hs_admin"):
         conn = await as_role(prepared.dsn, role, cluster_id="a")
-        for table in ("api_tokens", "idempotent_answers", "plans", "join_tokens"):
+        for table in ("api_tokens", "idempotent_answers", "plans", "join_tokens", "jobs"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await conn.fetch(f"SELECT * FROM {table}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
