@@ -8,6 +8,7 @@ import click
 
 from acs.cli_jobs import jobs
 from acs.cli_join_tokens import join_tokens
+from acs.cli_rebalance import move, rebalance
 from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
 from app import __version__
@@ -50,7 +51,7 @@ def serve(config: str | None) -> None:
     sys.exit(run_daemon(main))
 
 
-for group in (tenants, clusters, plans, placement, join, join_tokens, tokens, jobs):
+for group in (tenants, clusters, plans, placement, move, rebalance, join, join_tokens, tokens, jobs):
     cli.add_command(group)
 cli.add_command(completion_command(cli, PROGRAM))
 cli.also(

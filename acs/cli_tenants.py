@@ -148,13 +148,28 @@ def admit(cluster: str, config: str | None, output: str) -> None:
 
 @clusters.command("drain")
 @click.argument("cluster")
+@click.option("--move", "moves", is_flag=True, help="Move those there to other clusters, too.")
 @config_option
 @output_option
-def drain(cluster: str, config: str | None, output: str) -> None:
-    """Give a cluster no more tenants; those there stay."""
+def drain(cluster: str, moves: bool, config: str | None, output: str) -> None:
+    """Give a cluster no more tenants; those there stay, unless --move."""
+    from acs import shell_rebalance, shell_tenants
+
+    settings = load_settings(config)
+    run(shell_tenants.cluster_verb(settings, cluster, "drain", output))
+    if moves:
+        run(shell_rebalance.propose(settings, cluster, "drain", True, output))
+
+
+@clusters.command("undrain")
+@click.argument("cluster")
+@config_option
+@output_option
+def undrain(cluster: str, config: str | None, output: str) -> None:
+    """Let a cluster take tenants again."""
     from acs import shell_tenants
 
-    run(shell_tenants.cluster_verb(load_settings(config), cluster, "drain", output))
+    run(shell_tenants.cluster_verb(load_settings(config), cluster, "admit", output))
 
 
 @clusters.command("describe")

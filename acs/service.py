@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acs.api import clusters, jobs, joining, tenants, tokens
+from acs.api import clusters, jobs, joining, rebalances, tenants, tokens
 from acs.api.operation import Call, Operation, Reply
 from acs.joining import Joiner
 from acs.leader import Leader
+from acs.rebalancing import Rebalancing
 from app import __version__
 from app.api.records import Service as ServiceRecord
 from app.db.admission import Admission
@@ -22,6 +23,10 @@ TRIM_EVERY_S = 3600.0
 PURGE_EVERY_S = 600.0
 #: How soon a new cluster is admitted, where that needs nobody's word.
 ADMIT_EVERY_S = 2.0
+#: How soon an approved plan begins, how often one is looked for by itself, and lost clusters are.
+CARRY_ON_EVERY_S = 2.0
+REBALANCE_EVERY_S = 600.0
+SUPERVISE_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -38,6 +43,9 @@ class Service:
     def joiner(self) -> Joiner:
         return Joiner(self.admission, self.settings.acs.login_server, self.clock)
 
+    def rebalancing(self) -> Rebalancing:
+        return Rebalancing(self.admission, self.settings.acs.rebalance, self.clock)
+
     def operations(self) -> list[Operation[Any]]:
         """The whole API, in the order of its page."""
         return [
@@ -46,6 +54,7 @@ class Service:
             *clusters.operations(self.admission),
             *tenants.plan_operations(self.admission),
             *tokens.operations(self.admission, self.clock),
+            *rebalances.operations(self.rebalancing()),
             *jobs.operations(self.admission),
             self._about(),
         ]
@@ -56,6 +65,12 @@ class Service:
             Job("trim-answers", TRIM_EVERY_S, self._trim_answers),
             Job("purge-tenants", PURGE_EVERY_S, self._purge_tenants),
         ]
+        rebalancing, wanted = self.rebalancing(), self.settings.acs.rebalance
+        jobs.append(Job("carry-on-plans", CARRY_ON_EVERY_S, rebalancing.carry_on))
+        if wanted.mode != "off":
+            jobs.append(Job("rebalance", REBALANCE_EVERY_S, rebalancing.by_itself))
+        if wanted.evacuate_after:
+            jobs.append(Job("supervise", SUPERVISE_EVERY_S, rebalancing.supervise))
         if self.settings.acs.auto_admit:
             jobs.append(Job("admit-clusters", ADMIT_EVERY_S, self._admit_clusters))
         return jobs

@@ -448,3 +448,42 @@ class JoinTokenFacts:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """A stored plan for moving tenants; `dry_run`: `before`, `after`, `notes` (app.planner.MovePlan)."""
+
+    id: int
+    purpose: str
+    subject: str
+    state: str
+    why: str
+    dry_run: Mapping[str, Any]
+    error: str | None
+    created_by: str
+    created_at: float
+    approved_by: str | None
+    ended_at: float | None
+    version: int
+    steps: int
+    devices: int
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RebalanceStep:
+    """One tenant of a plan. `connected_*`: its devices that were connected before the move, and after."""
+
+    step: int
+    tenant_id: int
+    tenant: str
+    source: str
+    target: str
+    devices: int = 0
+    state: str = "waiting"
+    error: str | None = None
+    connected_before: int | None = None
+    connected_after: int | None = None
+    ended_at: float | None = None

@@ -91,12 +91,13 @@ def place(wish: Wish, clusters: Sequence[ClusterLoad]) -> Placement:
 def _judge(wish: Wish, cluster: ClusterLoad) -> Verdict:
     return Verdict(
         cluster.cluster_id,
-        _refusal(wish, cluster),
+        refusal(wish, cluster),
         round((cluster.reserved + wish.devices) / cluster.weight, 6),
     )
 
 
-def _refusal(wish: Wish, cluster: ClusterLoad) -> str | None:
+def refusal(wish: Wish, cluster: ClusterLoad) -> str | None:
+    """Why a cluster cannot take a tenant now; None when it can."""
     if cluster.state != "active":
         return f"it is {cluster.state}"
     if not cluster.is_owned:

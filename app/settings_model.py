@@ -181,6 +181,25 @@ def _default_url(listen_addr: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+class RebalanceSettings(_Group):
+    """How hs-acs moves tenants, and when it does so by itself."""
+
+    wave: int = Field(10, ge=1, le=1000, description="Tenants moved at a time.")
+    pause: Seconds = Field(2.0, ge=0.0, le=3600.0, description="Between two waves.")
+    settle: Seconds = Field(
+        20.0, ge=0.0, le=3600.0, description="From the last wave to the count of who is back."
+    )
+    band: float = Field(0.1, ge=0.0, le=1.0, description="How much fuller than the mean a cluster may be.")
+    mode: Literal["off", "propose", "apply"] = Field("off", description="What is done without being asked.")
+    hours: Annotated[str, AfterValidator(values.check_hours)] = Field(
+        "", description="When plans are applied without being asked, in UTC: 22-6. Empty = always."
+    )
+    devices_per_day: int = Field(1000, ge=0, description="Moved without being asked, at most.")
+    evacuate_after: Seconds = Field(
+        0.0, ge=0.0, description="A cluster without owner and standby is emptied after this; 0 = never."
+    )
+
+
 class AcsSettings(_Group):
     """hs-acs, and the `hs-acs` commands that talk to it."""
 
@@ -198,6 +217,7 @@ class AcsSettings(_Group):
         30 * 86400.0, ge=0.0, description="A deleted tenant can be restored for so long, then it is purged."
     )
     requests_per_minute: int = Field(600, ge=1, le=1_000_000, description="Of one token.")
+    rebalance: RebalanceSettings = RebalanceSettings()
 
     @model_validator(mode="after")
     def _derive(self) -> Self:

@@ -231,3 +231,23 @@ def login_url_trap(url: str) -> str:
             f"do not come back to {parts.port}; use https://, or plain http on port 80"
         )
     return ""
+
+
+def check_hours(text: str) -> str:
+    """`22-6`: hours of a day, from the first to before the second; '' for all of them."""
+    if text:
+        hours_of(text)
+    return text
+
+
+def hours_of(text: str) -> frozenset[int]:
+    """The hours that `22-6` means: 22, 23, 0 .. 5. All for ''. Raises ValueError."""
+    if not text:
+        return frozenset(range(24))
+    first, dash, last = text.partition("-")
+    if not (dash and first.isascii() and first.isdigit() and last.isascii() and last.isdigit()):
+        raise ValueError("hours are written as 22-6")
+    begin, end = int(first), int(last)
+    if begin > 23 or end > 24 or begin == end:
+        raise ValueError("hours are 0 to 24, and 22-6 ends before 6")
+    return frozenset((begin + n) % 24 for n in range((end - begin) % 24 or 24))

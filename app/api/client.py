@@ -20,13 +20,17 @@ from app.api.records import (
     JoinToken,
     JoinTokenAsked,
     JoinTokenRecord,
+    MoveAsked,
     NewToken,
     Page,
     Placed,
     PlanAsked,
     PlanRecord,
     Problem,
+    RebalanceAsked,
+    RebalanceRecord,
     Service,
+    StepRecord,
     TenantAsked,
     TenantChange,
     TenantRecord,
@@ -166,6 +170,29 @@ class AcsClient:
     async def put_plan(self, name: str, asked: PlanAsked) -> PlanRecord:
         """Makes or changes a plan, and the limits of its tenants."""
         return await self.call("PUT", f"/v1/plans/{name}", PlanRecord, asked)
+
+    # -- moving ---------------------------------------------------------------------------------
+
+    async def move(self, asked: MoveAsked) -> RebalanceRecord:
+        """One tenant, at once. Raises NotFound, Refused."""
+        return await self.call("POST", "/v1/moves", RebalanceRecord, asked)
+
+    async def propose_rebalance(self, asked: RebalanceAsked) -> RebalanceRecord:
+        return await self.call("POST", "/v1/rebalances", RebalanceRecord, asked)
+
+    def rebalances(self) -> AsyncIterator[RebalanceRecord]:
+        """The newest first."""
+        return self.pages("/v1/rebalances", RebalanceRecord)
+
+    async def rebalance(self, plan_id: int) -> RebalanceRecord:
+        return await self.call("GET", f"/v1/rebalances/{plan_id}", RebalanceRecord)
+
+    async def rebalance_steps(self, plan_id: int) -> list[StepRecord]:
+        return (await self.call("GET", f"/v1/rebalances/{plan_id}/steps", Page[StepRecord])).items
+
+    async def rebalance_verb(self, plan_id: int, verb: str, *, version: int | None = None) -> RebalanceRecord:
+        """approve, pause, resume, stop or rollback. Raises NotFound, Conflict."""
+        return await self.call("POST", f"/v1/rebalances/{plan_id}/{verb}", RebalanceRecord, version=version)
 
     # -- joining --------------------------------------------------------------------------------
 

@@ -307,3 +307,64 @@ class Joining(Answered):
     auth_key: str
     expires_at: datetime
     command: str
+
+
+class MoveAsked(Asked):
+    """One tenant to another cluster, at once."""
+
+    tenant: Name = Field(description="Name or id.")
+    to: str = Field(min_length=1, max_length=48, description="Cluster.")
+    why: str = Field("", max_length=500)
+
+
+class RebalanceAsked(Asked):
+    """A plan for moving tenants."""
+
+    purpose: Literal["rebalance", "drain", "evacuate"] = "rebalance"
+    cluster: str | None = Field(None, max_length=48, description="The one that is emptied.")
+    why: str = Field("", max_length=500)
+    approve: bool = Field(False, description="Carry it out at once.")
+
+
+class DryRun(Answered):
+    """Devices each cluster counts for, and sentences on what cannot be."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+    notes: list[str]
+
+
+class RebalanceRecord(Answered):
+    """A plan: what it would do, and how far it is."""
+
+    id: int
+    purpose: str
+    cluster: str
+    state: str
+    why: str
+    dry_run: DryRun
+    error: str | None
+    created_by: str
+    created_at: datetime
+    approved_by: str | None
+    ended_at: datetime | None
+    version: int
+    steps: int
+    devices: int
+    done: int
+    failed: int
+
+
+class StepRecord(Answered):
+    """One tenant of a plan."""
+
+    step: int
+    tenant_id: int
+    tenant: str
+    source: str
+    target: str
+    devices: int
+    state: str
+    error: str | None
+    connected_before: int | None
+    connected_after: int | None

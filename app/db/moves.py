@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.db.base import PoolBase, again_when_busy
+from app.db.base import PoolBase, PoolConnection, again_when_busy
+from app.db.connect import COMMAND_TIMEOUT_S
 from app.errors import HsError, NotFound, Refused
 from app.model import TenantId
 from app.placement import RESERVE
@@ -21,13 +22,29 @@ class Moves(PoolBase):
         `source` (any more) or there is no `target`, Refused, and Unavailable while its writers do not let go.
         """
 
-        values = (tenant_id, source, target, RESERVE, actor, why)
-        outcome = await again_when_busy(lambda: self._fetchval(QUERIES["move_tenant"], *values))
+        async def move() -> str:
+            async with self._connection() as conn:
+                return await move_with(conn, tenant_id, source, target, actor=actor, why=why)
+
+        outcome = await again_when_busy(move)
         if outcome != "moved":
-            raise _refusal(outcome, tenant_id, source, target)
+            raise refusal_of(outcome, tenant_id, source, target)
 
 
-def _refusal(outcome: str, tenant_id: TenantId, source: str, target: str) -> HsError:
+async def move_with(
+    conn: PoolConnection, tenant_id: TenantId, source: str, target: str, *, actor: str, why: str
+) -> str:
+    """The move as part of a transaction: 'moved', or what stands in the way."""
+    outcome: str = await conn.fetchval(
+        QUERIES["move_tenant"],
+        *(tenant_id, source, target, RESERVE, actor, why),
+        timeout=COMMAND_TIMEOUT_S,
+    )
+    return outcome
+
+
+def refusal_of(outcome: str, tenant_id: TenantId, source: str, target: str) -> HsError:
+    """The error for an outcome that is not 'moved'."""
     match outcome:
         case "not_here":
             return NotFound(f"tenant {tenant_id} does not live in cluster {source!r}", code="not_here")

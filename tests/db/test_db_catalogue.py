@@ -22,7 +22,8 @@ WITHOUT_GUARD = {"clusters", "instances", "changes"}
 WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # hs-acs is in charge of all clusters: its role sees them all, and each of its changes names a tenant.
     *("cluster_loads", "acs_tenants", "describe_tenant", "update_tenant", "apply_plan"),
-    *("admit_joining_clusters", "tenants_to_purge"),
+    *("admit_joining_clusters", "tenants_to_purge", "planning_seats", "tenant_place", "count_back"),
+    *("end_draining", "lost_clusters"),
 }
 
 

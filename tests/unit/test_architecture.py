@@ -22,6 +22,8 @@ PURE = [
     "app/scopes.py",
     "app/errors.py",
     "app/names.py",
+    "app/placement.py",
+    "app/planner.py",
     "app/routes.py",
     "app/tokens.py",
     "app/derpmap.py",
