@@ -32,11 +32,26 @@ class Metrics:
             registry=self.registry,
         )
 
+        gauges = {
+            "half_open": "Clients' connections that have not finished their handshake.",
+            "refused": "Connections refused by the bound per address, since the start.",
+            "parked": "Connections that wait for somebody to serve their cluster.",
+            "relayed": "Connections relayed to owners of clusters.",
+            "relayed_bytes": "Bytes relayed since the start, both ways.",
+        }
+        self._entry = {
+            name: Gauge(f"hs_acs_entry_{name}", text, registry=self.registry) for name, text in gauges.items()
+        }
+
     def call(self, operation: str, status: int) -> None:
         self._calls.labels(operation, str(status)).inc()
 
     def leads(self, leads: bool) -> None:
         self._leads.set(leads)
+
+    def entry(self, **values: float) -> None:
+        for name, value in values.items():
+            self._entry[name].set(value)
 
     def job(self, name: str, went_well: bool, seconds: float) -> None:
         self._runs.labels(name, "done" if went_well else "failed").inc()

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from acs.api import openapi
-from acs.api.edge import Edge
+from acs.api.edge import Edge, problem
 from acs.api.limits import RateLimits
+from acs.front import Front
 from acs.jobs import JobRunner
 from acs.leader import Leader
 from acs.metrics import Metrics
@@ -29,7 +31,9 @@ from app import __version__, log
 from app.database import database_dsn
 from app.db.admission import Admission
 from app.db.setup import Database
+from app.deployment import load_or_create_noise_key
 from app.entry.head import FORWARDED_FOR, forwarded_client
+from app.entry.pages import SECURITY_HEADERS
 from app.errors import HsError, Unavailable
 from app.listen import listening
 from app.model import Instance
@@ -61,9 +65,12 @@ class Serving:
         async with AsyncExitStack() as stack:
             dsn = await stack.enter_async_context(database_dsn(settings))
             try:
-                await Database.prepare(dsn)
+                database = await Database.prepare(dsn)
             except Unavailable as error:
                 raise Unavailable(f"pg_dsn: {mask_dsn(dsn)}: {error.message}") from error
+            noise_key = X25519PrivateKey.from_private_bytes(
+                await load_or_create_noise_key(database, settings.secret_key_file)
+            )
             admission = await Admission.open(
                 dsn, instance=instance, pool_size=settings.database.postgres.max_open_conns
             )
@@ -79,20 +86,29 @@ class Serving:
                 ),
                 on_change=metrics.leads,
             )
-            if settings.acs.metrics_listen_addr:
-                await stack.enter_async_context(_metrics_listener(settings, metrics, admission))
-            address = await stack.enter_async_context(
-                listening(api_app(service, metrics), "acs.listen_addr", settings.acs.listen_addr)
+            front = await stack.enter_async_context(
+                Front.open(
+                    settings,
+                    instance=instance,
+                    dsn=dsn,
+                    admission=admission,
+                    noise_key=noise_key,
+                    app=api_app(service, metrics),
+                )
             )
             presence = Presence(
-                admission.presence(), Instance(instance, kind="acs", addr=address, version=__version__)
+                admission.presence(), Instance(instance, kind="acs", addr=front.address, version=__version__)
             )
+            if settings.acs.metrics_listen_addr:
+                await stack.enter_async_context(_metrics_listener(settings, metrics, admission, front))
             tasks = [
+                self.daemon.spawn("listen", front.listener.run()),
+                self.daemon.spawn("routes", front.exchange.run()),
                 self.daemon.spawn("presence", presence.run()),
                 self.daemon.spawn("leader", leader.run()),
             ]
             try:
-                _log.info("serving", listen=address, version=__version__)
+                _log.info("serving", listen=front.address, version=__version__)
                 self._greet()
                 await self.daemon.stopping.wait()
             finally:
@@ -126,7 +142,11 @@ def api_app(service: Service, metrics: Metrics) -> web.Application:
     async def count(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        response = await handler(request)
+        try:
+            response = await handler(request)
+        except HsError as error:
+            response = problem(error)
+        response.headers.update(SECURITY_HEADERS)
         route = request.match_info.route.resource
         metrics.call(f"{request.method} {route.canonical if route else '?'}", response.status)
         return response
@@ -147,8 +167,11 @@ def api_app(service: Service, metrics: Metrics) -> web.Application:
 
 
 @asynccontextmanager
-async def _metrics_listener(settings: Settings, metrics: Metrics, admission: Admission) -> AsyncIterator[str]:
+async def _metrics_listener(
+    settings: Settings, metrics: Metrics, admission: Admission, front: Front
+) -> AsyncIterator[str]:
     async def text(request: web.Request) -> web.Response:
+        front.set_gauges(metrics)
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(request: web.Request) -> web.Response:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -14,6 +15,11 @@ from app.settings import Settings
 
 #: Pages under way get so long when the process stops.
 WEB_STOP_S = 2.0
+#: An idle connection for pages is kept so long.
+WEB_KEEPALIVE_S = 30.0
+#: Connections the kernel may hold before they are accepted; a fleet comes back all at once.
+BACKLOG = 4096
+TLS_HANDSHAKE_S = 10.0
 
 
 def reason_of(error: OSError) -> str:
@@ -41,6 +47,24 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             f"tls_cert_path, tls_key_path: {settings.tls_cert_path}, {settings.tls_key_path}: {error}"
         ) from error
     return context
+
+
+async def listen_raw(
+    key: str, address: str, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None = None
+) -> asyncio.Server:
+    """A server of protocols of our own. Raises ConfigError about the setting `key`."""
+    host, port = split_listen(address)
+    try:
+        return await asyncio.get_running_loop().create_server(
+            factory,
+            host,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else TLS_HANDSHAKE_S,
+            backlog=BACKLOG,
+        )
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot listen on {address}: {reason_of(error)}") from error
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from app import __version__, log
 from app.compression import compress
+from app.db.lease import ROUTING_CHANNEL
 from app.db.listen import CHANNEL_PREFIX, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.errors import HsError, Unavailable
@@ -66,6 +67,8 @@ class Follower:
     store_hot: Callable[[Device], None] | None = field(default=None)
     #: Hears that something was done; an owner tells the fleet.
     touch: Callable[[], None] = field(default=lambda: None)
+    #: Hears `hs_routing`; the entry of this process.
+    heard_routing: Callable[[str], None] = field(default=lambda _: None)
 
     @classmethod
     def build(
@@ -137,6 +140,7 @@ class Follower:
             [CHANNEL_PREFIX + settings.cluster_id, LOGIN_CHANNEL],
             cluster_id=settings.cluster_id,
             instance=instance,
+            at_once={ROUTING_CHANNEL: lambda payload: follower.heard_routing(payload)},
         )
         follower = cls(
             settings, instance, scoped, derp_map, hub, refresher, listener, policies, holds_lease, owns

@@ -25,6 +25,7 @@ from app.scopes import Scope
 from node.departures import Departures
 from node.expiries import Expiries
 from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
+from node.index import DeviceIndex
 from node.session import MapSession, SessionState
 from node.suspension import Suspensions, why_cut_off
 from node.turns import Turns
@@ -33,6 +34,9 @@ _log = log.get("hub")
 
 #: Keys that expire at a time.
 EXPIRE_SLICE = 500
+#: Clients of a tenant that has left, let go at a time, and the pause between.
+LEAVE_WAVE = 200
+LEAVE_PAUSE_S = 0.05
 
 
 class Hub:
@@ -65,8 +69,7 @@ class Hub:
         self._on_round = on_round
         self._turns = Turns()
         self._tenants: dict[TenantId, TenantFanout] = {}
-        self._tenant_of: dict[DeviceId, TenantId] = {}
-        self._by_node_key: dict[bytes, DeviceId] = {}
+        self._index = DeviceIndex()
         self._users: dict[int, User] = {}
         self._policies: dict[TenantId, StoredPolicy] = {}
         self._unsure: set[TenantId] = set()
@@ -76,17 +79,26 @@ class Hub:
         self._notes: list[set[DeviceId]] = []
         self._suspensions = Suspensions(compress)
         self._draining = False
+        self._leaving: set[asyncio.Task[None]] = set()
         self._follows = follows
 
     # -- looking up -----------------------------------------------------------------------------
 
     def device(self, device_id: DeviceId) -> Device | None:
-        tenant_id = self._tenant_of.get(device_id)
+        tenant_id = self._index.tenant_of(device_id)
         return None if tenant_id is None else self._tenants[tenant_id].netmap.device(device_id)
 
     def device_by_node_key(self, node_key: bytes) -> Device | None:
-        device_id = self._by_node_key.get(node_key)
+        device_id = self._index.by_node_key(node_key)
         return None if device_id is None else self.device(device_id)
+
+    def knows_machine(self, machine_key: bytes) -> bool:
+        """Whether a machine has a device here."""
+        return self._index.knows_machine(machine_key)
+
+    async def arrival(self, node_key: bytes) -> None:
+        """Returns when a device with this key is here; the caller gives the deadline."""
+        await self._index.arrival(node_key)
 
     def why_cut_off(self, device: Device) -> tuple[str, str] | None:
         """(code, sentence) of a device whose tenant is suspended or deleted."""
@@ -103,14 +115,18 @@ class Hub:
         return self._tenants[device.tenant_id].netmap.fqdn(device)
 
     def session(self, device_id: DeviceId) -> MapSession | None:
-        tenant_id = self._tenant_of.get(device_id)
+        tenant_id = self._index.tenant_of(device_id)
         return None if tenant_id is None else self._tenants[tenant_id].sessions.get(device_id)
 
     def tenants(self) -> list[Tenant]:
         return [fanout.netmap.tenant for fanout in self._tenants.values()]
 
-    def device_ids(self) -> list[DeviceId]:
-        return list(self._tenant_of)
+    def device_ids(self, tenants: Set[TenantId] | None = None) -> list[DeviceId]:
+        """Of all tenants, or of these."""
+        if tenants is None:
+            return list(self._index)
+        known = (self._tenants.get(tenant_id) for tenant_id in sorted(tenants))
+        return [d.id for fanout in known if fanout is not None for d in fanout.netmap.devices()]
 
     def users(self) -> list[User]:
         return list(self._users.values())
@@ -120,7 +136,7 @@ class Hub:
 
     def counts(self) -> tuple[int, int, int]:
         """(tenants, devices, open sessions)."""
-        return len(self._tenants), len(self._tenant_of), sum(len(f.sessions) for f in self._tenants.values())
+        return len(self._tenants), len(self._index), sum(len(f.sessions) for f in self._tenants.values())
 
     def is_expired(self, device: Device) -> bool:
         return device.expiry is not None and device.expiry <= self._clock()
@@ -152,7 +168,7 @@ class Hub:
     def load_device(self, device: Device) -> None:
         """A device as it is stored. One that was online when an earlier owner stopped counts as online
         for one grace, so that a restart is no flicker for its peers."""
-        first_seen = device.id not in self._tenant_of
+        first_seen = device.id not in self._index
         self._put_device(device)
         if first_seen and device.online and not self._follows:
             self._departures.expect(device.id)
@@ -191,7 +207,7 @@ class Hub:
                 self._suspensions.begin(fanout)
             elif why_cut_off(was) is not None and not self._follows:
                 # Those that go when they are silent have had no chance to speak.
-                for device_id in (d for d in self._ephemeral if self._tenant_of[d] == tenant.id):
+                for device_id in (d for d in self._ephemeral if self._index.tenant_of(d) == tenant.id):
                     self._departures.expect(device_id)
             return
         netmap = TenantNetmap(
@@ -213,19 +229,22 @@ class Hub:
         )
 
     def remove_tenant(self, tenant_id: TenantId) -> None:
-        """The tenant is gone or lives in another cluster: its sessions end without a word."""
+        """The tenant is gone or lives in another cluster: its clients are let go in waves, without a word."""
         fanout = self._tenants.pop(tenant_id, None)
         if fanout is None:
             return
-        for session in list(fanout.sessions.values()):
-            session.end()
         fanout.stop()
         self._policies.pop(tenant_id, None)
         self._unsure.discard(tenant_id)
-        for device_id in [d for d, t in self._tenant_of.items() if t == tenant_id]:
-            self._forget(device_id, fanout.netmap.device(device_id))
+        for device in list(fanout.netmap.devices()):
+            self._forget(device.id, device)
         for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
             del self._users[user.id]
+        sessions = list(fanout.sessions.values())
+        if sessions:
+            leaving = asyncio.get_running_loop().create_task(_let_go(sessions), name="let go")
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
         """The policy a tenant has now; None lets everybody reach everybody.
@@ -302,10 +321,7 @@ class Hub:
                 online=known.online,
                 last_seen=known.last_seen,
             )
-            if known.node_key != device.node_key:
-                self._by_node_key.pop(known.node_key, None)
-        self._tenant_of[device.id] = device.tenant_id
-        self._by_node_key[device.node_key] = device.id
+        self._index.put(device, known)
         if device.ephemeral:
             self._ephemeral.add(device.id)
         self._expiries.expect(device, known)
@@ -319,7 +335,7 @@ class Hub:
         """The device is deleted: its peers forget it, and it is told that it is out."""
         for note in self._notes:
             note.add(device_id)
-        tenant_id = self._tenant_of.get(device_id)
+        tenant_id = self._index.tenant_of(device_id)
         if tenant_id is None:
             return
         fanout = self._tenants[tenant_id]
@@ -334,10 +350,8 @@ class Hub:
         fanout.mark()
 
     def _forget(self, device_id: DeviceId, device: Device | None) -> None:
-        self._tenant_of.pop(device_id, None)
+        self._index.remove(device_id, device)
         self._ephemeral.discard(device_id)
-        if device is not None and self._by_node_key.get(device.node_key) == device_id:
-            del self._by_node_key[device.node_key]
         self._departures.is_back(device_id)
 
     def farewell(self, device: Device, variant: Variant) -> bytes:
@@ -352,7 +366,7 @@ class Hub:
 
     async def full_map(self, device_id: DeviceId, variant: Variant) -> bytes:
         """A full map of what is committed, for who asks once. Raises NotFound, Unavailable."""
-        tenant_id = self._tenant_of.get(device_id)
+        tenant_id = self._index.tenant_of(device_id)
         if tenant_id is None:
             raise NotFound(f"no device {device_id}")
         return await self._tenants[tenant_id].full_map(device_id, variant)
@@ -429,14 +443,14 @@ class Hub:
     # -- SessionKeeper --------------------------------------------------------------------------
 
     def session_caught_up(self, session: MapSession) -> None:
-        tenant_id = self._tenant_of.get(session.device_id)
+        tenant_id = self._index.tenant_of(session.device_id)
         if tenant_id is None:
             session.end()
         else:
             self._tenants[tenant_id].join(session)
 
     def session_closed(self, session: MapSession) -> None:
-        tenant_id = self._tenant_of.get(session.device_id)
+        tenant_id = self._index.tenant_of(session.device_id)
         if tenant_id is None:
             return
         fanout = self._tenants[tenant_id]
@@ -490,9 +504,13 @@ class Hub:
         self._departures.stop()
         for fanout in self._tenants.values():
             fanout.stop()
-        sessions = self.sessions()
-        for start in range(0, len(sessions), wave):
-            for session in sessions[start : start + wave]:
-                session.end()
-                session.tunnel.close()
-            await asyncio.sleep(pause_s)
+        await _let_go(self.sessions(), wave, pause_s)
+
+
+async def _let_go(sessions: list[MapSession], wave: int = LEAVE_WAVE, pause_s: float = LEAVE_PAUSE_S) -> None:
+    """End polls and their connections in waves: clients come back at once, wherever they are led."""
+    for start in range(0, len(sessions), wave):
+        for session in sessions[start : start + wave]:
+            session.end()
+            session.tunnel.close()
+        await asyncio.sleep(pause_s)

@@ -18,23 +18,25 @@ async def load(
     devices: Iterable[Device],
     newer: Set[DeviceId] = frozenset(),
     guarded: Set[TenantId] = frozenset(),
+    only: Set[TenantId] | None = None,
 ) -> None:
     """Replaces the durable picture, but for devices that are `newer` in memory.
 
     `devices` are the snapshot's, made readable one by one; `newer` may grow meanwhile. `guarded` are
     tenants that have a policy: until it is put, one that was not known lets nobody reach anybody.
-    Presence and open sessions stay.
+    `only`: the snapshot is of these tenants, as far as they live here. Presence and open sessions stay.
     """
     tenants = {tenant.id for tenant in snapshot.tenants}
-    tenants |= {device.tenant_id for i in newer if (device := hub.device(i)) is not None}
+    if only is None:
+        tenants |= {device.tenant_id for i in newer if (device := hub.device(i)) is not None}
     for tenant in hub.tenants():
-        if tenant.id not in tenants:
+        if tenant.id not in tenants and (only is None or tenant.id in only):
             hub.remove_tenant(tenant.id)
     for tenant in snapshot.tenants:
         hub.put_tenant(tenant, sure=False)
     users = {user.id for user in snapshot.users}
     for user in hub.users():
-        if user.id not in users:
+        if user.id not in users and (only is None or user.tenant_id in only):
             hub.remove_user(user)
     for user in snapshot.users:
         hub.put_user(user)
@@ -46,7 +48,7 @@ async def load(
             hub.load_device(device)
         if count % LOAD_SLICE == 0:
             await asyncio.sleep(0)
-    for count, device_id in enumerate(hub.device_ids(), 1):
+    for count, device_id in enumerate(hub.device_ids(only), 1):
         if device_id not in stored and device_id not in newer:
             hub.remove_device(device_id)
         if count % LOAD_SLICE == 0:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from app import log
 from app.db.listen import Resync, Wake
 from app.db.logins import LOGIN_ID_BYTES, is_login_id
+from app.entry.pages import LOGIN_PATH
 from app.errors import Unavailable
 from app.keys import MachineKey, short
 from app.model import Login, LoginAsk
@@ -27,7 +28,6 @@ _log = log.get("login")
 
 #: Where decisions are told, with the login's id.
 LOGIN_CHANNEL = "hs_logins"
-LOGIN_PATH = "/register/"
 #: What is waited for is looked at this often, should every notification be lost, and for what runs out.
 POLL_EVERY_S = 2.0
 #: Requests that wait for one login, and in all; the surplus gets the URL once more and comes back.

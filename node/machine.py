@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from app import log
-from app.errors import LeaseLost, NotFound, Unavailable
+from app.errors import LeaseLost, NotFound, Unavailable, WrongCluster
 from app.keys import MachineKey, NodeKey, short
 from app.model import Device, DeviceId, Tombstone
 from app.netmap.tenant import farewell_map
@@ -22,9 +22,10 @@ from app.policy.routes import auto_approved
 from app.wire import http2, mapstream, tailcfg
 from app.wire.hostinfo import peer_hostinfo
 from node.c2n import PATH_PREFIX, ClientQueries
+from node.elsewhere import Elsewhere
 from node.hotstate import HotState
 from node.hub import Hub
-from node.register import MIN_CAPVER, TOO_OLD, Registrar
+from node.register import MIN_CAPVER, TOO_OLD, Registrar, refusal
 from node.session import MapSession
 from node.tunnel import JSON, TEXT, Headers, TunnelProtocol
 
@@ -35,6 +36,9 @@ NO_CHECK_MODE = (
     "SSH check mode is not supported by this control server yet: ask the administrator of this tailnet"
     ' for an SSH rule with "action": "accept"'
 )
+
+#: For a tenant that has moved to here to be read, before its devices are told to come again.
+ARRIVAL_DEADLINE_S = 5.0
 
 _MAP: Headers = [("content-type", "application/json")]
 #: (node key, machine key) -> what is left of a deleted device, None when there never was one.
@@ -59,6 +63,7 @@ class MachineApi:
     registrar: Registrar
     hot: HotState
     queries: ClientQueries
+    elsewhere: Elsewhere
     find_tombstone: FindTombstone
     compress: Compress
     clock: Callable[[], float]
@@ -93,7 +98,12 @@ class MachineApi:
 
     async def _register(self, tunnel: TunnelProtocol, request: http2.Request) -> None:
         parsed = tailcfg.parse_register(request.body)
-        answer = await self.registrar.register(tunnel.machine_key, parsed, tunnel.remote)
+        try:
+            answer = await self.registrar.register(tunnel.machine_key, parsed, tunnel.remote)
+        except WrongCluster as error:
+            if await self.elsewhere.send(tunnel, error.facts["cluster"]):
+                return
+            answer = refusal(error.message)
         tunnel.answer(request.stream_id, 200, answer, JSON)
 
     # -- map ------------------------------------------------------------------------------------
@@ -106,18 +116,23 @@ class MachineApi:
         device = self.hub.device_by_node_key(parsed.node_key)
         if device is None or device.machine_key != tunnel.machine_key:
             return self._unknown(tunnel, request.stream_id, parsed)
+        return self._of_device(tunnel, request.stream_id, parsed, device)
+
+    def _of_device(
+        self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest, device: Device
+    ) -> Awaitable[None] | None:
         if (cut_off := self.hub.why_cut_off(device)) is not None:
             # No map: it could only say less than the device knows. Any answer but 200 is asked again.
             self.count("cut_off")
-            tunnel.answer(request.stream_id, 403, f"{cut_off[1]}\n".encode(), TEXT)
+            tunnel.answer(stream_id, 403, f"{cut_off[1]}\n".encode(), TEXT)
             return None
-        if parsed.read_only and not parsed.stream:
+        if request.read_only and not request.stream:
             self.count("fetch")
-            return self._answer_full(tunnel, request.stream_id, parsed, device)
-        durable = self._durable_difference(device, parsed)
+            return self._answer_full(tunnel, stream_id, request, device)
+        durable = self._durable_difference(device, request)
         if durable is not None:
-            return self._store_then(tunnel, request.stream_id, parsed, device.id)
-        return self._go_on(tunnel, request.stream_id, parsed, device)
+            return self._store_then(tunnel, stream_id, request, device.id)
+        return self._go_on(tunnel, stream_id, request, device)
 
     def _durable_difference(self, device: Device, request: tailcfg.MapRequest) -> Device | None:
         """The device with what this request changes for good; None when that is nothing.
@@ -232,6 +247,34 @@ class MachineApi:
         body = await self.hub.full_map(device.id, variant)
         tunnel.answer(stream_id, 200, mapstream.frame(body), _MAP)
 
+    # -- devices that are not here --------------------------------------------------------------
+
+    async def _is_elsewhere(
+        self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest
+    ) -> bool:
+        """Whether the device exists: then it was sent to its cluster, or answered once it is in this one."""
+        cluster_id = await self.elsewhere.of_device(request.node_key, tunnel.machine_key)
+        if cluster_id is None:
+            return False
+        if cluster_id != self.elsewhere.cluster_id:
+            if not await self.elsewhere.send(tunnel, cluster_id):
+                tunnel.answer(stream_id, 503, b"this device is between two clusters\n", TEXT)
+            return True
+        # Its tenant has just moved to here: what was committed is about to be read.
+        try:
+            async with asyncio.timeout(ARRIVAL_DEADLINE_S):
+                await self.hub.arrival(request.node_key)
+        except TimeoutError:
+            tunnel.answer(stream_id, 503, b"this device is not here yet\n", TEXT)
+            return True
+        device = self.hub.device_by_node_key(request.node_key)
+        if device is None or device.machine_key != tunnel.machine_key:
+            return False
+        pending = self._of_device(tunnel, stream_id, request, device)
+        if pending is not None:
+            await pending
+        return True
+
     # -- devices that are no more ---------------------------------------------------------------
 
     async def _unknown(self, tunnel: TunnelProtocol, stream_id: int, request: tailcfg.MapRequest) -> None:
@@ -242,6 +285,8 @@ class MachineApi:
         """
         try:
             gone = await self.find_tombstone(request.node_key, tunnel.machine_key)
+            if gone is None and await self._is_elsewhere(tunnel, stream_id, request):
+                return
         except (Unavailable, LeaseLost):
             tunnel.answer(stream_id, 503, b"database unavailable\n", TEXT)
             return

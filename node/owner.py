@@ -32,6 +32,7 @@ from node.c2n import ClientQueries
 from node.collector import COLLECT_EVERY_S, collect
 from node.derp.process import DerpConfig, Supervisor, region_json
 from node.derpmap import DerpMapSource
+from node.elsewhere import Elsewhere
 from node.follower import HEARTBEAT_S, Follower, control_time
 from node.hotstate import HotState
 from node.hub import Hub
@@ -115,8 +116,12 @@ class Owner:
         limits: ConnectionLimits,
         relay: Supervisor | None,
         may_write: Callable[[], bool],
+        learn: Callable[[bytes, str, float], None],
     ) -> Owner:
-        """`may_write`: whether the lease is held for certain at this moment. `relay`: runs already."""
+        """`may_write`: whether the lease is held for certain at this moment. `relay`: runs already.
+
+        `learn`: where a machine was sent, for the entry (app.entry.machines).
+        """
         hub, refresher = follower.hub, follower.refresher
         news = FleetNews(scoped.notify_fleet, may_write)
         follower.touch = news.touch
@@ -129,10 +134,12 @@ class Owner:
         follower.store_hot = hot.mark
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
+        elsewhere = Elsewhere(scoped, settings.cluster_id, learn, metrics.map_request)
         registrar = Registrar(
             scoped,
             hub,
             LoginFlow(scoped, waiters, settings.server_url, secrets.token_bytes),
+            elsewhere,
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
@@ -143,6 +150,7 @@ class Owner:
             registrar,
             hot,
             queries,
+            elsewhere,
             find_tombstone=scoped.find_tombstone,
             compress=compress,
             clock=time.time,

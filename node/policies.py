@@ -8,7 +8,7 @@ at the next call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 from app import log
@@ -75,13 +75,15 @@ class TenantPolicies:
             held |= {tenant.id for tenant in snapshot.tenants if tenant.is_home}
         return held
 
-    async def load(self, snapshot: ClusterSnapshot) -> None:
-        """All policies of a snapshot, right after the hub has taken it in."""
+    async def load(self, snapshot: ClusterSnapshot, only: Set[TenantId] | None = None) -> None:
+        """All policies of a snapshot, right after the hub has taken it in. `only`: it is of these tenants."""
         found = {stored.tenant_id: stored for stored in snapshot.policies}
         for tenant in snapshot.tenants:
             if tenant.is_home and self._file is not None:
                 found[tenant.id] = self._file.stored(tenant.id)
         gone = self._in_force.keys() - found.keys()
+        if only is not None:
+            gone &= only
         for tenant_id in sorted({*found, *gone}):
             self._put(tenant_id, found.get(tenant_id))
             await asyncio.sleep(0)

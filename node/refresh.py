@@ -8,14 +8,14 @@ A device that this process changes while rows are being read keeps what it has a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from typing import Protocol
 
 from app import log
 from app.db.listen import Resync, Wake
 from app.errors import BadRequest, Unavailable
-from app.model import Change, ClusterSnapshot, Device, DeviceId, TenantId, User, UserId
+from app.model import Change, ClusterSnapshot, Device, DeviceId, Tenant, TenantId, User, UserId
 from app.routes import readable_routes
 from app.wire.hostinfo import peer_hostinfo
 from node.hub import Hub
@@ -35,7 +35,9 @@ RELOAD_ROUNDS = 3
 class Source(Protocol):
     """What is needed of the database (app.db.Scoped)."""
 
-    async def load(self) -> ClusterSnapshot: ...
+    async def load(self, only: Sequence[TenantId] | None = None) -> ClusterSnapshot: ...
+
+    async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]: ...
 
     async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]: ...
 
@@ -75,25 +77,31 @@ class Refresher:
 
     async def load(self) -> None:
         """Everything from one snapshot, and the position that belongs to it."""
+        snapshot = await self._load(None)
+        self.generation = snapshot.generation
+        self._position = snapshot.position
+        self._missed_load = False
+        await self._settle_policies()
+
+    async def _load(self, only: Set[TenantId] | None) -> ClusterSnapshot:
+        """All tenants or these, from one snapshot; those that do not live here any more leave."""
         async with self._reading_users:
             with self._hub.noting() as newer:
-                snapshot = await self.source.load()
+                snapshot = await self.source.load(None if only is None else sorted(only))
                 await load(
                     self._hub,
                     snapshot,
                     map(_readable, snapshot.devices),
                     newer,
                     self._policies.held_in(snapshot),
+                    only,
                 )
-            await self._policies.load(snapshot)
+            await self._policies.load(snapshot, only)
         # What was written here meanwhile may miss what others had written to the same device before.
         await self._reload_devices(
             {(device.tenant_id, device.id) for i in newer if (device := self._hub.device(i)) is not None}
         )
-        self.generation = snapshot.generation
-        self._position = snapshot.position
-        self._missed_load = False
-        await self._settle_policies()
+        return snapshot
 
     async def catch_up(self) -> int:
         """Apply what was committed since the last read; returns the number of foreign rows."""
@@ -129,6 +137,7 @@ class Refresher:
         devices = set(self._again)
         users: set[tuple[TenantId, UserId]] = set()
         policies: set[TenantId] = set()
+        tenants: set[TenantId] = set()
         for change in changes:
             kind, _, value = change.scope_key.partition(":")
             if kind == "derp":
@@ -139,9 +148,16 @@ class Refresher:
                 users.add((change.tenant_id, UserId(int(value))))
             elif kind == "policy" and change.tenant_id is not None:
                 policies.add(change.tenant_id)
+            elif kind == "tenant" and change.tenant_id is not None:
+                tenants.add(change.tenant_id)
             elif kind not in ("tag", "route"):  # the devices that changed one are named beside it
                 await self.load()
                 return
+        if tenants:
+            await self._load(tenants)
+            devices = {key for key in devices if key[0] not in tenants}
+            users = {key for key in users if key[0] not in tenants}
+            policies -= tenants
         if len(devices) > RELOAD_ABOVE:
             await self.load()
             return
@@ -170,16 +186,26 @@ class Refresher:
                 break
             with self._hub.noting() as newer:
                 found = {device.id: device for device in await self.source.load_devices(sorted(ids))}
-            for _, device_id in ids:
+                missing = {key for key in ids if key[1] not in found and self._hub.device(key[1]) is not None}
+                left = await self._left({tenant_id for tenant_id, _ in missing})
+            for tenant_id, device_id in ids:
                 device = found.get(device_id)
                 if device_id in newer:
                     continue
                 if device is not None:
                     self._hub.put_device(_readable(device))
-                else:
+                elif tenant_id not in left:
                     self._hub.remove_device(device_id)
             ids = {key for key in ids if key[1] in newer}
         self._again = (self._again - asked) | ids
+
+    async def _left(self, tenant_ids: set[TenantId]) -> set[TenantId]:
+        """Those of these tenants that live here no more. Their devices are not deleted: nobody tells them
+        so, and the tenant leaves the hub with them when its own row of `changes` is read."""
+        if not tenant_ids:
+            return set()
+        here = {tenant.id for tenant in await self.source.load_tenants(sorted(tenant_ids))}
+        return tenant_ids - here
 
     async def run(self, events: AsyncIterator[Wake | Resync]) -> None:
         """Follow for ever, reading after every event and at least every POLL_EVERY_S."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app import log
-from app.errors import HsError, LeaseLost, Unavailable
+from app.errors import HsError, LeaseLost, Unavailable, WrongCluster
 from app.keys import MachineKey, NodeKey, short
 from app.model import (
     TAGGED_DEVICES_USER_ID,
@@ -31,6 +31,7 @@ from app.policy.permits import permits
 from app.tokens import parse_auth_token
 from app.wire import tailcfg
 from app.wire.hostinfo import peer_hostinfo
+from node.elsewhere import Elsewhere
 from node.hub import Hub
 from node.login import LoginFlow
 from node.suspension import why_cut_off
@@ -61,6 +62,7 @@ class Registrar:
     registry: Registry
     hub: Hub
     logins: LoginFlow
+    elsewhere: Elsewhere
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
@@ -71,7 +73,8 @@ class Registrar:
     ) -> bytes:
         """The RegisterResponse for one request of a tunnel with this machine key.
 
-        One that follows a login up takes as long as a person needs to decide (PROTOCOL.md 3.4).
+        One that follows a login up takes as long as a person needs to decide (PROTOCOL.md 3.4). Raises
+        WrongCluster, with `cluster` among its facts, when that one must answer.
         """
         try:
             return await self._decide(machine_key, request, address)
@@ -80,6 +83,8 @@ class Registrar:
             self.count("unavailable")
             return refusal(FROZEN)
         except HsError as error:
+            if isinstance(error, WrongCluster) and "cluster" in error.facts:
+                raise
             self.count(error.code)
             return refusal(error.message)
 
@@ -95,22 +100,31 @@ class Registrar:
                 "this node key belongs to another machine: log out on this device, then log in again"
             )
         if request.expiry is not None and request.expiry <= self.clock():
+            if known is None:
+                await self._check_device(machine_key, request)
             return await self._logout(known)
         wish = _registration(machine_key, request)
+        login_tenant: TenantId | None = None
         result = await self._register(self._permitted(wish, _tenant_of(wish, known)))
         if result.status == "needs_login":
+            await self._check_device(machine_key, request)
             stands = await self.logins.stand(machine_key, request, address)
             if isinstance(stands, str):
                 return _show(stands)
             if stands.state == "denied":
                 return refusal(DENIED)
             self._check_lease()
+            login_tenant = stands.tenant_id
             wish = self._permitted(replace(wish, login_id=stands.id), stands.tenant_id)
             result = await self._register(wish)
             if result.status == "needs_login":  # the device that used this approval up is gone
                 again = await self.logins.ask(machine_key, request, address)
                 if isinstance(again, str):
                     return _show(again)
+        if result.status == "wrong_cluster":
+            tenant_id = _tenant_of(wish, None) or login_tenant
+            if tenant_id is not None and (cluster := await self.elsewhere.other_of_tenant(tenant_id)):
+                raise _elsewhere(cluster)
         # Before all: an expired registration names its device too.
         if result.status == "expired":
             return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
@@ -130,6 +144,12 @@ class Registrar:
             return wish
         may = permits(*in_force, wish.request_tags, wish.announced_routes)
         return replace(wish, permits=may)
+
+    async def _check_device(self, machine_key: MachineKey, request: tailcfg.RegisterRequest) -> None:
+        """Raises WrongCluster for a device of another cluster."""
+        cluster = await self.elsewhere.other_of_device(request.node_key, machine_key)
+        if cluster is not None:
+            raise _elsewhere(cluster)
 
     def _check_lease(self) -> None:
         if not self.may_write():
@@ -174,6 +194,10 @@ class Registrar:
             elif outcome == "expired":
                 self.hub.put_device(replace(known, expiry=self.clock()))
         return tailcfg.register_response(0, "", "", node_key_expired=True, machine_authorized=False)
+
+
+def _elsewhere(cluster_id: str) -> WrongCluster:
+    return WrongCluster("this tailnet lives in another cluster: connect again", cluster=cluster_id)
 
 
 def _registration(machine_key: MachineKey, request: tailcfg.RegisterRequest) -> Registration:

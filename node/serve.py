@@ -162,7 +162,7 @@ class Serving:
         await follower.say_alive()
         tasks = [
             self.daemon.spawn("listen", follower.listener.run()),
-            self.daemon.spawn("routes", front.relays.run()),
+            self.daemon.spawn("routes", front.exchange.run()),
             self.daemon.spawn("loop watch", watch_loop(metrics.loop_stall)),
         ]
         try:
@@ -271,7 +271,7 @@ class Serving:
 
     def _heard_holder(self, holder: Holder | None) -> None:
         if self.front is not None:
-            self.front.relays.heard(*(("", 0) if holder is None else (holder.instance, holder.epoch)))
+            self.front.own.heard(*(("", 0) if holder is None else (holder.instance, holder.epoch)))
 
     async def _retried(self, step: Callable[[], Awaitable[T]]) -> T:
         """A step of a takeover: a database that blinks must not cost the cluster its only instance."""
@@ -316,6 +316,7 @@ class Serving:
             limits=front.limits,
             relay=self.relay,
             may_write=follower.may_write,
+            learn=front.exchange.machines.learn,
         )
         if takes_over:
             former = follower.scoped
@@ -349,7 +350,7 @@ class Serving:
             self.owner = owner
             front.serve(owner, epoch)
             took_ms = round((asyncio.get_running_loop().time() - began_s) * 1000)
-            _log.info("cluster_served", took_ms=took_ms, waiting=front.relays.parked)
+            _log.info("cluster_served", took_ms=took_ms, waiting=front.exchange.pool.parked)
             self._greet(owner)
             await self.daemon.stopping.wait()
             await front.close()

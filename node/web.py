@@ -13,28 +13,16 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from app import __version__
-from app.db.logins import is_login_id
-from app.errors import BadRequest, HsError, NotFound, Refused, Unavailable
-from app.keys import machine_key_text, parse_node_key
+from app.entry.pages import SECURITY_HEADERS, add_key_pages, add_login_page
+from app.errors import BadRequest, HsError, NotFound, Refused
+from app.keys import parse_node_key
 from app.model import Login
-from node import login_page
-from node.login import LOGIN_PATH
 
 #: tailcfg.DERPAdmitClientRequest is about 120 bytes (tailscale derp/derpserver verifyClient).
 MAX_VERIFY_BYTES = 4096
 MAX_BODY_BYTES = 64 * 1024
 #: From a request's head to the last byte of its body.
 BODY_DEADLINE_S = 10.0
-#: Digits of the largest capability version, 65535.
-MAX_CAPVER_DIGITS = 5
-#: Capability version from which clients speak Noise (headscale hscontrol/handlers.go KeyHandler).
-MIN_NOISE_CAPVER = 39
-
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class _Admit(msgspec.Struct, rename="pascal"):
@@ -70,49 +58,22 @@ async def _edge(
         response = web.Response(
             body=orjson.dumps(problem), status=status, content_type="application/problem+json"
         )
-    response.headers.update(_SECURITY_HEADERS)
+    response.headers.update(SECURITY_HEADERS)
     return response
 
 
 def client_app(facts: Facts, *, noise_public: bytes, legacy_public: bytes) -> web.Application:
     """What is answered on the clients' address, besides /ts2021."""
-    keys = orjson.dumps(
-        {"legacyPublicKey": machine_key_text(legacy_public), "publicKey": machine_key_text(noise_public)}
-    )
-
-    async def key(request: web.Request) -> web.Response:
-        """tailcfg.OverTLSPublicKeyResponse; the legacy key is real, so clients do not ask twice."""
-        text = request.query.get("v", "")
-        if not text.isascii() or not text.isdigit() or len(text) > MAX_CAPVER_DIGITS:
-            raise BadRequest("/key needs the client's capability version: /key?v=<number>")
-        if int(text) < MIN_NOISE_CAPVER:
-            raise BadRequest("this Tailscale client is too old: please update it to 1.80 or newer")
-        return web.Response(body=keys, content_type="application/json")
 
     async def index(request: web.Request) -> web.Response:
         return web.Response(
             text=f"hs-node {__version__}, a Tailscale control server. cluster {facts.cluster_id}\n"
         )
 
-    async def robots(request: web.Request) -> web.Response:
-        return web.Response(text="User-agent: *\nDisallow: /\n")
-
-    async def login(request: web.Request) -> web.Response:
-        """The page of a login; its id is the right to look at it."""
-        login_id = request.match_info["login_id"]
-        try:
-            found = await facts.login(login_id) if is_login_id(login_id) else None
-        except Unavailable:
-            text, status = login_page.unavailable_page(), 503
-        else:
-            text, status = login_page.login_page(found), 404 if found is None else 200
-        return web.Response(text=text, status=status, content_type="text/html", headers=login_page.HEADERS)
-
     app = web.Application(middlewares=[_edge], client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/", index)
-    app.router.add_get(LOGIN_PATH + "{login_id}", login)
-    app.router.add_get("/key", key)
-    app.router.add_get("/robots.txt", robots)
+    add_key_pages(app, noise_public=noise_public, legacy_public=legacy_public)
+    add_login_page(app, facts.login)
     _add_verify(app, facts)
     _add_state(app, facts)
     return app

@@ -7,12 +7,15 @@ from typing import Self
 from app.db.access import Access
 from app.db.connect import POOL_MAX, create_pool, server_settings
 from app.db.jobs import Jobs
+from app.db.logins import LoginFacts
+from app.db.moves import Moves
+from app.db.route_facts import RouteFacts
 from app.db.tenants import Tenants
 
 ROLE = "hs_acs"
 
 
-class Admission(Access, Tenants, Jobs):
+class Admission(Access, Tenants, Jobs, Moves, RouteFacts, LoginFacts):
     """Everything hs-acs may do in the database. Each write names its tenant or cluster, and is audited."""
 
     @classmethod

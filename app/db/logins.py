@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from app.db import rows
-from app.db.base import PoolConnection, ScopedBase, again_when_busy
+from app.db.base import PoolBase, PoolConnection, ScopedBase, again_when_busy
 from app.errors import Conflict, NotFound
 from app.model import Login, LoginAsk, TenantId, UserId
 from app.names import check_hostname
@@ -29,7 +29,16 @@ def is_login_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-class Logins(ScopedBase):
+class LoginFacts(PoolBase):
+    """What every process may ask about logins, which belong to no cluster."""
+
+    async def logins(self, ids: Sequence[str] | None = None, *, now: float | None = None) -> list[Login]:
+        """Logins of the whole deployment by age: the named ones as far as they exist, or all."""
+        found = await self._fetch(QUERIES["read_logins"], None if ids is None else list(ids), now)
+        return [rows.login(row) for row in found]
+
+
+class Logins(ScopedBase, LoginFacts):
     """The login part of Scoped. `now` replaces the database's clock."""
 
     async def open_login(self, ask: LoginAsk, fresh_id: str, *, now: float | None = None) -> str:
@@ -59,11 +68,6 @@ class Logins(ScopedBase):
             )
         )
         return login_id
-
-    async def logins(self, ids: Sequence[str] | None = None, *, now: float | None = None) -> list[Login]:
-        """Logins of the whole deployment by age: the named ones as far as they exist, or all."""
-        found = await self._fetch(QUERIES["read_logins"], None if ids is None else list(ids), now)
-        return [rows.login(row) for row in found]
 
     async def approve_login(
         self,

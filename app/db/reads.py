@@ -19,10 +19,13 @@ LOAD_TIMEOUT_S = 120.0
 class Reads(ScopedBase):
     """The reading half of Scoped."""
 
-    async def load(self) -> ClusterSnapshot:
-        """The whole cluster in one REPEATABLE READ picture, and the reader position that belongs to it."""
+    async def load(self, only: Sequence[TenantId] | None = None) -> ClusterSnapshot:
+        """The whole cluster in one REPEATABLE READ picture, and the reader position that belongs to it.
+
+        `only`: no more than these tenants, as far as they live here.
+        """
         with _collector_paused():
-            return await self._load()
+            return await self._load(None if only is None else list(only))
 
     @asynccontextmanager
     async def _picture(self) -> AsyncIterator[PoolConnection]:
@@ -31,15 +34,15 @@ class Reads(ScopedBase):
             await conn.execute(QUERIES["be_patient"])
             yield conn
 
-    async def _load(self) -> ClusterSnapshot:
+    async def _load(self, only: list[TenantId] | None) -> ClusterSnapshot:
         async with self._picture() as conn:
             head = await conn.fetchrow(QUERIES["snapshot_position"])
             assert head is not None
-            tenants = await self._tenants(conn, None)
-            users = await conn.fetch(QUERIES["load_users"], self.cluster_id)
-            policies = await conn.fetch(QUERIES["load_policies"], self.cluster_id)
+            tenants = await self._tenants(conn, only)
+            users = await conn.fetch(QUERIES["load_users"], self.cluster_id, only)
+            policies = await conn.fetch(QUERIES["load_policies"], self.cluster_id, only)
             devices: list[Device] = []
-            cursor = await conn.cursor(QUERIES["load_devices"], self.cluster_id, timeout=LOAD_TIMEOUT_S)
+            cursor = await conn.cursor(QUERIES["load_devices"], self.cluster_id, only, timeout=LOAD_TIMEOUT_S)
             # In batches, so that the event loop breathes between them.
             while batch := await cursor.fetch(LOAD_BATCH, timeout=LOAD_TIMEOUT_S):
                 devices.extend(map(rows.device, batch))

@@ -1,25 +1,15 @@
-"""Where clients belong and who is there: routing facts, and the processes of a cluster."""
+"""The processes of a cluster: who is there, and where."""
 
 from __future__ import annotations
 
 from app.db.base import ScopedBase
-from app.keys import MachineKey
-from app.model import ClusterOwner, Instance
+from app.db.route_facts import RouteFacts
+from app.model import Instance
 from app.sql import QUERIES
 
 
-class Routing(ScopedBase):
-    """The routing part of Scoped. Facts about other clusters are where they are, never what they hold."""
-
-    async def route_machine(self, machine_key: MachineKey) -> list[str]:
-        """Clusters where a machine has devices, most recently seen first."""
-        return [row[0] for row in await self._fetch(QUERIES["route_machine"], machine_key)]
-
-    async def cluster_owner(self, cluster_id: str | None = None) -> ClusterOwner | None:
-        """Who owns a cluster, default this one, and where entries reach it; None while nobody does."""
-        wanted = self.cluster_id if cluster_id is None else cluster_id
-        row = await self._fetchrow(QUERIES["cluster_owner"], wanted)
-        return None if row is None else ClusterOwner(wanted, *row)
+class Routing(ScopedBase, RouteFacts):
+    """The routing part of Scoped."""
 
     async def put_instance(self, instance: Instance) -> None:
         """Says that this process is alive, and where it is reached."""

@@ -11,6 +11,8 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Protocol, cast
 
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app import log
 from app.entry import sockets
+from app.entry.exchange import Exchange
 from app.entry.head import UPGRADE_PROTOCOL, Head, client_address, parse_head, split_head
 from app.entry.limits import HANDSHAKE_DEADLINE_S, ConnectionLimits, Place
 from app.entry.line import Line
@@ -87,7 +90,7 @@ class Entry:
     make_web: Callable[[], asyncio.Protocol]
     limits: ConnectionLimits
     #: Decides where tunnels go, and takes those that are not served here.
-    relays: Relays
+    exchange: Exchange
     #: Peers that may say for whom they ask.
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
     handshakes: Line = field(default_factory=Line)
@@ -110,6 +113,7 @@ class EntryProtocol(asyncio.Protocol):
     """Reads the head of a fresh connection and hands the connection to whom it belongs."""
 
     __slots__ = (
+        "_asking",
         "_buffer",
         "_deadline",
         "_entry",
@@ -138,6 +142,7 @@ class EntryProtocol(asyncio.Protocol):
         self._port = 0
         self._established = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = self._relayed or transport.get_extra_info("peername")
@@ -155,6 +160,8 @@ class EntryProtocol(asyncio.Protocol):
         if self._transport is None or self._place is None:
             return
         self._cancel_deadline()
+        if self._asking is not None:
+            self._asking.cancel()
         self._entry.limits.closed(self._place)
         if self._tunnel is not None:
             self._tunnel.connection_lost(exc)
@@ -261,16 +268,47 @@ class EntryProtocol(asyncio.Protocol):
     def _take_in(self) -> None:
         """The client has shown a machine key: serve it, or hand it to who does."""
         assert self._transport is not None
-        first, self._buffer = bytes(self._buffer), bytearray()
-        if isinstance(self._entry.relays.route(), Here):
-            self._serve(b"")
-        elif self._relayed is not None:
-            # Deposed since it was accepted: the entry asks again. Never relayed a second time.
-            self._transport.close()
+        assert self._upgrade is not None
+        exchange = self._entry.exchange
+        if self._relayed is not None:
+            if exchange.serves:
+                self._buffer = bytearray()
+                self._serve(b"")
+            else:
+                # Deposed since it was accepted: the entry asks again. Never relayed a second time.
+                self._transport.close()
+            return
+        machine_key = self._upgrade.responder.machine_key
+        relays = exchange.now(machine_key)
+        if relays is not None:
+            self._hand_to(relays, machine_key)
+            return
+        self._transport.pause_reading()
+        self._asking = asyncio.get_running_loop().create_task(self._find(machine_key), name="find cluster")
+
+    async def _find(self, machine_key: bytes) -> None:
+        """Ask where the machine belongs. The deadline of the handshake goes on meanwhile."""
+        relays = await self._entry.exchange.find(machine_key)
+        self._asking = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if relays is None:
+            self._refuse(503, "there is no cluster that could serve this device yet")
         else:
-            relayed = self._entry.relays.take(self, self._transport, first, self._remote, self._port)
-            if self._upgrade is not None:
-                self._tunnel = relayed
+            self._hand_to(relays, machine_key)
+
+    def _hand_to(self, relays: Relays, machine_key: bytes) -> None:
+        assert self._transport is not None
+        first, self._buffer = bytes(self._buffer), bytearray()
+        if isinstance(relays.route(), Here):
+            self._serve(b"")
+            return
+        # Why the owner ends it, no entry can read: it may have sent the machine elsewhere.
+        doubt = partial(self._entry.exchange.machines.doubt, machine_key)
+        relayed = relays.take(self, self._transport, first, self._remote, self._port, doubt)
+        if self._upgrade is not None:
+            self._tunnel = relayed
 
     def _serve(self, early: bytes) -> None:
         """The server's half of the handshake; the tunnel takes over, with what came meanwhile."""
@@ -308,8 +346,9 @@ class EntryProtocol(asyncio.Protocol):
         _log.info("entry_refused", remote=self._remote, reason=text)
         body = (text + "\n").encode()
         self._transport.write(
-            b"HTTP/1.1 %d Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body)
+            b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (status, HTTPStatus(status).phrase.encode(), len(body), body)
         )
         self._transport.close()
 

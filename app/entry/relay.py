@@ -7,6 +7,7 @@ Nothing is held but what one read brought and the client's first bytes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from app import log
@@ -53,6 +54,7 @@ class RelayedClient:
         "_early",
         "_first",
         "_gives_up",
+        "_on_let_go",
         "_paused",
         "_place",
         "_port",
@@ -72,7 +74,9 @@ class RelayedClient:
         first: bytes,
         remote: str,
         port: int,
+        on_let_go: Callable[[], None],
     ) -> None:
+        """`on_let_go`: the owner has ended the connection."""
         self.owner: ClusterOwner | None = None
         self._relays = relays
         self._client = client
@@ -80,6 +84,7 @@ class RelayedClient:
         self._first = first
         self._remote = remote
         self._port = port
+        self._on_let_go = on_let_go
         self._early = bytearray()
         self._upstream: _Upstream | None = None
         self._task: asyncio.Task[None] | None = None
@@ -139,7 +144,7 @@ class RelayedClient:
             self._serve_here()
 
     async def _verdict(self, owner: ClusterOwner, upstream: _Upstream) -> Verdict | None:
-        async with self._relays.dialling:
+        async with self._relays.pool.dialling:
             if self._relays.is_unreachable(owner):
                 return None
             try:
@@ -159,7 +164,7 @@ class RelayedClient:
     def _park(self) -> None:
         if self._transport.is_closing() or self._place is not None:
             return
-        self._place = self._relays.parking.admit(self._remote, self.close)
+        self._place = self._relays.pool.parking.admit(self._remote, self.close)
         if self._place is None:
             self.close()
             return
@@ -171,21 +176,21 @@ class RelayedClient:
     def _unpark(self) -> None:
         self._relays.forget(self)
         if self._place is not None:
-            self._relays.parking.closed(self._place)
+            self._relays.pool.parking.closed(self._place)
             self._place = None
         if self._gives_up is not None:
             self._gives_up.cancel()
             self._gives_up = None
 
     def _give_up(self) -> None:
-        self._relays.given_up += 1
+        self._relays.pool.given_up += 1
         _log.info("parked_too_long", remote=self._remote, parked_s=PARK_S)
         self.close()
 
     def _flow(self, owner: ClusterOwner, upstream: _Upstream) -> None:
         self._unpark()
-        if self._relays.is_full():
-            _log.warning("too_many_relays", relayed=self._relays.flowing, remote=self._remote)
+        if self._relays.pool.is_full:
+            _log.warning("too_many_relays", relayed=self._relays.pool.flowing, remote=self._remote)
             upstream.close()
             self.close()
             return
@@ -203,7 +208,7 @@ class RelayedClient:
 
     def data_received(self, data: bytes) -> None:
         if self._upstream is not None:
-            self._relays.relayed_bytes += len(data)
+            self._relays.pool.relayed_bytes += len(data)
             self._upstream.write(data)
             return
         was_full = len(self._early) >= MAX_EARLY_BYTES
@@ -238,8 +243,14 @@ class RelayedClient:
 
     # -- the owner's side -----------------------------------------------------------------------
 
+    def let_go(self) -> None:
+        """The owner is through with it."""
+        if not self._transport.is_closing():
+            self._on_let_go()
+        self.close()
+
     def write(self, data: bytes) -> None:
-        self._relays.relayed_bytes += len(data)
+        self._relays.pool.relayed_bytes += len(data)
         if not self._transport.is_closing():
             self._transport.write(data)
 
@@ -293,7 +304,7 @@ class _Upstream(asyncio.Protocol):
             self._relayed.write(bytes(self._held))
             self._held.clear()
         if self._lost:
-            self._relayed.close()
+            self._relayed.let_go()
         elif paused:
             self.set_reading(False)
 
@@ -304,7 +315,7 @@ class _Upstream(asyncio.Protocol):
         if not self.verdict.done():
             self.verdict.set_result(None)
         if self._flows:
-            self._relayed.close()
+            self._relayed.let_go()
 
     def pause_writing(self) -> None:
         self._relayed.set_reading(False)

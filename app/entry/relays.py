@@ -39,8 +39,28 @@ CUT_WAVE = 200
 CUT_PAUSE_S = 0.05
 
 
+class RelayPool:
+    """What the relays of one process to all clusters share: their bounds, and what they count."""
+
+    def __init__(self) -> None:
+        self.parking = ConnectionLimits(
+            half_open=MAX_PARKED, half_open_per_address=MAX_PARKED_PER_ADDRESS, per_address=MAX_PARKED
+        )
+        self.dialling = asyncio.Semaphore(MAX_DIALS)
+        self.parked = 0
+        self.flowing = 0
+        self.parked_total = 0
+        self.relayed_total = 0
+        self.relayed_bytes = 0
+        self.given_up = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.flowing >= MAX_RELAYED
+
+
 class Relays:
-    """All connections of this process that another one serves, and those that wait for somebody to."""
+    """Connections for one cluster that this process does not serve, and those that wait for somebody to."""
 
     def __init__(
         self,
@@ -50,24 +70,18 @@ class Relays:
         key: bytes,
         serves: Callable[[], bool],
         ask: Callable[[], Awaitable[ClusterOwner | None]],
+        pool: RelayPool,
     ) -> None:
         """`serves`: whether this process serves the cluster. `ask`: who owns it by the database."""
         self.owner: ClusterOwner | None = None
-        self.parked_total = 0
-        self.relayed_total = 0
-        self.relayed_bytes = 0
-        self.given_up = 0
+        self.pool = pool
+        self.cluster_id = cluster_id
         self._instance = instance
-        self._cluster_id = cluster_id
         self._key = key
         self._serves = serves
         self._ask = ask
         self._parked: dict[RelayedClient, None] = {}
         self._flowing: dict[RelayedClient, None] = {}
-        self.parking = ConnectionLimits(
-            half_open=MAX_PARKED, half_open_per_address=MAX_PARKED_PER_ADDRESS, per_address=MAX_PARKED
-        )
-        self.dialling = asyncio.Semaphore(MAX_DIALS)
         self._unreachable: tuple[ClusterOwner, float] | None = None
         self._told: tuple[ClusterOwner, str] | None = None
         self._release_due = False
@@ -120,13 +134,13 @@ class Relays:
             # The last known route stays: its owner may be as cut off as we are, and serve on.
             if not self._is_blind:
                 self._is_blind = True
-                _log.warning("route_not_known", cluster=self._cluster_id, reason=str(error) or "no answer")
+                _log.warning("route_not_known", cluster=self.cluster_id, reason=str(error) or "no answer")
             return
         self._is_blind = False
         if owner != self.owner:
             _log.info(
                 "route_changed",
-                cluster=self._cluster_id,
+                cluster=self.cluster_id,
                 owner=None if owner is None else owner.instance,
                 epoch=None if owner is None else owner.epoch,
             )
@@ -183,10 +197,19 @@ class Relays:
     # -- what its connections call --------------------------------------------------------------
 
     def take(
-        self, client: Client, transport: asyncio.Transport, first: bytes, remote: str, port: int
+        self,
+        client: Client,
+        transport: asyncio.Transport,
+        first: bytes,
+        remote: str,
+        port: int,
+        on_let_go: Callable[[], None],
     ) -> RelayedClient:
-        """A connection that is not served here. `first`: all it has sent, to be passed on unchanged."""
-        relayed = RelayedClient(self, client, transport, first, remote, port)
+        """A connection that is not served here. `first`: all it has sent, to be passed on unchanged.
+
+        `on_let_go` hears when the owner ends it.
+        """
+        relayed = RelayedClient(self, client, transport, first, remote, port, on_let_go)
         relayed.go()
         return relayed
 
@@ -217,21 +240,24 @@ class Relays:
 
     def was_parked(self, client: RelayedClient) -> None:
         self._parked[client] = None
-        self.parked_total += 1
+        self.pool.parked += 1
+        self.pool.parked_total += 1
         if len(self._parked) == 1:
             self._wake.set()
 
     def was_taken(self, client: RelayedClient) -> None:
         self._flowing[client] = None
-        self.relayed_total += 1
+        self.pool.flowing += 1
+        self.pool.relayed_total += 1
         self._unreachable = self._told = None
         if self._parked:
             self._release_due = True
             self._wake.set()
 
-    def is_full(self) -> bool:
-        return len(self._flowing) >= MAX_RELAYED
-
     def forget(self, client: RelayedClient) -> None:
-        self._parked.pop(client, None)
-        self._flowing.pop(client, None)
+        if client in self._parked:
+            del self._parked[client]
+            self.pool.parked -= 1
+        if client in self._flowing:
+            del self._flowing[client]
+            self.pool.flowing -= 1

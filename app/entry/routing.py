@@ -1,8 +1,4 @@
-"""Where a client's connection goes: a decision without doing. Pure.
-
-Today every client of a process belongs to the process' own cluster; `owner` is that cluster's. Who routes
-by machine to other clusters looks up their owner and decides the same way.
-"""
+"""Where a connection goes once its cluster is known: a decision without doing. Pure."""
 
 from __future__ import annotations
 

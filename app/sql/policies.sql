@@ -1,9 +1,9 @@
 -- load_policies --
--- The policy in force of every tenant of a cluster that has one.
--- $1 cluster_id
+-- The policy in force of every tenant of a cluster that has one; of all tenants when no ids are given.
+-- $1 cluster_id, $2 tenant_ids or NULL
 SELECT DISTINCT ON (tenant_id) tenant_id, version, text, hash, author, note, extract(epoch FROM created_at)::float8
   FROM policies
- WHERE cluster_id = $1
+ WHERE cluster_id = $1 AND ($2::bigint[] IS NULL OR tenant_id = ANY ($2::bigint[]))
  ORDER BY tenant_id, version DESC
 
 -- policy_history --

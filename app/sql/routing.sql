@@ -1,7 +1,27 @@
--- route_machine --
--- Clusters where a machine has devices, most recently seen first.
--- $1 machine_key
-SELECT route_machine($1)
+-- route_machines --
+-- The cluster of each machine that is known: where it was sent, else where it was seen last.
+-- $1 machine_keys
+SELECT machine, cluster FROM route_machines($1)
+
+-- put_route_hint --
+-- Sends a machine to a cluster; answers how often that was done within the window.
+-- $1 machine_key, $2 target, $3 life_s, $4 window_s
+SELECT put_route_hint($1, $2, $3, $4)
+
+-- cluster_of_device --
+-- The cluster of a device, or of what is left of a deleted one.
+-- $1 node_key, $2 machine_key
+SELECT cluster_of_device($1, $2)
+
+-- cluster_of_tenant --
+-- The cluster of a tenant.
+-- $1 tenant_id
+SELECT cluster_of_tenant($1)
+
+-- cluster_ids --
+-- All clusters of the deployment.
+-- (no parameters)
+SELECT cluster_ids()
 
 -- cluster_owner --
 -- Who owns a cluster, under which epoch, and where entries reach it.

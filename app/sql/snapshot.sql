@@ -17,11 +17,11 @@ SELECT tenant_id, cluster_id, name, dns_label, status, is_home, extract(epoch FR
  ORDER BY tenant_id
 
 -- load_users --
--- All users of a cluster.
--- $1 cluster_id
+-- Users of a cluster; of all tenants when no ids are given.
+-- $1 cluster_id, $2 tenant_ids or NULL
 SELECT id, tenant_id, name, display_name, email, profile_pic_url, extract(epoch FROM created_at)::float8, role
   FROM users
- WHERE cluster_id = $1
+ WHERE cluster_id = $1 AND ($2::bigint[] IS NULL OR tenant_id = ANY ($2::bigint[]))
  ORDER BY tenant_id, id
 
 -- load_some_users --
@@ -34,8 +34,8 @@ SELECT u.id, u.tenant_id, u.name, u.display_name, u.email, u.profile_pic_url,
  WHERE u.cluster_id = $1
 
 -- load_devices --
--- All devices of a cluster with their hot state, in no order.
--- $1 cluster_id
+-- Devices of a cluster with their hot state, in no order; of all tenants when no ids are given.
+-- $1 cluster_id, $2 tenant_ids or NULL
 SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, host(n.ipv4), host(n.ipv6),
        n.hostname, n.given_name, n.tags, n.ephemeral, extract(epoch FROM n.expiry)::float8,
        extract(epoch FROM n.created_at)::float8, n.auth_key_id, n.register_method, n.capver,
@@ -43,7 +43,7 @@ SELECT n.id, n.tenant_id, n.user_id, n.machine_key, n.node_key, n.disco_key, hos
        s.online, extract(epoch FROM s.last_seen)::float8
   FROM nodes n
   JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
- WHERE n.cluster_id = $1 AND s.cluster_id = $1
+ WHERE n.cluster_id = $1 AND s.cluster_id = $1 AND ($2::bigint[] IS NULL OR n.tenant_id = ANY ($2::bigint[]))
 
 -- load_tenant_devices --
 -- The devices of one tenant with their hot state.

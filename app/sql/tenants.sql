@@ -99,6 +99,11 @@ UPDATE join_tokens SET uses_left = uses_left - 1
    AND (uses_left IS NULL OR uses_left > 0)
 RETURNING tenant, user_name
 
+-- move_tenant --
+-- A tenant to another cluster with all that is its: 'moved', or what stands in the way.
+-- $1 tenant_id, $2 source, $3 target, $4 reserve of a tenant without a limit, $5 actor, $6 why
+SELECT move_tenant($1, $2, $3, $4, $5, $6)
+
 -- admit_joining_clusters --
 -- Clusters that wait to be admitted and are served get tenants from now on.
 -- (no parameters)

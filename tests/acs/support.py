@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,14 @@ from typing import Any, Self
 import orjson
 
 from app.api.client import AcsClient
-from tests.node.support import ShellResult, clean_environment, eventually, free_port
+from tests.node.support import (
+    ServeProcess,
+    ShellResult,
+    clean_environment,
+    eventually,
+    free_port,
+    fresh_database,
+)
 
 STOP_DEADLINE_S = 15.0
 START_DEADLINE_S = 30.0
@@ -24,13 +32,18 @@ START_DEADLINE_S = 30.0
 class AcsProcess:
     """`hs-acs serve`, started on entry and told to end on exit. Bound to no event loop."""
 
-    def __init__(self, dsn: str, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, dsn: str, *, settings: Mapping[str, str] | None = None, secret_key_file: Path | None = None
+    ) -> None:
+        """Processes of one deployment share a `secret_key_file`: pass the first one's to the others."""
         self.port, self.metrics_port = free_port(), free_port()
         self._dir = tempfile.TemporaryDirectory(prefix="hs-acs-")
+        self.secret_key_file = secret_key_file or Path(self._dir.name) / "secret.key"
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = {
             "PG_DSN": dsn,
             "HS_STATE_DIR": self._dir.name,
+            "HS_SECRET_KEY_FILE": str(self.secret_key_file),
             "HS_ACS__LISTEN_ADDR": f"127.0.0.1:{self.port}",
             "HS_ACS__METRICS_LISTEN_ADDR": f"127.0.0.1:{self.metrics_port}",
             "HS_TIMING__LEASE_TTL": "2s",
@@ -127,6 +140,38 @@ class AcsProcess:
         """A client with a new token."""
         async with AcsClient(self.url, await self.token(scope, *more)) as client:
             yield client
+
+
+@dataclass
+class Deployment:
+    """Some clusters and two hs-acs on one database."""
+
+    nodes: dict[str, ServeProcess]
+    acs: AcsProcess
+    second: AcsProcess
+
+
+@asynccontextmanager
+async def deployed(
+    pg_server: str,
+    *clusters: str,
+    node_settings: Mapping[str, str] | None = None,
+    acs_settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Deployment]:
+    """A deployment with a database of its own."""
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(fresh_database(pg_server))
+        nodes: dict[str, ServeProcess] = {}
+        secret: Path | None = None
+        # Before any hs-acs: where one is in charge, clusters wait to be admitted.
+        for name in clusters:
+            node = ServeProcess(dsn, name, settings=node_settings, secret_key_file=secret)
+            nodes[name] = await stack.enter_async_context(node)
+            secret = node.secret_key_file
+        acs = AcsProcess(dsn, settings=acs_settings, secret_key_file=secret)
+        await stack.enter_async_context(acs)
+        second = AcsProcess(dsn, settings=acs_settings, secret_key_file=secret)
+        yield Deployment(nodes, acs, await stack.enter_async_context(second))
 
 
 def parsed(result: ShellResult) -> Any:

@@ -19,7 +19,11 @@ async def state_of(client: AcsClient, cluster: str) -> str:
 
 async def test_a_new_cluster_waits_to_be_admitted_where_an_hs_acs_is_in_charge(pg_server: str) -> None:
     async with fresh_database(pg_server) as dsn:
-        async with AcsProcess(dsn) as acs, acs.client() as client, ServeProcess(dsn, "north") as north:
+        async with (
+            AcsProcess(dsn) as acs,
+            acs.client() as client,
+            ServeProcess(dsn, "north", secret_key_file=acs.secret_key_file) as north,
+        ):
             assert await state_of(client, "north") == "joining"
             assert "hs-acs clusters admit north" in north.log()
             with pytest.raises(Refused, match="north: refused, it is joining"):
@@ -54,7 +58,7 @@ async def test_clusters_are_admitted_by_themselves_where_that_is_wanted(pg_serve
         acs.client() as client,
     ):
         assert await Database(dsn).ensure_cluster("unserved") == "joining"
-        async with ServeProcess(dsn, "west"):
+        async with ServeProcess(dsn, "west", secret_key_file=acs.secret_key_file):
 
             async def admitted() -> bool:
                 return await state_of(client, "west") == "active"

@@ -268,7 +268,7 @@ async def test_one_of_two_leads_and_the_other_follows_when_it_dies(pg_server: st
         fresh_database(pg_server) as dsn,
         AcsProcess(dsn) as one,
         AcsClient(one.url) as first,
-        AcsProcess(dsn) as two,
+        AcsProcess(dsn, secret_key_file=one.secret_key_file) as two,
         AcsClient(two.url) as second,
     ):
 

@@ -62,7 +62,7 @@ async def test_a_replica_that_does_not_lead_takes_the_word_for_the_one_that_does
     acs: AcsProcess, admin: AcsClient
 ) -> None:
     await acs.leads()
-    async with AcsProcess(acs.settings["PG_DSN"]) as second:
+    async with AcsProcess(acs.settings["PG_DSN"], secret_key_file=acs.secret_key_file) as second:
         told = await second.shell("jobs", "run", "trim-answers", "-o", "json", token=await acs.token())
         assert parsed(told)["instance"] == (await admin.service()).instance
 

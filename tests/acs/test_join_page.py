@@ -37,9 +37,11 @@ async def deployment(pg_server: str) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
         node = await stack.enter_async_context(ServeProcess(dsn, "one"))
-        acs = await stack.enter_async_context(AcsProcess(dsn))
+        acs = await stack.enter_async_context(AcsProcess(dsn, secret_key_file=node.secret_key_file))
         trusting = {"HS_TRUSTED_PROXIES": "127.0.0.0/8"}
-        behind = await stack.enter_async_context(AcsProcess(dsn, settings=trusting))
+        behind = await stack.enter_async_context(
+            AcsProcess(dsn, settings=trusting, secret_key_file=node.secret_key_file)
+        )
         yield Deployment(node, acs, behind)
 
 

@@ -31,7 +31,8 @@ async def deployment(pg_server: str) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
         node = await stack.enter_async_context(ServeProcess(dsn, "one"))
-        yield Deployment(node, await stack.enter_async_context(AcsProcess(dsn)))
+        acs = AcsProcess(dsn, secret_key_file=node.secret_key_file)
+        yield Deployment(node, await stack.enter_async_context(acs))
 
 
 @pytest.fixture

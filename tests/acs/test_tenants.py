@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
@@ -20,35 +18,15 @@ from app.api.records import (
     TenantChange,
 )
 from app.errors import BadRequest, Conflict, NotFound, Refused
-from tests.acs.support import AcsProcess, parsed
+from tests.acs.support import Deployment, deployed, parsed
 from tests.node.kit import Recorder, joined
-from tests.node.support import ServeProcess, eventually, fresh_database, run_sql
-
-NO_RELAY = {"HS_DERP__SERVER__ENABLED": "false"}
-
-
-@dataclass
-class Deployment:
-    """Two clusters and two hs-acs on one database."""
-
-    nodes: dict[str, ServeProcess]
-    acs: AcsProcess
-    second: AcsProcess
+from tests.node.support import eventually, run_sql
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def deployment(pg_server: str) -> AsyncIterator[Deployment]:
-    async with AsyncExitStack() as stack:
-        dsn = await stack.enter_async_context(fresh_database(pg_server))
-        nodes: dict[str, ServeProcess] = {}
-        for name in ("east", "west"):
-            first = next(iter(nodes.values()), None)
-            nodes[name] = await stack.enter_async_context(
-                ServeProcess(dsn, name, secret_key_file=first.secret_key_file if first else None)
-            )
-        acs = await stack.enter_async_context(AcsProcess(dsn))
-        second = await stack.enter_async_context(AcsProcess(dsn))
-        yield Deployment(nodes, acs, second)
+    async with deployed(pg_server, "east", "west") as found:
+        yield found
 
 
 @pytest.fixture

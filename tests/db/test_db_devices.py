@@ -221,10 +221,9 @@ async def test_routing_facts_cross_clusters(prepared: Database, owner: Scoped, d
     assert there is not None
     assert (there.ipv4, there.given_name) == (device.ipv4, device.given_name)
     await owner.flush_state([HotState(device.tenant_id, device.id, (), 0, True, 4.0e9)])
-    assert await other.route_machine(device.machine_key) == ["a", "b"]
+    assert await other.route_machines([device.machine_key]) == {device.machine_key: "a"}
     await other.flush_state([HotState(there.tenant_id, there.id, (), 0, True, 4.1e9)])
-    assert await owner.route_machine(device.machine_key) == ["b", "a"]
-    assert await owner.route_machine(machine_key()) == []
+    assert await owner.route_machines([machine_key(), device.machine_key]) == {device.machine_key: "b"}
     assert await owner.node_key_known(there.node_key)
     assert not await owner.node_key_known(node_key())
     await other.close()

@@ -29,7 +29,8 @@ SQL = Path(__file__).resolve().parents[2] / "app" / "sql"
 NOT_SCOPED = {
     "be_patient", "snapshot_position", "current_position", "limit_lock_wait", "lock_regions", "list_regions",
     "taken_regions", "scope_check", "forget_scope", "read_secret", "put_secret", "generation", "heartbeat",
-    "node_key_known", "route_machine", "cluster_owner", "get_request", "read_logins", "open_login",
+    "node_key_known", "route_machines", "put_route_hint", "cluster_of_device", "cluster_of_tenant",
+    "cluster_ids", "cluster_owner", "get_request", "read_logins", "open_login",
     "trim_logins", "lease_state", "lease_acquire", "lease_renew", "lease_release", "notify_fleet",
 }  # fmt: skip
 

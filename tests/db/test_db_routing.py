@@ -13,13 +13,13 @@ from tests.node.support import run_sql
 async def test_entries_find_the_owner_of_any_cluster(prepared: Database, owner: Scoped) -> None:
     """Routing facts only, and only of who has said where it is; an expired lease names its holder still."""
     (holder,) = await run_sql(prepared.dsn, "SELECT holder, epoch FROM leases WHERE name = 'cluster:a'")
-    assert await owner.cluster_owner() is None  # nobody knows where
+    assert await owner.cluster_owner("a") is None  # nobody knows where
     await owner.put_instance(Instance(holder[0], internal_addr="192.0.2.1:9443"))
     there = ClusterOwner("a", holder[0], holder[1], "192.0.2.1:9443")
-    assert await owner.cluster_owner() == there
+    assert await owner.cluster_owner("a") == there
     standby = await Scoped.open(prepared.dsn, cluster_id="b", instance="standby", pool_size=1)
     assert await standby.cluster_owner("a") == there
-    assert await standby.cluster_owner() is None
+    assert await standby.cluster_owner("b") is None
     await run_sql(prepared.dsn, "UPDATE leases SET expires_at = '-infinity' WHERE name = 'cluster:a'")
     assert await standby.cluster_owner("a") == there
     await run_sql(prepared.dsn, "UPDATE leases SET holder = '' WHERE name = 'cluster:a'")

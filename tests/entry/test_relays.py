@@ -7,7 +7,7 @@ import base64
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -22,10 +22,12 @@ from app.entry import inner as inner_module
 from app.entry import listener as listener_module
 from app.entry import relay as relay_module
 from app.entry import relays as relays_module
+from app.entry.exchange import Exchange, OwnCluster
 from app.entry.hop import NONCE_SIZE, VERDICT_SIZE, Hop, Verdict, hop_key, seal_hop
 from app.entry.inner import MAX_PENDING_HOPS, InnerDoor
 from app.entry.limits import ConnectionLimits
 from app.entry.listener import Entry, Handshake, Outlet
+from app.entry.machines import Machines
 from app.entry.relays import Relays
 from app.errors import Unavailable
 from app.model import ClusterOwner
@@ -68,6 +70,23 @@ class Pipe:
 
 
 @dataclass
+class Facts:
+    """What the database says."""
+
+    ask: Callable[[], Awaitable[ClusterOwner | None]]
+
+    async def cluster_owner(self, cluster_id: str) -> ClusterOwner | None:
+        return await self.ask()
+
+    async def cluster_ids(self) -> list[str]:
+        return ["east"]
+
+
+async def nobody_known(machine_keys: Sequence[bytes]) -> dict[bytes, str]:
+    return {}
+
+
+@dataclass
 class Node:
     """One instance: its clients' address, its address for entries, and what it believes."""
 
@@ -79,7 +98,7 @@ class Node:
     asked: int = 0
     pipes: list[Pipe] = field(default_factory=list)
     _servers: list[asyncio.Server] = field(default_factory=list)
-    _running: asyncio.Task[None] | None = None
+    exchange: Exchange = None  # type: ignore[assignment]
     relays: Relays = None  # type: ignore[assignment]
     entry: Entry = None  # type: ignore[assignment]
     door: InnerDoor = None  # type: ignore[assignment]
@@ -96,16 +115,21 @@ class Node:
             self.pipes.append(pipe)
             return pipe
 
-        self.relays = Relays(
-            instance=self.name, cluster_id="east", key=KEY, serves=lambda: self.serves, ask=ask
+        self.exchange = Exchange(
+            instance=self.name,
+            key=KEY,
+            facts=lambda: Facts(ask),
+            machines=Machines(nobody_known),
+            own=OwnCluster("east", lambda: self.serves, lambda _: True),
         )
+        assert self.exchange.own is not None
+        self.relays = self.exchange.own
         web = aiohttp.web.Server(self._page)
-        self.entry = Entry(DEPLOYMENT, PUBLIC, tunnel, lambda: web(), ConnectionLimits(), self.relays)
+        self.entry = Entry(DEPLOYMENT, PUBLIC, tunnel, lambda: web(), ConnectionLimits(), self.exchange)
         self.door = InnerDoor(self.entry, KEY, "east", lambda: self.epoch if self.serves else None)
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_server(self.entry.protocol, "127.0.0.1", 0, ssl=tls))
         self._servers.append(await loop.create_server(self.door.protocol, "127.0.0.1", 0))
-        self._running = asyncio.create_task(self.relays.run())
         return self
 
     async def _page(self, _: aiohttp.web.BaseRequest) -> aiohttp.web.Response:
@@ -128,11 +152,8 @@ class Node:
             server.close()
 
     async def close(self) -> None:
-        assert self._running is not None
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
         self.stop_listening()
-        await self.relays.drain()
+        await self.exchange.close()
         for pipe in self.pipes:
             pipe.outlet.abort()
 
@@ -232,7 +253,7 @@ async def test_bytes_pass_both_ways_under_the_clients_address(pair: tuple[Node, 
     await caller.echo(b"x" * 300_000)
     assert pipe.remote == "127.0.0.1"
     assert not entry.pipes
-    assert entry.relays.relayed_bytes >= 600_000
+    assert entry.relays.pool.relayed_bytes >= 600_000
     assert entry.entry.limits.half_open == 0
     assert owner.door.hops == {"accepted": 1}
     caller.close()
@@ -353,7 +374,7 @@ async def test_a_connection_waits_for_an_owner_that_starts_late() -> None:
     caller = await dial(entry.port, upgrade() + b"early")
     await until(lambda: entry.relays.parked == 1, "it is parked")
     assert entry.entry.limits.half_open == 0  # parking has places of its own
-    assert entry.relays.parking.half_open == 1
+    assert entry.relays.pool.parking.half_open == 1
     owner.serves = True
     entry.says = owner.as_owner
     entry.relays.heard("owner", 1)
@@ -361,7 +382,7 @@ async def test_a_connection_waits_for_an_owner_that_starts_late() -> None:
     async with asyncio.timeout(DEADLINE_S):
         assert await caller.reader.readexactly(5) == b"early"
     assert (entry.relays.parked, entry.relays.flowing) == (0, 1)
-    assert entry.relays.parking.half_open == 0
+    assert entry.relays.pool.parking.half_open == 0
     caller.close()
     for node in (entry, owner):
         await node.close()
@@ -408,22 +429,22 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     node = await Node("entry").open()
     caller = await dial(node.port)
     assert await caller.ended() == b""  # no refusal, only an end
-    assert (node.relays.parked, node.relays.given_up, node.relays.parking.half_open) == (0, 1, 0)
+    assert (node.relays.parked, node.relays.pool.given_up, node.relays.pool.parking.half_open) == (0, 1, 0)
     await node.close()
 
 
 async def test_parking_has_places_and_the_oldest_gives_way() -> None:
     assert (relays_module.MAX_PARKED, relays_module.MAX_PARKED_PER_ADDRESS) == (16_384, 8_192)
     node = await Node("entry").open()
-    node.relays.parking = ConnectionLimits(half_open=3, half_open_per_address=2, per_address=10)
+    node.relays.pool.parking = ConnectionLimits(half_open=3, half_open_per_address=2, per_address=10)
     first, second, third = [await dial(node.port) for _ in range(3)]
     assert await first.ended() == b""
     await until(lambda: node.relays.parked == 2, "two are parked")
-    assert node.relays.parking.displaced == 1
+    assert node.relays.pool.parking.displaced == 1
     for caller in (second, third):
         caller.close()
     await until(lambda: node.relays.parked == 0, "who leaves is forgotten")
-    assert node.relays.parking.half_open == 0
+    assert node.relays.pool.parking.half_open == 0
     await node.close()
 
 

@@ -14,7 +14,6 @@ import pytest
 
 from app.client.device import SimulatedDevice
 from app.db.logins import LOGIN_ID_BYTES, MAX_LOGINS_PER_NETWORK
-from app.db.setup import Database
 from app.keys import fingerprint, node_key_text
 from node.login import MAX_WAITERS_PER_LOGIN
 from node.login_page import HEADERS
@@ -372,18 +371,6 @@ async def test_an_ephemeral_wish_is_kept(serve: ServeProcess, place: Administrat
         await approve(place, url)
         assert (await one.register(Followup=url))["Error"] == ""
         assert (await place.device(one.hostname)).ephemeral
-
-
-async def test_another_clusters_user_cannot_take_a_device_in_here(
-    serve: ServeProcess, place: Administration
-) -> None:
-    await Database(serve.dsn).ensure_cluster("elsewhere")
-    async with device(serve.url, None) as one, admin(serve.dsn, "elsewhere") as other:
-        url = (await one.register())["AuthURL"]
-        await approve(other, url)
-        answer = await one.register(Followup=url)
-        assert answer["Error"] == "this tailnet lives in another cluster: connect again"
-        assert await other.devices() == []
 
 
 async def test_a_flood_from_one_address_costs_only_itself(pg_server: str) -> None:

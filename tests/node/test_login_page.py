@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.entry.login_page import HEADERS, login_page, unavailable_page
 from app.keys import MachineKey, NodeKey, fingerprint
 from app.model import Login, TenantId, UserId
-from node.login_page import HEADERS, login_page, unavailable_page
 
 ID = "0123456789abcdef01234567"
 KEY = MachineKey(bytes(range(32)))

@@ -63,6 +63,7 @@ class Place:
             registrar=unused,
             hot=cast(Any, self.line),
             queries=unused,
+            elsewhere=unused,
             find_tombstone=unused,
             compress=compress,
             clock=lambda: 1_000_000.0,

@@ -70,11 +70,14 @@ class Database:
         if what in self.held:
             await self.go_on.wait()
 
-    async def load(self) -> ClusterSnapshot:
+    async def load(self, only: Sequence[TenantId] | None = None) -> ClusterSnapshot:
         rows, position = tuple(self.rows.values()), str(len(self.log))
         await self._pass("load")
         policies = tuple(self.policies.values())
         return ClusterSnapshot("default", (TENANT,), (USER,), rows, position, "g1", policies)
+
+    async def load_tenants(self, tenant_ids: Sequence[TenantId]) -> list[Tenant]:
+        return [TENANT]
 
     async def load_devices(self, devices: Sequence[tuple[TenantId, DeviceId]]) -> list[Device]:
         found = [self.rows[i] for _, i in devices if i in self.rows]

@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 
-from app.db.setup import Database
 from app.model import TAGGED_DEVICES_USER_ID
 from tests.node.support import (
     DEADLINE_S,
     Administration,
     ServeProcess,
-    admin,
     device,
     has_peers,
     join,
@@ -65,12 +63,6 @@ async def _unknown_tenant(place: Administration, serve: ServeProcess) -> str:
     return (await place.auth_key()).replace(f"-{place.tenant.id}-", "-987654321-")
 
 
-async def _elsewhere(place: Administration, serve: ServeProcess) -> str:
-    await Database(serve.dsn).ensure_cluster("elsewhere")
-    async with admin(serve.dsn, "elsewhere") as other:
-        return await other.auth_key()
-
-
 async def _plain(place: Administration, serve: ServeProcess) -> str:
     return await place.auth_key()
 
@@ -104,7 +96,6 @@ REFUSALS = {
     "deleted": Refusal(_deleted, UNKNOWN),
     "wrong secret": Refusal(_wrong_secret, UNKNOWN),
     "unknown tenant": Refusal(_unknown_tenant, UNKNOWN),
-    "another cluster's": Refusal(_elsewhere, "this tailnet lives in another cluster: connect again"),
     "another service's": Refusal(_foreign_form, MALFORMED),
     "cut off": Refusal(_cut_off, MALFORMED),
     "tags without a tagged key": Refusal(
