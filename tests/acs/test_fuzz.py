@@ -71,7 +71,9 @@ async def target(pg_server: str) -> AsyncIterator[Target]:
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(fresh_database(pg_server))
         node = await stack.enter_async_context(ServeProcess(dsn, "one"))
-        acs = await stack.enter_async_context(AcsProcess(dsn, settings=LIMITS))
+        acs = await stack.enter_async_context(
+            AcsProcess(dsn, secret_key_file=node.secret_key_file, settings=LIMITS)
+        )
         client = await stack.enter_async_context(acs.client())
         alpha = (await client.place(TenantAsked(name="alpha"))).tenant
         bravo = (await client.place(TenantAsked(name="bravo"))).tenant
