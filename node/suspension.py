@@ -7,6 +7,7 @@ neither its polls nor its registrations are answered until the tenant is active 
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 import orjson
 
@@ -46,18 +47,17 @@ class Suspensions:
 
     async def _cut_off(self, fanout: TenantFanout) -> None:
         last_words: dict[tuple[DeviceClass, Variant], bytes] = {}
-        for number, (device_id, session) in enumerate(list(fanout.sessions.items()), 1):
-            if why_cut_off(fanout.netmap.tenant) is None:  # resumed meanwhile
-                return
-            if session.state is SessionState.LIVE and fanout.netmap.is_committed(device_id):
-                key = fanout.netmap.engine.class_of(device_id), session.variant
-                if key not in last_words:
-                    last_words[key] = self._last_word(fanout, *key)
-                session.send_last(last_words[key])
-            else:
-                session.end()
-            if number % WAVE == 0:
-                await asyncio.sleep(PAUSE_S)
+        # Until it is resumed, or nobody is left: one that ends is a session no more.
+        while why_cut_off(fanout.netmap.tenant) is not None and fanout.sessions:
+            for device_id, session in list(islice(fanout.sessions.items(), WAVE)):
+                if session.state is SessionState.LIVE and fanout.netmap.is_committed(device_id):
+                    key = fanout.netmap.engine.class_of(device_id), session.variant
+                    if key not in last_words:
+                        last_words[key] = self._last_word(fanout, *key)
+                    session.send_last(last_words[key])
+                else:
+                    session.end()
+            await asyncio.sleep(PAUSE_S)
 
     def _last_word(self, fanout: TenantFanout, viewer: DeviceClass, variant: Variant) -> bytes:
         """Takes all peers away: an empty list of peers would change nothing (PROTOCOL.md 4.3)."""

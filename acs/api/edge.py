@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 from aiohttp import web
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from acs.api.limits import RateLimits
-from acs.api.operation import Call, Caller, Operation, Reply, refuse_without
+from acs.api.operation import MAX_KEY_LENGTH, Call, Caller, Operation, Reply, refuse_without
 from app import log
 from app.db.access import Access
 from app.errors import (
@@ -37,7 +38,6 @@ MAX_BODY_BYTES = 256 * 1024
 BODY_DEADLINE_S = 10.0
 #: A whole call, database included.
 CALL_DEADLINE_S = 60.0
-MAX_KEY_LENGTH = 255
 
 _STATUS: dict[type[HsError], int] = {
     Unauthorized: 401,
@@ -99,16 +99,17 @@ class Edge:
         call = Call(
             caller=caller,
             path=request.match_info,
-            query=_checked(operation.query, _query(request), "query"),
-            body=_checked(operation.body, _json(body, operation), "body"),
+            query=_checked_query(operation, request),
+            body=_checked_body(operation, body),
             if_match=_if_match(request) if operation.versioned else None,
         )
-        key = request.headers.get("Idempotency-Key", "")
-        if operation.method != "POST" or not key or caller.token is None:
+        key = request.headers.get("Idempotency-Key")
+        if operation.method != "POST" or key is None or caller.token is None:
             return _response(await operation.run(call))
-        if len(key) > MAX_KEY_LENGTH or not key.isprintable():
+        if not 0 < len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
             raise BadRequest(
-                f"an Idempotency-Key has at most {MAX_KEY_LENGTH} characters", code="bad_idempotency_key"
+                f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters of ASCII",
+                code="bad_idempotency_key",
             )
         return await self._once(operation, call, caller.token, token_text, key, request.path_qs, body)
 
@@ -190,15 +191,6 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     return body
 
 
-def _json(body: bytes, operation: Operation[Any]) -> Any:
-    if operation.body is None:
-        return None
-    try:
-        return orjson.loads(body or b"{}")
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
-
-
 def _query(request: web.Request) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in request.query.items():
@@ -208,14 +200,34 @@ def _query(request: web.Request) -> dict[str, str]:
     return found
 
 
-def _checked(record: type[BaseModel] | None, given: Any, part: str) -> Any:
-    """The part of a call as its record. Raises BadRequest that names each member and what is wrong."""
-    if record is None:
+def _checked_query(operation: Operation[Any], request: web.Request) -> Any:
+    """The query as its record. Raises BadRequest."""
+    given = _query(request)
+    if operation.query is None:
         if given:
-            raise BadRequest(f"this call takes no {part}", code=f"bad_{part}")
+            raise BadRequest("this call takes no query", code="bad_query")
+        return None
+    with _told("query"):
+        return operation.query.model_validate(given)
+
+
+def _checked_body(operation: Operation[Any], body: bytes) -> Any:
+    """The body as its record; what is no JSON of these very types is refused. Raises BadRequest."""
+    if operation.body is None:
         return None
     try:
-        return record.model_validate(given)
+        orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}", code="bad_json") from error
+    with _told("body"):
+        return operation.body.model_validate_json(body or b"{}", strict=True)
+
+
+@contextmanager
+def _told(part: str) -> Iterator[None]:
+    """Says which members of a part are wrong, and why."""
+    try:
+        yield
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(str(step) for step in found['loc']) or part}: {found['msg']}"

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from acs.api.operation import Operation
-from app.api.records import Problem
+from acs.api.operation import MAX_KEY_LENGTH, Operation
+from app.api.records import CLUSTER_ID, PLAN_NAME, Problem
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"
@@ -24,6 +24,17 @@ PROBLEMS = {
     "429": "Too many calls; see Retry-After.",
     "503": "Something this depends on does not answer now.",
 }
+
+
+_ID = {"type": "integer", "format": "int64", "minimum": 1, "maximum": 2**63 - 1}
+#: What stands in a path, by its name; any other is a text.
+_IN_PATHS: dict[str, dict[str, Any]] = {
+    "tenant": _ID,
+    "token": _ID,
+    "cluster": {"type": "string", "pattern": CLUSTER_ID},
+    "plan": {"type": "string", "pattern": PLAN_NAME},
+}
+_KEY = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "pattern": "^[\\x20-\\x7e]+$"}
 
 
 def document(operations: Sequence[Operation[Any]], version: str) -> dict[str, Any]:
@@ -58,7 +69,7 @@ def _ref(record: type[BaseModel]) -> dict[str, str]:
 
 def _operation(operation: Operation[Any], definitions: dict[str, Any]) -> dict[str, Any]:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": _IN_PATHS.get(name, {"type": "string"})}
         for name in _PARAMETER.findall(operation.path)
     ]
     if operation.query is not None:
@@ -71,7 +82,7 @@ def _operation(operation: Operation[Any], definitions: dict[str, Any]) -> dict[s
     if operation.versioned and operation.method != "GET":
         parameters.append({"name": "If-Match", "in": "header", "schema": {"type": "string"}})
     if operation.method == "POST":
-        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"}})
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": _KEY})
     content = {"application/json": {"schema": _ref(operation.answer)}}
     content |= {kind: {"schema": {"type": "string"}} for kind in operation.also}
     told: dict[str, Any] = {
@@ -80,7 +91,11 @@ def _operation(operation: Operation[Any], definitions: dict[str, Any]) -> dict[s
         "tags": list(operation.tags),
         "parameters": parameters,
         "responses": {
-            str(operation.status): {"description": "Done.", "content": content},
+            **{
+                str(status): {"description": "Done.", "content": content}
+                for status in (operation.status, operation.or_status)
+                if status is not None
+            },
             **{
                 status: {
                     "description": why,
@@ -93,7 +108,7 @@ def _operation(operation: Operation[Any], definitions: dict[str, Any]) -> dict[s
     }
     if operation.body is not None:
         told["requestBody"] = {
-            "required": True,
+            "required": any(field.is_required() for field in operation.body.model_fields.values()),
             "content": {"application/json": {"schema": _ref(operation.body)}},
         }
     return told

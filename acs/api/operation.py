@@ -9,8 +9,11 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel
 
 from app.api.records import Asked
-from app.errors import BadRequest, NotFound, Refused
+from app.errors import BadRequest, NotFound, Refused, Unauthorized
 from app.model import ApiToken, TenantId
+
+#: Of an Idempotency-Key.
+MAX_KEY_LENGTH = 255
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -99,6 +102,8 @@ class Operation(Generic[B]):
     body: type[Asked] | None = None
     query: type[Asked] | None = None
     status: int = 200
+    #: What it answers with as well, when there was nothing to do.
+    or_status: int | None = None
     #: Whether the answer has an ETag, and a change takes If-Match.
     versioned: bool = False
     #: Kinds of content besides JSON.
@@ -113,12 +118,13 @@ class Operation(Generic[B]):
 
 
 def refuse_without(caller: Caller, needs: frozenset[str]) -> None:
-    """Raises Refused."""
-    if needs and not caller.may(needs):
-        scope = "no token" if caller.token is None else f"a {caller.token.scope} token"
-        raise Refused(
-            f"this needs a token with scope {' or '.join(sorted(needs))}, not {scope}", code="scope"
-        )
+    """Raises Unauthorized without a token, Refused with one of another scope."""
+    if not needs or caller.may(needs):
+        return
+    wanted = f"this needs a token with scope {' or '.join(sorted(needs))}"
+    if caller.token is None:
+        raise Unauthorized(wanted)
+    raise Refused(f"{wanted}, not a {caller.token.scope} token", code="scope")
 
 
 def cursor_id(text: str) -> int:

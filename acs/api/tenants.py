@@ -8,6 +8,7 @@ from typing import Any
 from acs.api.operation import ADMIN, MAY, READ_ONLY, TENANT_ADMIN, Call, Operation, Reply, cursor_id
 from acs.api.tokens import moment
 from app.api.records import (
+    PLAN_NAME,
     Explanation,
     Page,
     Placed,
@@ -22,8 +23,6 @@ from app.db.tenants import Tenants
 from app.errors import BadRequest, Conflict
 from app.model import Plan, TenantFacts
 from app.placement import RESERVE, Wish
-
-_PLAN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}", re.ASCII)
 
 
 def shown(tenant: TenantFacts) -> TenantRecord:
@@ -119,6 +118,7 @@ def operations(store: Tenants) -> list[Operation[Any]]:
             *("POST", at, "Place a tenant, or find it where it is.", may, create, Placed),
             body=TenantAsked,
             status=201,
+            or_status=200,
             tags=tags,
         ),
         Operation(
@@ -177,7 +177,7 @@ def plan_operations(store: Tenants) -> list[Operation[Any]]:
     async def put(call: Call) -> Reply:
         asked: PlanAsked = call.body
         name = call.path["plan"]
-        if not _PLAN_NAME.fullmatch(name):
+        if not re.fullmatch(PLAN_NAME, name, re.ASCII) or name.endswith("\n"):
             raise BadRequest("a plan's name is of a-z, 0-9, - and _", code="bad_plan_name")
         plan = Plan(name, asked.max_devices, asked.max_users, asked.max_keys, 0)
         stored = await store.put_plan(plan, actor=call.caller.actor)

@@ -13,6 +13,10 @@ T = TypeVar("T")
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
+#: Forms of names that stand in paths.
+CLUSTER_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$"
+PLAN_NAME = r"^[a-z0-9][a-z0-9_-]{0,47}$"
+
 Scope = Literal["admin", "tenant-admin", "billing", "read-only"]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Ids of rows: what a bigint holds.
@@ -125,7 +129,7 @@ class JobRecord(Answered):
 # -- clusters -----------------------------------------------------------------------------------
 
 Labels = dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]]
-ClusterId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
+ClusterId = Annotated[str, Field(pattern=CLUSTER_ID)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 #: A limit; -1 takes it away.
 Limit = Annotated[int, Field(ge=-1, le=2**31 - 1)]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from acs.jobs import JobRunner
+from acs.jobs import MAX_TEXT, JobRunner
 from app.api.client import AcsClient
 from app.api.records import JobRecord
 from app.db.admission import Admission
@@ -77,7 +77,7 @@ async def test_failures_are_kept_as_sentences_and_one_that_was_cut_off_is_no_mys
             raise Refused("no cluster has room")
 
         async def break_down() -> None:
-            raise ZeroDivisionError("by zero")
+            raise ZeroDivisionError("by zero" * MAX_TEXT)
 
         jobs = [Job("refused", 60, refuse), Job("broken", 60, break_down)]
         seen: list[tuple[str, bool]] = []
@@ -93,7 +93,7 @@ async def test_failures_are_kept_as_sentences_and_one_that_was_cut_off_is_no_mys
             await first.run(name)
         found = {job.name: job for job in await store.jobs()}
         assert found["refused"].error == "no cluster has room"
-        assert found["broken"].error == "ZeroDivisionError: by zero"
+        assert found["broken"].error == ("ZeroDivisionError: " + "by zero" * MAX_TEXT)[:MAX_TEXT]
         assert {(job.state, job.runs, job.failures) for job in found.values()} == {("failed", 1, 1)}
         assert seen == [("refused", False), ("broken", False)]
         # The leader dies in the middle of a run, and the next one knows only one of the jobs.

@@ -56,6 +56,11 @@ class Administration:
 
         return self._runner.run(create())
 
+    def set_status(self, status: str) -> None:
+        """active, suspended or deleted, as hs-acs says it of other tenants."""
+        sql = "UPDATE tenants SET status = $2 WHERE tenant_id = $1"
+        self._runner.run(self._scoped._execute(sql, self._tenant, status))
+
     def set_policy(self, policy: dict[str, Any]) -> Commit:
         """A new policy, in force from its commit on."""
         before = time.monotonic()
