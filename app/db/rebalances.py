@@ -126,31 +126,30 @@ class Rebalances(PoolBase):
 
     async def carry_out(self, plan_id: int, step: RebalanceStep, *, undo: bool, actor: str) -> str | None:
         """One step, there or back. A sentence when it could not be done."""
+        return await again_when_busy(lambda: self._carry_out(plan_id, step, undo=undo, actor=actor))
+
+    async def _carry_out(self, plan_id: int, step: RebalanceStep, *, undo: bool, actor: str) -> str | None:
         source, target = (step.target, step.source) if undo else (step.source, step.target)
-
-        async def attempt() -> str | None:
-            async with self._connection() as conn, conn.transaction():
-                state = await conn.fetchval(QUERIES["lock_step"], plan_id, step.step)
-                if state != ("done" if undo else "waiting"):
-                    return None
-                tenant_id = TenantId(step.tenant_id)
-                connected = await conn.fetchval(QUERIES["connected_devices"], source, tenant_id)
-                outcome = await move_with(conn, tenant_id, source, target, actor=actor, why=f"plan {plan_id}")
-                done, error = ("undone" if undo else "done"), None
-                if outcome == "not_here":
-                    place = await conn.fetchval(QUERIES["tenant_place"], tenant_id)
-                    if place != target:
-                        done = "undone" if undo else "skipped"
-                        error = "it is no more" if place is None else f"it lives in {place} now"
-                elif outcome != "moved":
-                    error = refusal_of(outcome, tenant_id, source, target).message
-                    done = state if undo else "failed"
-                await conn.execute(
-                    QUERIES["end_step"], plan_id, step.step, done, error, None if undo else connected
-                )
-                return error if outcome not in ("moved", "not_here") else None
-
-        return await again_when_busy(attempt)
+        tenant_id = TenantId(step.tenant_id)
+        async with self._connection() as conn, conn.transaction():
+            state = await conn.fetchval(QUERIES["lock_step"], plan_id, step.step)
+            if state != ("done" if undo else "waiting"):
+                return None
+            connected = await conn.fetchval(QUERIES["connected_devices"], source, tenant_id)
+            outcome = await move_with(conn, tenant_id, source, target, actor=actor, why=f"plan {plan_id}")
+            done, error = ("undone" if undo else "done"), None
+            if outcome == "not_here":
+                place = await conn.fetchval(QUERIES["tenant_place"], tenant_id)
+                if place != target:
+                    done = "undone" if undo else "skipped"
+                    error = "it is no more" if place is None else f"it lives in {place} now"
+            elif outcome != "moved":
+                error = refusal_of(outcome, tenant_id, source, target).message
+                done = state if undo else "failed"
+            await conn.execute(
+                QUERIES["end_step"], plan_id, step.step, done, error, None if undo else connected
+            )
+            return error if outcome not in ("moved", "not_here") else None
 
     async def count_back(self, plan_id: int) -> None:
         """Write down how many devices of the moved tenants are connected now."""
