@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: demo serve test lint types check soak bench docs clean
+.PHONY: demo serve test lint types check soak chaos bench docs clean
 
 demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
 	@$(BIN)/python -m deploy.demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -18,6 +18,9 @@ test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clie
 
 soak: $(STAMP)  ## tests that last a minute or load the machine; not part of `make test`
 	$(BIN)/python -m pytest -n 2 --dist loadfile -rA -m soak
+
+chaos: $(STAMP)  ## kills, cuts and moves again and again; not part of `make test`
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rA -m chaos
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

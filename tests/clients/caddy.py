@@ -45,6 +45,7 @@ _CONFIG = """\
 	bind 127.0.0.1
 	reverse_proxy {{header.X-Peer}} {{
 		header_up Host {{header.X-Peer}}
+		flush_interval -1
 		transport tailscale {hostname}
 	}}
 	handle_errors {{
@@ -56,10 +57,19 @@ _CONFIG = """\
 _SITE = """\
 http://:{port} {{
 	bind tailscale/{hostname}
-	@once not path {kept}
+{stream}	@once not path {kept}
 	header @once Connection close
 	respond "{page}"
 }}
+"""
+#: A path that passes on what a server on this machine sends.
+STREAM = "/stream"
+_STREAM = """\
+	handle {path} {{
+		reverse_proxy 127.0.0.1:{port} {{
+			flush_interval -1
+		}}
+	}}
 """
 #: Where tsnet serves Tailscale's web client on the tailnet, when asked to.
 WEB_CLIENT_PORT = 5252
@@ -88,8 +98,10 @@ class CaddyNode:
         web_client: bool = False,
         tags: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        stream_from: int | None = None,
     ) -> None:
-        """Nothing runs before `start`. `home` is made, and kept for later starts.
+        """Nothing runs before `start`. `home` is made, and kept for later starts. `stream_from`: the port
+        behind STREAM.
 
         `ports` all serve the page, on the tailnet alone. `tags` are what the device asks to belong to.
         """
@@ -102,6 +114,7 @@ class CaddyNode:
         self._derp_only = derp_only
         self._more_env = env or {}
         self._process: Process | None = None
+        stream = "" if stream_from is None else _STREAM.format(path=STREAM, port=stream_from)
         self._config = home / "Caddyfile"
         self._config.write_text(
             _CONFIG.format(
@@ -113,7 +126,8 @@ class CaddyNode:
                 webui="true" if web_client else "false",
                 tags_line=f"\t\ttags {' '.join(tags)}\n" if tags else "",
                 sites="".join(
-                    _SITE.format(port=port, hostname=hostname, kept=KEPT, page=page) for port in ports
+                    _SITE.format(port=port, hostname=hostname, kept=KEPT, page=page, stream=stream)
+                    for port in ports
                 ),
                 port=self._port,
             )
@@ -121,6 +135,11 @@ class CaddyNode:
 
     def __repr__(self) -> str:
         return f"<device {self.hostname}: {self._process!r}>"
+
+    @property
+    def local_url(self) -> str:
+        """Where it fetches for who names a peer in X-Peer."""
+        return f"http://127.0.0.1:{self._port}"
 
     @property
     def process(self) -> Process:
