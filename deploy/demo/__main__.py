@@ -1,8 +1,9 @@
-"""`make demo`: two clusters on one embedded database, forty simulated devices that come and go.
+"""`make demo`: three clusters and hs-acs on one embedded database, simulated devices that come and go.
 
-The devices speak the real protocol to two real `hs-node serve` processes. With a terminal the console
-runs on top; with --headless the fleet is printed and all ends. Everything lies in a temporary directory,
-or in DEMO_DIR, which is kept.
+The devices speak the real protocol to real `hs-node serve` and `hs-acs serve` processes: forty in the home
+tenants of two clusters, and those of three customers that know nothing but hs-acs. With a terminal the
+console runs on top; with --headless the fleet is printed and all ends. Everything lies in a temporary
+directory, or in DEMO_DIR, which is kept.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ from app.db.setup import Database
 from app.errors import HsError
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import Spec
+from deploy.demo.acs import Acs, customers, move_somebody
 from deploy.demo.fleet import choose_relays, happen, meet
-from deploy.demo.people import DEVICES_EACH, people
+from deploy.demo.people import people
 from deploy.demo.picture import Places, report, settled
 from deploy.demo.progress import Progress
 from deploy.demo.server import Server
 from deploy.demo.watching import watch
 from node.shell import administration
 
-CLUSTERS = ("east", "west")
+CLUSTERS = ("east", "west", "north")
+#: Whose home tenants have devices.
+INHABITED = CLUSTERS[:2]
 HEADLESS_EVENT_S = 0.05
 HEADLESS_S = 3.0
 EXIT_INTERRUPTED = 130
@@ -62,24 +66,33 @@ async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
             extra = "; PostgreSQL is initialised first" if fresh else ""
             progress.say(f"starting cluster {server.cluster} at {server.url}{extra}")
             await stack.enter_async_context(server.running())
+        acs = Acs(state_dir)
+        progress.say(f"starting hs-acs at {acs.url}")
+        await stack.enter_async_context(acs.running())
+        api = await stack.enter_async_context(acs.client())
         places: Places = {}
         specs: list[Spec] = []
         for server in servers:
+            if server.cluster not in INHABITED:
+                continue
             scoped = await stack.enter_async_context(administration(server.settings))
             places[server.cluster] = scoped, await scoped.tenant()
             specs += await people(*places[server.cluster], server)
+        specs += await customers(api, acs)
         fleet = await stack.enter_async_context(Fleet(specs))
         progress.say(f"{len(specs)} devices join")
         await fleet.join()
         progress.say(f"{fleet.joined} of {len(specs)} joined in {fleet.joining_s:.1f} s")
         await choose_relays(fleet)
         await meet(fleet)
-        progress.say(f"every device sees its {DEVICES_EACH - 1} peers")
+        progress.say("every device sees the others of its tenant, and nobody else")
         if headless:
             database = Database(await stack.enter_async_context(database_dsn(servers[0].settings)))
             progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
             await happen(fleet, HEADLESS_EVENT_S, HEADLESS_S)
-            report(await settled(database, places, fleet), fleet)
+            progress.say(await move_somebody(api, CLUSTERS))
+            await meet(fleet)
+            report(await settled(database, places, api, fleet), fleet)
         else:
             progress.say("the console opens; q ends it and the demo")
             await watch(fleet, servers[0].env, progress)
@@ -111,7 +124,9 @@ async def until_told(state_dir: Path, headless: bool, progress: Progress) -> int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Two clusters, forty devices, one embedded database.")
+    parser = argparse.ArgumentParser(
+        description="Three clusters, hs-acs, their devices, one embedded database."
+    )
     parser.add_argument("--headless", action="store_true", help="print the fleet, stop everything, exit")
     headless = parser.parse_args().headless
     progress = Progress()

@@ -51,6 +51,11 @@ def happened(fleet: Fleet) -> str:
     return f"{actions['away']} left, {actions['back']} came back, {actions['endpoints']} moved"
 
 
+def tailnet(device: SimulatedDevice) -> str:
+    """The cluster whose home tenant it is in, or its customer."""
+    return device.hostname.partition("-")[0]
+
+
 async def choose_relays(fleet: Fleet) -> None:
     """Each device has a home relay, as if it had measured them."""
     for device in simulated(fleet):
@@ -60,9 +65,9 @@ async def choose_relays(fleet: Fleet) -> None:
 
 
 async def meet(fleet: Fleet) -> None:
-    """Everybody sees everybody of the own cluster, and nobody else. Raises Unavailable."""
+    """Everybody sees everybody of the own tailnet, and nobody else. Raises Unavailable."""
     for device in simulated(fleet):
-        friends = {other.hostname for other in simulated(fleet) if other.url == device.url}
+        friends = {other.hostname for other in simulated(fleet) if tailnet(other) == tailnet(device)}
         await device.wait_for(
             lambda netmap, known=friends: len(netmap.peers) >= len(known) - 1, JOIN_DEADLINE_S
         )

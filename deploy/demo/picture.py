@@ -6,6 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from app.api.client import AcsClient
+from app.api.records import TenantRecord
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import Unavailable
@@ -31,6 +33,7 @@ class Picture:
     users: list[tuple[str, User]]
     keys: list[tuple[str, AuthKey]]
     devices: list[tuple[str, Device]]
+    tenants: list[TenantRecord]
 
     def owner(self, cluster: str, device: Device) -> str:
         if device.tags:
@@ -40,10 +43,15 @@ class Picture:
     def tables(self) -> list[tuple[str, list[Row]]]:
         return [
             ("Clusters", [cluster_row(cluster) for cluster in self.clusters]),
+            ("Tenants", [self._tenant(tenant) for tenant in self.tenants]),
             ("Users", [self._user(cluster, user) for cluster, user in self.users]),
             ("Auth keys", [self._key(cluster, key) for cluster, key in self.keys]),
             ("Devices", [self.device(cluster, device) for cluster, device in self.devices]),
         ]
+
+    def _tenant(self, tenant: TenantRecord) -> Row:
+        kind = "home" if tenant.home else "customer"
+        return {"tenant": tenant.name, "kind": kind, "cluster": tenant.cluster, "devices": tenant.devices}
 
     def _user(self, cluster: str, user: User) -> Row:
         owned = [device for place, device in self.devices if place == cluster and device.user_id == user.id]
@@ -73,21 +81,22 @@ class Picture:
         }
 
 
-async def look(database: Database, places: Places) -> Picture:
+async def look(database: Database, places: Places, api: AcsClient) -> Picture:
     users, keys, devices = [], [], []
     for cluster, (scoped, tenant) in places.items():
         users += [(cluster, user) for user in await scoped.list_users(tenant.id)]
         keys += [(cluster, key) for key in await scoped.list_auth_keys(tenant.id)]
         devices += [(cluster, device) for device in await scoped.list_devices(tenant.id)]
-    return Picture(await database.clusters(), users, keys, devices)
+    tenants = [tenant async for tenant in api.tenants()]
+    return Picture(await database.clusters(), users, keys, devices, tenants)
 
 
-async def settled(database: Database, places: Places, fleet: Fleet) -> Picture:
-    """The picture once it says of every device whether it is here. Raises Unavailable."""
-    gone = away(fleet)
+async def settled(database: Database, places: Places, api: AcsClient, fleet: Fleet) -> Picture:
+    """The picture once it says of every device of the home tenants whether it is here. Raises Unavailable."""
+    gone = {hostname for hostname in away(fleet) if hostname.partition("-")[0] in places}
     end_s = time.monotonic() + SETTLE_DEADLINE_S
     while True:
-        picture = await look(database, places)
+        picture = await look(database, places, api)
         found = {device.hostname for _, device in picture.devices if not device.online}
         if found == gone:
             return picture
@@ -102,7 +111,8 @@ def report(picture: Picture, fleet: Fleet) -> None:
         show(rows, "table")
     online = sum(device.online for _, device in picture.devices)
     print(
-        f"\n{len(picture.devices)} devices over {len(picture.clusters)} clusters: {online} online,"
+        f"\n{len(picture.devices)} devices of home tenants, {len(fleet.devices) - len(picture.devices)} of"
+        f" customers, on {len(picture.clusters)} clusters; of the former {online} online,"
         f" {len(picture.devices) - online} away; {happened(fleet)}\n",
         flush=True,
     )

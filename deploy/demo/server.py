@@ -1,4 +1,4 @@
-"""One cluster of the demo: `hs-node serve` as a process of its own."""
+"""Servers of the demo as processes of their own."""
 
 from __future__ import annotations
 
@@ -51,29 +51,25 @@ def environment(state_dir: Path) -> dict[str, str]:
     }
 
 
-class Server:
-    """`hs-node serve` of one cluster, as a process of its own."""
+class Process:
+    """A server of the demo, from ready to ended."""
 
-    def __init__(self, cluster: str, state_dir: Path) -> None:
-        self.cluster = cluster
-        address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{address}"
-        self.log_path = state_dir / f"{cluster}.log"
-        self.env = environment(state_dir) | {
-            "CLUSTER_ID": cluster,
-            "HS_LISTEN_ADDR": address,
-            "HS_METRICS_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
-        }
-        self.settings: Settings = load(None, self.env, state_dir).settings
+    def __init__(self, name: str, module: str, env: dict[str, str], log_path: Path, answers_at: str) -> None:
+        """`answers_at`: a page that says 200 once it is ready."""
+        self.name = name
+        self.env = env
+        self.log_path = log_path
         self.process: subprocess.Popen[bytes] | None = None
+        self._module = module
+        self._answers_at = answers_at
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """From ready to ended. Raises Unavailable with the end of its log when it does not start."""
         with self.log_path.open("wb") as log:
             # A session of its own: Ctrl-C is for us, and we stop it in order.
-            self.process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-m", "node.cli", "serve"],
+            self.process = subprocess.Popen(  # noqa: ASYNC220, S603 - a module of ours
+                [sys.executable, "-m", self._module, "serve"],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -92,13 +88,13 @@ class Server:
             end_s = time.monotonic() + START_DEADLINE_S
             while self.process.poll() is None and time.monotonic() < end_s:
                 try:
-                    if (await client.get(f"{self.url}/health")).status_code == httpx.codes.OK:
+                    if (await client.get(self._answers_at)).status_code == httpx.codes.OK:
                         return
                 except httpx.TransportError:
                     pass  # not listening yet
                 await asyncio.sleep(POLL_S)
         lines = self.log_path.read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:]
-        raise Unavailable(f"cluster {self.cluster} does not start:\n" + "\n".join(lines))
+        raise Unavailable(f"{self.name} does not start:\n" + "\n".join(lines))
 
     async def _stop(self) -> None:
         assert self.process is not None
@@ -108,3 +104,20 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+class Server(Process):
+    """`hs-node serve` of one cluster, as a process of its own."""
+
+    def __init__(self, cluster: str, state_dir: Path) -> None:
+        self.cluster = cluster
+        address = f"127.0.0.1:{free_port()}"
+        self.url = f"http://{address}"
+        env = environment(state_dir) | {
+            "CLUSTER_ID": cluster,
+            "HS_LISTEN_ADDR": address,
+            "HS_METRICS_LISTEN_ADDR": f"127.0.0.1:{free_port()}",
+        }
+        self.settings: Settings = load(None, env, state_dir).settings
+        log_path = state_dir / f"{cluster}.log"
+        super().__init__(f"cluster {cluster}", "node.cli", env, log_path, f"{self.url}/health")
