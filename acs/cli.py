@@ -11,6 +11,7 @@ from acs.cli_join_tokens import join_tokens
 from acs.cli_rebalance import move, rebalance
 from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
+from acs.cli_usage import invoices, prices, quota, usage
 from app import __version__
 from app.commands import (
     FORMATS,
@@ -51,7 +52,22 @@ def serve(config: str | None) -> None:
     sys.exit(run_daemon(main))
 
 
-for group in (tenants, clusters, plans, placement, move, rebalance, join, join_tokens, tokens, jobs):
+for group in (
+    tenants,
+    clusters,
+    plans,
+    placement,
+    move,
+    rebalance,
+    usage,
+    quota,
+    prices,
+    invoices,
+    join,
+    join_tokens,
+    tokens,
+    jobs,
+):
     cli.add_command(group)
 cli.add_command(completion_command(cli, PROGRAM))
 cli.also(

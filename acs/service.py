@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acs.api import clusters, jobs, joining, rebalances, tenants, tokens
+from acs.api import clusters, jobs, joining, rebalances, tenants, tokens, usage
 from acs.api.operation import Call, Operation, Reply
 from acs.joining import Joiner
 from acs.leader import Leader
@@ -27,6 +27,8 @@ ADMIT_EVERY_S = 2.0
 CARRY_ON_EVERY_S = 2.0
 REBALANCE_EVERY_S = 600.0
 SUPERVISE_EVERY_S = 5.0
+#: How soon limits of before are in force again.
+END_OVERRIDES_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Service:
             *tenants.plan_operations(self.admission),
             *tokens.operations(self.admission, self.clock),
             *rebalances.operations(self.rebalancing()),
+            *usage.operations(self.admission, self.clock),
             *jobs.operations(self.admission),
             self._about(),
         ]
@@ -65,6 +68,8 @@ class Service:
             Job("trim-answers", TRIM_EVERY_S, self._trim_answers),
             Job("purge-tenants", PURGE_EVERY_S, self._purge_tenants),
         ]
+        jobs.append(Job("end-overrides", END_OVERRIDES_EVERY_S, self._end_overrides))
+        jobs.append(Job("trim-usage", TRIM_EVERY_S, self._trim_usage))
         rebalancing, wanted = self.rebalancing(), self.settings.acs.rebalance
         jobs.append(Job("carry-on-plans", CARRY_ON_EVERY_S, rebalancing.carry_on))
         if wanted.mode != "off":
@@ -74,6 +79,13 @@ class Service:
         if self.settings.acs.auto_admit:
             jobs.append(Job("admit-clusters", ADMIT_EVERY_S, self._admit_clusters))
         return jobs
+
+    async def _end_overrides(self) -> str:
+        ended = await self.admission.end_overrides(actor=f"job:{self.instance}")
+        return f"ended for tenants {', '.join(map(str, ended))}" if ended else "none is over"
+
+    async def _trim_usage(self) -> str:
+        return f"{await self.admission.trim_usage()} old hours forgotten"
 
     async def _trim_answers(self) -> str:
         return f"{await self.admission.trim_answers()} old answers forgotten"

@@ -18,7 +18,7 @@ from app.db.lease import ROUTING_CHANNEL
 from app.db.listen import CHANNEL_PREFIX, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.errors import HsError, Unavailable
-from app.model import Device, Instance
+from app.model import Device, Instance, TenantId
 from app.netmap.dns import DnsPlan
 from app.settings import Settings
 from node.derpmap import DerpMapSource
@@ -67,6 +67,8 @@ class Follower:
     store_hot: Callable[[Device], None] | None = field(default=None)
     #: Hears that something was done; an owner tells the fleet.
     touch: Callable[[], None] = field(default=lambda: None)
+    #: Hears of bytes that went to devices of a tenant; an owner's usage.
+    count_sent: Callable[[TenantId, int], None] = field(default=lambda *_: None)
     #: Hears `hs_routing`; the entry of this process.
     heard_routing: Callable[[str], None] = field(default=lambda _: None)
 
@@ -86,8 +88,9 @@ class Follower:
         """`policy_file`: the home tenant's policy, None when it lies in the database."""
         follower: Follower
 
-        def on_round(stats: RoundStats) -> None:
+        def on_round(tenant_id: TenantId, stats: RoundStats) -> None:
             metrics.round(stats)
+            follower.count_sent(tenant_id, stats.bytes + stats.map_bytes)
             follower.touch()
 
         def on_rows(count: int, lag_s: float) -> None:
@@ -111,7 +114,7 @@ class Follower:
             control_time=control_time,
             offline_grace_s=settings.timing.offline_grace,
             on_hot=lambda device: follower.heard_hot(device),
-            on_round=lambda tenant, stats: on_round(stats),
+            on_round=on_round,
             follows=not owns,
         )
 

@@ -52,7 +52,7 @@ class Hub:
         control_time: Callable[[], str],
         offline_grace_s: float,
         on_hot: Callable[[Device], None],
-        on_round: Callable[[str, RoundStats], None],
+        on_round: Callable[[TenantId, RoundStats], None],
         follows: bool = False,
     ) -> None:
         """`clock` gives epoch seconds. `on_hot` hears of presence and endpoints to be stored.
@@ -137,6 +137,10 @@ class Hub:
     def counts(self) -> tuple[int, int, int]:
         """(tenants, devices, open sessions)."""
         return len(self._tenants), len(self._index), sum(len(f.sessions) for f in self._tenants.values())
+
+    def usage(self) -> list[tuple[TenantId, int, int]]:
+        """(tenant, registered devices, connected ones)."""
+        return [(i, len(fanout.netmap), len(fanout.sessions)) for i, fanout in self._tenants.items()]
 
     def is_expired(self, device: Device) -> bool:
         return device.expiry is not None and device.expiry <= self._clock()
@@ -225,7 +229,7 @@ class Hub:
             netmap,
             turns=self._turns,
             control_time=self._control_time,
-            on_round=lambda fanout, stats: self._on_round(fanout.netmap.tenant.name, stats),
+            on_round=lambda fanout, stats: self._on_round(fanout.netmap.tenant.id, stats),
         )
 
     def remove_tenant(self, tenant_id: TenantId) -> None:

@@ -47,6 +47,7 @@ from node.requests import RequestRunner
 from node.session import SessionState
 from node.ticks import Ticks
 from node.tunnel import TunnelProtocol
+from node.usage import SAMPLE_EVERY_S, UsageMeter
 
 _log = log.get("owner")
 
@@ -93,6 +94,7 @@ class Owner:
     listener: Listener
     login_waiters: Waiters
     news: FleetNews
+    usage: UsageMeter
     may_write: Callable[[], bool]
     relay: Supervisor | None = None
     _counted: int = 0
@@ -135,6 +137,8 @@ class Owner:
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
         elsewhere = Elsewhere(scoped, settings.cluster_id, learn, metrics.map_request)
+        usage = UsageMeter(hub.usage, scoped.put_usage, may_write=may_write, clock=time.time)
+        follower.count_sent = usage.sent
         registrar = Registrar(
             scoped,
             hub,
@@ -143,6 +147,7 @@ class Owner:
             clock=time.time,
             key_lifetime_s=settings.node.expiry or None,
             count=metrics.registration,
+            on_registered=usage.registered,
             may_write=may_write,
         )
         api = MachineApi(
@@ -184,6 +189,7 @@ class Owner:
             listener=follower.listener,
             login_waiters=waiters,
             news=news,
+            usage=usage,
             may_write=may_write,
             relay=relay,
         )
@@ -243,6 +249,7 @@ class Owner:
             Job("delete_ephemeral", EPHEMERAL_CHECK_S, self._delete_ephemeral),
             Job("heartbeat", HEARTBEAT_S, self.heartbeat),
             Job("trim", TRIM_S, self._trim),
+            Job("usage", SAMPLE_EVERY_S, self.usage.run_once),
             Job("dial_plan", DIAL_PLAN_S, self.tell_dial_plan),
             Job("statistics", STATISTICS_S, self._refresh_statistics),
             Job("collect", COLLECT_EVERY_S, collect),
@@ -315,9 +322,11 @@ class Owner:
 
     async def stop(self) -> None:
         """Hand the clients back, write what stands in line."""
+        self.usage.sample()
         await self.hub.drain(wave=DRAIN_WAVE, pause_s=DRAIN_PAUSE_S)
         for tunnel in list(self._tunnels):
             tunnel.close()
+        await self.usage.flush()
         try:
             await self.hot.flush()
         except HsError as error:

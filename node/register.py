@@ -66,6 +66,8 @@ class Registrar:
     clock: Callable[[], float]
     key_lifetime_s: float | None
     count: Callable[[str], None]
+    #: Hears of every device that was let in, anew or with another key.
+    on_registered: Callable[[TenantId], None]
     may_write: Callable[[], bool]
 
     async def register(
@@ -132,6 +134,8 @@ class Registrar:
             self.count(cut_off[0])
             return refusal(cut_off[1])
         if result.device is not None and result.tenant is not None:
+            if result.status != "refreshed":
+                self.on_registered(result.tenant.id)
             return self._success(result.device, result.tenant, result.user)
         return refusal(result.message)
 

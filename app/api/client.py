@@ -20,13 +20,18 @@ from app.api.records import (
     JoinToken,
     JoinTokenAsked,
     JoinTokenRecord,
+    LineRecord,
     MoveAsked,
     NewToken,
+    OverrideAsked,
     Page,
     Placed,
     PlanAsked,
     PlanRecord,
+    PricesAsked,
+    PricesRecord,
     Problem,
+    QuotaRecord,
     RebalanceAsked,
     RebalanceRecord,
     Service,
@@ -36,6 +41,7 @@ from app.api.records import (
     TenantRecord,
     Token,
     TokenAsked,
+    UsageRecord,
 )
 from app.errors import (
     BadRequest,
@@ -193,6 +199,36 @@ class AcsClient:
     async def rebalance_verb(self, plan_id: int, verb: str, *, version: int | None = None) -> RebalanceRecord:
         """approve, pause, resume, stop or rollback. Raises NotFound, Conflict."""
         return await self.call("POST", f"/v1/rebalances/{plan_id}/{verb}", RebalanceRecord, version=version)
+
+    # -- usage ----------------------------------------------------------------------------------
+
+    def usage(self, query: Mapping[str, Any]) -> AsyncIterator[UsageRecord]:
+        """`query`: members of UsageAsked."""
+        return self.pages("/v1/usage", UsageRecord, dict(query))
+
+    async def csv(self, path: str, query: Mapping[str, Any]) -> str:
+        """A list as a table for spreadsheets."""
+        return (await self.request("GET", path, query={**query, "format": "csv"})).text
+
+    async def prices(self) -> PricesRecord:
+        """Raises NotFound until they are set."""
+        return await self.call("GET", "/v1/prices", PricesRecord)
+
+    async def put_prices(self, asked: PricesAsked) -> PricesRecord:
+        return await self.call("PUT", "/v1/prices", PricesRecord, asked)
+
+    async def invoices(self, month: str) -> list[LineRecord]:
+        """`month` such as 2026-11."""
+        return (await self.call("GET", f"/v1/invoices/{month}", Page[LineRecord])).items
+
+    async def quota(self, tenant_id: int) -> QuotaRecord:
+        return await self.call("GET", f"/v1/tenants/{tenant_id}/quota", QuotaRecord)
+
+    async def override(self, tenant_id: int, asked: OverrideAsked) -> QuotaRecord:
+        return await self.call("PUT", f"/v1/tenants/{tenant_id}/quota/override", QuotaRecord, asked)
+
+    async def end_override(self, tenant_id: int) -> QuotaRecord:
+        return await self.call("DELETE", f"/v1/tenants/{tenant_id}/quota/override", QuotaRecord)
 
     # -- joining --------------------------------------------------------------------------------
 

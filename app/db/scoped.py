@@ -12,6 +12,7 @@ from app.db.reads import Reads
 from app.db.registering import Registering
 from app.db.requests import Requests
 from app.db.routing import Routing
+from app.db.usage import UsageWriter
 from app.errors import ConfigError
 from app.names import check_cluster_id
 from app.sql import QUERIES
@@ -19,7 +20,7 @@ from app.sql import QUERIES
 Role = Literal["hs_node", "hs_admin"]
 
 
-class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing):
+class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing, UsageWriter):
     """Everything one cluster's process may do. Row security is the second barrier behind its statements.
 
     Opened with an epoch it acts as the owner under that lease and all its writes are fenced; a new epoch

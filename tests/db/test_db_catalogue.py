@@ -16,14 +16,14 @@ from app.sql import QUERIES
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Tables with a cluster_id, and how they differ from a table of tenants' rows.
-WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests"}
+WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests", "usage"}
 WITHOUT_GUARD = {"clusters", "instances", "changes"}
 #: Deployment-wide by design: the check for leaks itself, and the union of relay regions.
 WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # hs-acs is in charge of all clusters: its role sees them all, and each of its changes names a tenant.
     *("cluster_loads", "acs_tenants", "describe_tenant", "update_tenant", "apply_plan"),
     *("admit_joining_clusters", "tenants_to_purge", "planning_seats", "tenant_place", "count_back"),
-    *("end_draining", "lost_clusters"),
+    *("end_draining", "lost_clusters", "read_usage", "trim_usage", "month_usage", "end_override"),
 }
 
 

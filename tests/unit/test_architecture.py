@@ -22,6 +22,7 @@ PURE = [
     "app/scopes.py",
     "app/errors.py",
     "app/names.py",
+    "app/billing.py",
     "app/placement.py",
     "app/planner.py",
     "app/routes.py",
