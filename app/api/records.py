@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 T = TypeVar("T")
 
@@ -22,6 +23,21 @@ Scope = Literal["admin", "tenant-admin", "billing", "read-only"]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
 #: Ids of rows: what a bigint holds.
 Id = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+#: RFC 3339: pydantic alone would take numbers for times, too.
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)
+
+
+def _moment(given: object) -> object:
+    if isinstance(given, datetime):
+        return given
+    if isinstance(given, str) and _MOMENT.fullmatch(given):
+        return datetime.fromisoformat(given.upper())
+    raise ValueError("a time is written as 2026-11-26T12:00:00Z")
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment)]
 
 
 class Asked(BaseModel):
@@ -382,8 +398,8 @@ class UsageAsked(PageAsked):
     """Which usage; by default of the last 31 days, a day each."""
 
     tenant: Id | None = Field(None, description="Id; all when it is not given.")
-    since: datetime | None = Field(None, description="The first hour.")
-    until: datetime | None = Field(None, description="The first hour that is not wanted.")
+    since: Moment | None = Field(None, description="The first hour.")
+    until: Moment | None = Field(None, description="The first hour that is not wanted.")
     by: Literal["hour", "day", "month"] = "day"
     format: Literal["json", "csv"] = "json"
 
@@ -445,7 +461,7 @@ class OverrideAsked(Asked):
     max_devices: int | None = Field(None, ge=0, le=2**31 - 1)
     max_users: int | None = Field(None, ge=0, le=2**31 - 1)
     max_keys: int | None = Field(None, ge=0, le=2**31 - 1)
-    until: datetime
+    until: Moment
 
 
 class QuotaRecord(Answered):
