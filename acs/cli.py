@@ -12,6 +12,7 @@ from acs.cli_rebalance import move, rebalance
 from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
 from acs.cli_usage import invoices, prices, quota, usage
+from acs.cli_webhooks import webhooks
 from app import __version__
 from app.commands import (
     FORMATS,
@@ -63,6 +64,7 @@ for group in (
     quota,
     prices,
     invoices,
+    webhooks,
     join,
     join_tokens,
     tokens,
@@ -76,6 +78,9 @@ cli.also(
     plans="plan",
     tokens="token",
     jobs="job",
+    webhooks="webhook",
+    invoices="invoice",
+    quota="quotas",
     **{"join-tokens": "join-token"},
 )
 

@@ -76,7 +76,7 @@ class Serving:
             )
             stack.push_async_callback(admission.close)
             metrics = Metrics()
-            service = Service(settings, instance, admission, time.time)
+            service = Service(settings, instance, admission, time.time, noise_key.private_bytes_raw())
             service.leader = leader = Leader(
                 dsn,
                 instance,

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from acs.api import clusters, jobs, joining, rebalances, tenants, tokens, usage
+from acs.api import clusters, jobs, joining, rebalances, tenants, tokens, usage, webhooks
 from acs.api.operation import Call, Operation, Reply
 from acs.joining import Joiner
 from acs.leader import Leader
 from acs.rebalancing import Rebalancing
+from acs.webhooks import KEPT_S, Sender
 from app import __version__
 from app.api.records import Service as ServiceRecord
 from app.db.admission import Admission
@@ -27,6 +28,8 @@ ADMIT_EVERY_S = 2.0
 CARRY_ON_EVERY_S = 2.0
 REBALANCE_EVERY_S = 600.0
 SUPERVISE_EVERY_S = 5.0
+#: How soon webhooks are told.
+DELIVER_EVERY_S = 2.0
 #: How soon limits of before are in force again.
 END_OVERRIDES_EVERY_S = 5.0
 
@@ -40,6 +43,8 @@ class Service:
     admission: Admission
     #: Epoch seconds.
     clock: Callable[[], float]
+    #: The deployment's Noise key: what is derived from it needs to be stored nowhere.
+    deployment_key: bytes
     leader: Leader | None = None
 
     def joiner(self) -> Joiner:
@@ -58,6 +63,7 @@ class Service:
             *tokens.operations(self.admission, self.clock),
             *rebalances.operations(self.rebalancing()),
             *usage.operations(self.admission, self.clock),
+            *webhooks.operations(self.admission, self.deployment_key),
             *jobs.operations(self.admission),
             self._about(),
         ]
@@ -70,6 +76,9 @@ class Service:
         ]
         jobs.append(Job("end-overrides", END_OVERRIDES_EVERY_S, self._end_overrides))
         jobs.append(Job("trim-usage", TRIM_EVERY_S, self._trim_usage))
+        sender = Sender(self.admission, self.deployment_key, self.clock)
+        jobs.append(Job("deliver-webhooks", DELIVER_EVERY_S, sender.deliver))
+        jobs.append(Job("trim-deliveries", TRIM_EVERY_S, self._trim_deliveries))
         rebalancing, wanted = self.rebalancing(), self.settings.acs.rebalance
         jobs.append(Job("carry-on-plans", CARRY_ON_EVERY_S, rebalancing.carry_on))
         if wanted.mode != "off":
@@ -86,6 +95,9 @@ class Service:
 
     async def _trim_usage(self) -> str:
         return f"{await self.admission.trim_usage()} old hours forgotten"
+
+    async def _trim_deliveries(self) -> str:
+        return f"{await self.admission.trim_deliveries(KEPT_S)} old deliveries forgotten"
 
     async def _trim_answers(self) -> str:
         return f"{await self.admission.trim_answers()} old answers forgotten"

@@ -23,6 +23,7 @@ from app.api.records import (
     LineRecord,
     MoveAsked,
     NewToken,
+    Nothing,
     OverrideAsked,
     Page,
     Placed,
@@ -43,6 +44,7 @@ from app.api.records import (
     TokenAsked,
     UsageRecord,
 )
+from app.api.webhooks import DeliveryRecord, NewWebhook, WebhookAsked, WebhookRecord
 from app.errors import (
     BadRequest,
     Conflict,
@@ -229,6 +231,25 @@ class AcsClient:
 
     async def end_override(self, tenant_id: int) -> QuotaRecord:
         return await self.call("DELETE", f"/v1/tenants/{tenant_id}/quota/override", QuotaRecord)
+
+    # -- webhooks -------------------------------------------------------------------------------
+
+    async def create_webhook(self, asked: WebhookAsked) -> NewWebhook:
+        """With the key of its signatures, which nobody can ask for again."""
+        return await self.call("POST", "/v1/webhooks", NewWebhook, asked)
+
+    async def webhooks(self) -> list[WebhookRecord]:
+        return (await self.call("GET", "/v1/webhooks", Page[WebhookRecord])).items
+
+    async def delete_webhook(self, webhook_id: int) -> None:
+        await self.call("DELETE", f"/v1/webhooks/{webhook_id}", Nothing)
+
+    def deliveries(self, state: str) -> AsyncIterator[DeliveryRecord]:
+        """`waiting`, `delivered` or `dead`; the newest first."""
+        return self.pages("/v1/deliveries", DeliveryRecord, {"state": state})
+
+    async def retry_delivery(self, delivery_id: int) -> None:
+        await self.call("POST", f"/v1/deliveries/{delivery_id}/retry", Nothing)
 
     # -- joining --------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from app.db.moves import Moves
 from app.db.rebalances import Rebalances
 from app.db.route_facts import RouteFacts
 from app.db.usage import Overrides, UsageFacts
+from app.db.webhooks import Webhooks
 
 ROLE = "hs_acs"
 
 
-class Admission(Access, Overrides, UsageFacts, Jobs, Moves, Rebalances, RouteFacts, LoginFacts):
+class Admission(Access, Overrides, UsageFacts, Webhooks, Jobs, Moves, Rebalances, RouteFacts, LoginFacts):
     """Everything hs-acs may do in the database. Each write names its tenant or cluster, and is audited."""
 
     @classmethod

@@ -38,7 +38,7 @@ NOT_SCOPED = {
 #: Statements of hs-acs, which is in charge of all clusters and has a role of its own.
 OF_ACS = {
     name
-    for file in ("access.sql", "tenants.sql", "jobs.sql", "rebalances.sql", "usage.sql")
+    for file in ("access.sql", "tenants.sql", "jobs.sql", "rebalances.sql", "usage.sql", "webhooks.sql")
     for name in re.findall(r"(?m)^-- (\w+) --$", (SQL / file).read_text())
 }
 
