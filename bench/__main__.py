@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import (
+    acs,
     churn,
     clusters,
     console,
@@ -19,6 +20,7 @@ from bench import (
     netmap,
     noise_micro,
     outage,
+    planner,
     policy,
     policy_live,
     registration,
@@ -44,6 +46,8 @@ SCENARIOS: dict[str, Callable[[Lab], Table]] = {
     "stalls": stalls.run,
     "takeover": takeover.run,
     "startup": startup.run,
+    "acs": acs.run,
+    "planner": planner.run,
     "console": console.run,
     "fullmap": netmap.run_fullmap,
     "engine": netmap.run_engine,
