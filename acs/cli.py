@@ -25,6 +25,8 @@ from app.commands import (
 )
 
 PROGRAM = "hs-acs"
+#: Settings that only an hs-node uses.
+OF_NODES = ("server_url", "policy.")
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +46,7 @@ def serve(config: str | None) -> None:
     from acs.serve import Serving
     from app.runtime import Daemon, raise_open_files, run_daemon
 
-    settings = load_settings(config, warn=True)
+    settings = load_settings(config, warn=True, unused=OF_NODES)
     raise_open_files()
 
     async def main(daemon: Daemon) -> None:

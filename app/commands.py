@@ -86,11 +86,13 @@ def load_all(config: str | None) -> Loaded:
     return loaded
 
 
-def load_settings(config: str | None, *, warn: bool = False) -> Settings:
-    """Settings; `warn` tells what an operator should know about them on stderr."""
+def load_settings(config: str | None, *, warn: bool = False, unused: tuple[str, ...] = ()) -> Settings:
+    """Settings; `warn` tells what an operator should know about them on stderr, but for keys that begin
+    with one of the `unused`."""
     loaded = load_all(config)
     for warning in loaded.warnings if warn else ():
-        click.echo(f"warning: {warning}", err=True)
+        if not warning.startswith(unused):
+            click.echo(f"warning: {warning}", err=True)
     return loaded.settings
 
 

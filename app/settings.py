@@ -228,6 +228,9 @@ class _Loading:
             )
         if trap := values.login_url_trap(settings.server_url):
             self.warnings.append(f"server_url: {settings.server_url}: {trap}")
+        login_server = settings.acs.login_server
+        if login_server and (trap := values.login_url_trap(login_server)):
+            self.warnings.append(f"acs.login_server: {login_server}: {trap}")
         if settings.database.type != "postgres" and settings.pg_dsn is None:
             self.warnings.append(
                 "database.type: there is no SQLite here; the embedded PostgreSQL is used, data of a SQLite "

@@ -292,3 +292,7 @@ async def test_a_database_that_is_away_is_said_and_comes_back(acs: AcsProcess) -
     with pytest.raises(NotFound):
         async with acs.client() as client:
             await client.revoke_token(123456)
+
+
+async def test_it_warns_of_its_own_settings_only(acs: AcsProcess) -> None:
+    assert "warning: server_url" not in acs.log()
