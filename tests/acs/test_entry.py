@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +18,7 @@ from app.api.client import AcsClient
 from app.api.records import JoinAsked, TenantAsked
 from app.db.admission import Admission
 from app.model import TenantId
+from node.derp.certificate import CERTIFICATE_FILE, TLS_KEY_FILE, load_or_create_certificate
 from tests.acs.support import AcsProcess, Deployment, deployed
 from tests.node.kit import SOME_DERP_MAP, Recorder, joined
 from tests.node.support import QUICK, eventually, run_sql
@@ -135,6 +139,28 @@ async def test_while_nobody_serves_a_cluster_its_devices_are_parked(
         for device, before in zip(devices, polls, strict=True):
             await eventually(_polls(device, before), "it is back")
         assert not any(device.violations for device in devices)
+
+
+async def test_an_entry_with_tls(deployment: Deployment, admin: AcsClient, tmp_path: Path) -> None:
+    """TLS ends at the entry, for the API and for tunnels; the hop behind it is plain."""
+    load_or_create_certificate(tmp_path, ["127.0.0.1"], datetime.now(UTC))
+    cert, key = tmp_path / CERTIFICATE_FILE, tmp_path / TLS_KEY_FILE
+    secret = deployment.acs.secret_key_file
+    settings = {"HS_TLS_CERT_PATH": str(cert), "HS_TLS_KEY_PATH": str(key)}
+    trusting = ssl.create_default_context(cafile=str(cert))
+    trusting.check_hostname = False
+    answer = await admin.join(JoinAsked(tenant="over tls", user="alice", reusable=True))
+    dsn = deployment.acs.settings["PG_DSN"]
+    async with AcsProcess(dsn, settings=settings, secret_key_file=secret) as entry, AsyncExitStack() as stack:
+        url = entry.url.replace("http://", "https://")
+        one, two = [
+            await stack.enter_async_context(Recorder(url, answer.auth_key, ssl=trusting)) for _ in range(2)
+        ]
+        await joined(one)
+        await joined(two)
+        await one.sees(two.id, Online=True)
+        async with httpx.AsyncClient(verify=trusting, timeout=5, trust_env=False) as http:
+            assert (await http.get(f"{url}/v1/service")).status_code == 200
 
 
 async def test_pages_of_an_entry(deployment: Deployment) -> None:
