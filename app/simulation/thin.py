@@ -32,6 +32,9 @@ from app.simulation.world import (
 )
 from app.wire import mapstream
 
+#: Connections on which a registration is tried; a server may end one to lead the device elsewhere.
+REGISTER_ATTEMPTS = 4
+
 
 class _Poll:
     """One map poll; a consumer of its stream."""
@@ -228,10 +231,19 @@ class ThinDevice(Device):
             auth_key=self.spec.auth_key,
             ephemeral=self.spec.ephemeral,
         )
-        connection = await self.connect()
-        status, answer = await connection.request(
-            requests.REGISTER_PATH, orjson.dumps(body | overrides), deadline_s=ANSWER_DEADLINE_S
-        )
+        data = orjson.dumps(body | overrides)
+        for attempt in range(1, REGISTER_ATTEMPTS + 1):
+            try:
+                connection = await self.connect()
+                status, answer = await connection.request(
+                    requests.REGISTER_PATH, data, deadline_s=ANSWER_DEADLINE_S
+                )
+                break
+            except Unavailable as error:
+                # An entry that leads a device to its cluster closes without an answer; clients come again.
+                if error.code != "connection_lost" or attempt == REGISTER_ATTEMPTS:
+                    raise
+                await asyncio.sleep(backoff_s(attempt))
         if status != 200:
             raise Unavailable(f"the registration is answered with {status}", code="status")
         return decode_object(answer, requests.REGISTER_PATH)
