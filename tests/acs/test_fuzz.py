@@ -163,7 +163,7 @@ def test_the_api_does_what_its_description_says(target: Target, tmp_path: Path) 
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{target.acs.url}/v1/openapi.json"),
             *("--header", f"Authorization: Bearer {target.admin_token}"),
-            *("--max-examples", "25", "--seed", "1", "--no-color", "--suppress-health-check", "all"),
+            *("--max-examples", "10", "--seed", "1", "--no-color", "--suppress-health-check", "all"),
             # Some rules are no matter of form, such as a time that has passed; and a header that is
             # given to all calls is never missing.
             *("--exclude-checks", "positive_data_acceptance,missing_required_header"),

@@ -199,7 +199,7 @@ async def test_a_drained_cluster_is_drained_at_the_end(deployment: Deployment, a
     assert (await admin.cluster("north")).state == "active"
 
 
-@pytest.mark.parametrize("phase", ["applying", "rolling_back"])
+@pytest.mark.parametrize("phase", ["applying", pytest.param("rolling_back", marks=pytest.mark.chaos)])
 async def test_whoever_is_left_finishes_the_plan(
     deployment: Deployment, admin: AcsClient, phase: str
 ) -> None:

@@ -232,9 +232,10 @@ def hostile_store() -> FakeStore:
     return store
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("screen", FLEET_SCREENS)
-async def test_dialogs_with_hostile_names(screen: str) -> None:
-    """Every dialog, each name in one of them at least, and all names marked together."""
+async def test_dialogs_with_hostile_names(screen: str, every: int) -> None:
+    """Every dialog, a quarter of the names (or each) in one of them, and all names marked together."""
     store = hostile_store()
     hides = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
     actions = [
@@ -243,7 +244,7 @@ async def test_dialogs_with_hostile_names(screen: str) -> None:
     async with running(store, screen) as (app, pilot):
         base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up)
-        for number in range(FLEET_SCREENS.index(screen), len(NAMES), len(FLEET_SCREENS)):
+        for number in range(FLEET_SCREENS.index(screen), len(NAMES), every * len(FLEET_SCREENS)):
             base.table.move_cursor(row=number)
             action = actions[number % len(actions)]
             await base.action_command(action)

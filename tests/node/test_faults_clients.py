@@ -120,7 +120,7 @@ async def test_polls_that_nobody_reads_cost_the_others_nothing(
 async def test_tls_left_half_way_is_cut(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.front.HANDSHAKE_DEADLINE_S", 0.3)
+    monkeypatch.setattr("app.listen.TLS_HANDSHAKE_S", 0.3)
     certificate, private = make_certificate(tmp_path)
     settings = {"HS_TLS_CERT_PATH": str(certificate), "HS_TLS_KEY_PATH": str(private)}
     async with in_process(database, tmp_path, settings) as server:

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from node.login_page import HEADERS
 
 from app.client.device import SimulatedDevice
 from app.db.logins import LOGIN_ID_BYTES, MAX_LOGINS_PER_NETWORK
+from app.entry.login_page import HEADERS
 from app.keys import fingerprint, node_key_text
 from node.login import MAX_WAITERS_PER_LOGIN
 from tests.node.support import (

@@ -113,8 +113,9 @@ async def test_the_wire_is_cut_and_then_silent(database: str, settings: dict[str
                 return bool(report["lost"] > lost and report["count"] >= DEVICES / 2)
 
             await eventually(back, "most are back", 20)
-            sent = (await serve.metrics())["hs_delta_frames_total"]
             wire.hang()
+            sent = (await serve.metrics())["hs_delta_frames_total"]
+            await run_sql(database, "UPDATE nodes SET given_name = 'unheard' WHERE hostname = 'sim-0'")
 
             async def unheard() -> bool:
                 return (await serve.metrics())["hs_delta_frames_total"] > sent

@@ -85,6 +85,7 @@ async def test_many_changes_in_one_window_are_one_rebuild(serve: ServeProcess) -
         a, b, c, _ = devices
         await settled(*devices)
         rounds = await counted(serve, "hs_round_seconds_count", "hs_changed_devices_total")
+        before = len(a.seen)
         connection = await asyncpg.connect(serve.dsn, timeout=10)
         try:
             # One transaction: one wake-up, one read, one round, one message to each who sees them.
@@ -98,7 +99,6 @@ async def test_many_changes_in_one_window_are_one_rebuild(serve: ServeProcess) -
                         )
         finally:
             await connection.close(timeout=10)
-        before = len(a.seen)
         last = f"n{K - 1}-{b.id}."
         await a.wait_for(lambda netmap: netmap.peers[b.id]["Name"].startswith(last), 10)
         await settled(a)
