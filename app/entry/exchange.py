@@ -74,6 +74,7 @@ class Exchange:
         #: The own cluster is the only one, so that nobody need ask.
         self._is_only = False
         self._look_again = asyncio.Event()
+        self._defect: BaseException | None = None
         if own is not None:
             self.own = self._relays(own.cluster_id)
 
@@ -121,11 +122,17 @@ class Exchange:
                 ask=lambda: self._facts().cluster_owner(cluster_id),
                 pool=self.pool,
             )
-            self._running[cluster_id] = asyncio.get_running_loop().create_task(
-                known.run(), name=f"routes {cluster_id}"
-            )
+            task = asyncio.get_running_loop().create_task(known.run(), name=f"routes {cluster_id}")
+            task.add_done_callback(self._ended)
+            self._running[cluster_id] = task
             known.changed()
         return known
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Routes are kept as long as the process lives: an end is a defect, and `run` says so."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defect = error
+            self._look_again.set()
 
     # -- news -----------------------------------------------------------------------------------
 
@@ -153,6 +160,8 @@ class Exchange:
     async def run(self) -> None:
         """Keeps what is known of clusters fresh, until cancelled."""
         while True:
+            if self._defect is not None:
+                raise self._defect
             self._look_again.clear()
             try:
                 async with asyncio.timeout(ASK_DEADLINE_S):

@@ -72,18 +72,24 @@ class Machines:
             for key in asked:
                 del self._wanted[key]
             self.questions += 1
+            found: Mapping[bytes, str] | None = None
             try:
                 async with asyncio.timeout(ASK_DEADLINE_S):
                     found = await self._ask(list(asked))
             except (HsError, TimeoutError) as error:
                 _log.warning("machines_not_known", machines=len(asked), reason=str(error) or "no answer")
+            finally:
+                # Whatever happened: nobody waits for ever.
                 for key, answer in asked.items():
-                    answer.set_result(self._known.get(key, ("", 0.0))[0] or None)
-                continue
-            for key, answer in asked.items():
-                cluster = found.get(key)
-                if cluster is not None:
-                    self.learn(key, cluster)
-                else:
-                    self._known.pop(key, None)
-                answer.set_result(cluster)
+                    answer.set_result(self._settled(key, found))
+
+    def _settled(self, machine_key: bytes, found: Mapping[bytes, str] | None) -> str | None:
+        """What a machine's question came to; without an answer, what was known before."""
+        if found is None:
+            return self._known.get(machine_key, ("", 0.0))[0] or None
+        cluster = found.get(machine_key)
+        if cluster is not None:
+            self.learn(machine_key, cluster)
+        else:
+            self._known.pop(machine_key, None)
+        return cluster

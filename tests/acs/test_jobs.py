@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from acs.jobs import MAX_TEXT, JobRunner
+from acs.metrics import Metrics
 from app.api.client import AcsClient
 from app.api.records import JobRecord
 from app.db.admission import Admission
@@ -14,7 +17,7 @@ from app.db.setup import Database
 from app.errors import NotFound, Refused
 from app.jobs import Job
 from tests.acs.support import AcsProcess, parsed
-from tests.node.support import eventually, fresh_database
+from tests.node.support import ROOT, eventually, fresh_database
 
 
 async def test_a_job_is_run_at_somebodys_word_and_everybody_sees_what_came_of_it(
@@ -105,3 +108,9 @@ async def test_failures_are_kept_as_sentences_and_one_that_was_cut_off_is_no_mys
         await first.run("refused")
         assert (await store.job("refused")).runs == 2, "who does not lead runs nothing"
         await store.close()
+
+
+def test_every_series_is_listed() -> None:
+    listing = (ROOT / "docs" / "METRICS.md").read_text().partition("## hs-acs")[2]
+    listed = {name.removesuffix("_total") for name in re.findall(r"`(hs_acs_\w+?)(?:\{|`)", listing)}
+    assert listed == {family.name for family in Metrics().registry.collect()}

@@ -87,6 +87,23 @@ def test_the_unit_leaves_little_exposed(systemd: Path) -> None:
     print(done.stdout.splitlines()[-1])
 
 
+def test_the_unit_of_hs_acs_is_the_same_but_for_its_place(systemd: Path) -> None:
+    """What holds for one holds for the other, and systemd reads it."""
+    text = (DEPLOY / "systemd" / "hs-acs.service").read_text()
+    (systemd / "hs-acs.service").write_text(
+        substituted(text, {"ExecStart=/opt/headscale-cluster/bin/hs-acs": f"ExecStart={sys.executable}"})
+    )
+    done = analyze(systemd, "verify", "--man=no", "hs-acs.service")
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "hs-acs" in line]) == (0, [])
+
+    def options(unit_text: str) -> set[str]:
+        service = unit_text.partition("[Service]")[2].replace("%i", "acs").replace("hs-node", "hs-acs")
+        return {line for line in service.splitlines() if "=" in line and not line.startswith("#")}
+
+    assert options(UNIT.read_text()) - options(text) == {"Environment=CLUSTER_ID=acs", "OOMPolicy=continue"}
+    assert options(text) <= options(UNIT.read_text())
+
+
 def test_systemd_sysusers_understands_the_account() -> None:
     found = shutil.which("systemd-sysusers", path=SEARCHED)
     if found is None:

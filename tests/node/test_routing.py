@@ -82,7 +82,9 @@ async def sent(server: ServeProcess) -> float:
     return (await server.metrics()).get("hs_map_requests_total{kind=sent_elsewhere}", 0.0)
 
 
-async def test_a_key_of_another_cluster_joins_there_through_any_url(servers: dict[str, ServeProcess]) -> None:
+async def test_d15_a_key_of_another_cluster_joins_there_through_any_url(
+    servers: dict[str, ServeProcess],
+) -> None:
     """D12, D15: the request that reaches the wrong owner makes no row there."""
     async with tenant_in(servers, "B") as place:
         key = await key_of(place, reusable=True)
