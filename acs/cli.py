@@ -13,7 +13,7 @@ from acs.cli_tenants import clusters, join, placement, plans, tenants
 from acs.cli_tokens import tokens
 from acs.cli_usage import invoices, prices, quota, usage
 from acs.cli_webhooks import webhooks
-from app import __version__
+from app import __version__, log
 from app.commands import (
     FORMATS,
     Verbs,
@@ -47,6 +47,8 @@ def serve(config: str | None) -> None:
     from app.runtime import Daemon, raise_open_files, run_daemon
 
     settings = load_settings(config, warn=True, unused=OF_NODES)
+    # Not of the cluster that the settings name: of none.
+    log.configure(settings.log.level, settings.log.format, "")
     raise_open_files()
 
     async def main(daemon: Daemon) -> None:

@@ -105,7 +105,8 @@ def drain(
         others = [load for load in board.loads.values() if load.cluster_id != cluster_id]
         placement = place(seat.wish, others)
         if placement.chosen is None:
-            board.notes.append(f"tenant {seat.name!r} fits nowhere: {'; '.join(placement.explanation[1:])}")
+            why = "; ".join(placement.explanation[1:]) or "there is no other cluster"
+            board.notes.append(f"tenant {seat.name!r} fits nowhere: {why}")
         else:
             board.move(seat, placement.chosen)
     return board.plan(purpose)

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 T = TypeVar("T")
 
@@ -391,6 +391,12 @@ class StepRecord(Answered):
     connected_after: int | None
 
 
+def _plain(amount: Decimal) -> str:
+    return format(amount.normalize(), "f")
+
+
+#: Written without exponent, as few digits as it has.
+Number = Annotated[Decimal, PlainSerializer(_plain, when_used="json")]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=20, decimal_places=8)]
 
 
@@ -421,9 +427,9 @@ class PricesRecord(Answered):
     """Prices: an hour of a connected device, 10^9 bytes of maps, a month of each plan."""
 
     currency: str
-    device_hour: Decimal
-    gigabyte: Decimal
-    plan_fees: dict[str, Decimal]
+    device_hour: Number
+    gigabyte: Number
+    plan_fees: dict[str, Number]
     version: int
 
 
@@ -449,8 +455,8 @@ class LineRecord(Answered):
     tenant_id: int
     tenant: str
     item: str
-    quantity: Decimal
-    price: Decimal
+    quantity: Number
+    price: Number
     amount: Decimal
     currency: str
 
