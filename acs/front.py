@@ -6,6 +6,7 @@ owner sends it on as soon as it has shown a key (DESIGN.md section 6).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import time
 from collections.abc import AsyncIterator
@@ -33,6 +34,8 @@ from app.settings import Settings
 
 #: For how long the emptiest cluster is taken for the emptiest.
 SOMEWHERE_S = 5.0
+#: The same while no cluster takes anybody.
+NOWHERE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -118,13 +121,17 @@ class _Emptiest:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._known: tuple[str | None, float] = (None, 0.0)
+        #: Of many strangers at once, one asks.
+        self._asking = asyncio.Lock()
 
     async def cluster(self) -> str | None:
-        cluster, until = self._known
-        if cluster is None or time.monotonic() >= until:
-            cluster = place(Wish(), await self._admission.cluster_loads()).chosen
-            self._known = cluster, time.monotonic() + SOMEWHERE_S
-        return cluster
+        async with self._asking:
+            cluster, until = self._known
+            if time.monotonic() >= until:
+                cluster = place(Wish(), await self._admission.cluster_loads()).chosen
+                pause_s = SOMEWHERE_S if cluster is not None else NOWHERE_S
+                self._known = cluster, time.monotonic() + pause_s
+            return cluster
 
 
 def _no_tunnel(handshake: Handshake, outlet: Outlet, preface: bytes) -> Tunnel:
