@@ -83,6 +83,20 @@ async def test_devices_that_know_an_hs_acs_only_are_where_their_tenants_are(
         assert await relayed(deployment.acs) == await relayed(deployment.second) == 6
 
 
+async def test_d10_thirty_tenants_spread_over_three_clusters(
+    deployment: Deployment, admin: AcsClient
+) -> None:
+    """Of equal weight and limits: no cluster has more than one tenant above another, by two replicas."""
+    async with deployment.second.client() as other:
+        before = Counter([t.cluster async for t in admin.tenants() if not t.home])
+        placed = await asyncio.gather(
+            *((admin, other)[number % 2].place(TenantAsked(name=f"thirty {number}")) for number in range(30))
+        )
+    after = before + Counter(answer.tenant.cluster for answer in placed)
+    assert sum(after.values()) == sum(before.values()) + 30
+    assert max(after.values()) - min(after.values()) <= 1
+
+
 async def test_an_entry_hands_its_devices_back_and_they_return(
     deployment: Deployment, admin: AcsClient
 ) -> None:
