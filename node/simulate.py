@@ -208,7 +208,8 @@ def table(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield (
         "change to others",
         f"{line(changes)}; {changes['sent']:,} changes, "
-        f"{changes['received']:,} of {changes['expected']:,} heard",
+        f"{changes['received']:,} of {changes['expected']:,} heard, "
+        f"{changes['superseded']:,} superseded by a later one",
     )
     yield "change acknowledged", line(report["update"])
     yield "connections lost", f"{report['reconnect']['lost']:,}"

@@ -333,7 +333,12 @@ class Fleet:
             "joining_s": round(self.joining_s, 3),
             "join": tally.joins.summary(),
             "propagation": tally.propagation.summary()
-            | {"sent": ledger.sent, "expected": ledger.expected, "received": ledger.receipts},
+            | {
+                "sent": ledger.sent,
+                "expected": ledger.expected,
+                "received": ledger.receipts,
+                "superseded": ledger.superseded,
+            },
             "update": tally.updates.summary(),
             "reconnect": tally.returns.summary() | {"lost": tally.lost},
             "frames": {

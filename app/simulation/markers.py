@@ -53,24 +53,45 @@ def number_of(endpoint: str) -> int | None:
 @dataclass(slots=True)
 class _Open:
     sent_s: float
+    #: Of the same sender: the change before this one.
+    before: int | None
+    #: How many have neither heard of it nor of a later one.
+    missing: int
     receivers: bytearray  # one bit a device
+
+    def mark(self, device: int) -> bool:
+        """False when this device was marked before."""
+        at, bit = device >> 3, 1 << (device & 7)
+        if at >= len(self.receivers):  # devices that joined later
+            self.receivers.extend(bytes(at + 1 - len(self.receivers)))
+        if self.receivers[at] & bit:
+            return False
+        self.receivers[at] |= bit
+        self.missing -= 1
+        return True
 
 
 @dataclass(slots=True)
 class Ledger:
-    """Which changes are on their way, and who has heard of them. Times are of one clock, in seconds."""
+    """Which changes are on their way, and who has heard of them. Times are of one clock, in seconds.
+
+    A server may tell two changes of one device in one message, that of the later: for whoever heard of the
+    later, the earlier is superseded.
+    """
 
     devices: int
     sent: int = 0
     expected: int = 0
     receipts: int = 0
+    superseded: int = 0
     _open: OrderedDict[int, _Open] = field(default_factory=OrderedDict)
 
-    def send(self, number: int, viewers: int, now_s: float) -> None:
-        """A device is about to report this marker; so many others should hear of it."""
+    def send(self, number: int, viewers: int, now_s: float, before: int | None = None) -> None:
+        """A device is about to report this marker, after that one; so many others should hear of it."""
         self.sent += 1
         self.expected += viewers
-        self._open[number % MARKERS] = _Open(now_s, bytearray((self.devices >> 3) + 1))
+        receivers = bytearray((self.devices >> 3) + 1)
+        self._open[number % MARKERS] = _Open(now_s, before, viewers, receivers)
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)
 
@@ -83,13 +104,14 @@ class Ledger:
     def receive(self, number: int, device: int, now_s: float) -> float | None:
         """Seconds since it was sent, when this device (by its index) hears of it for the first time."""
         change = self._open.get(number)
-        if change is None:
+        if change is None or not change.mark(device):
             return None
-        at, bit = device >> 3, 1 << (device & 7)
-        if at >= len(change.receivers):  # devices that joined later
-            change.receivers.extend(bytes(at + 1 - len(change.receivers)))
-        if change.receivers[at] & bit:
-            return None
-        change.receivers[at] |= bit
         self.receipts += 1
+        earlier = self._before(change)
+        while earlier is not None and earlier.missing > 0 and earlier.mark(device):
+            self.superseded += 1
+            earlier = self._before(earlier)
         return now_s - change.sent_s
+
+    def _before(self, change: _Open) -> _Open | None:
+        return None if change.before is None else self._open.get(change.before)

@@ -166,10 +166,10 @@ class Device(ABC):
         """New endpoints, measured: until the server says so, and until others hear of it."""
         number = self.world.next_marker()
         viewers = self.world.here[self.spec.tenant] - 1
-        self.marker = number
+        before, self.marker = self.marker, number
         storms = self.world.storms
         started_s = now_s()
-        self.world.ledger.send(number, viewers, started_s)
+        self.world.ledger.send(number, viewers, started_s, before)
         try:
             await self.send_endpoints(number)
         except HsError as error:

@@ -113,6 +113,22 @@ def test_a_receipt_counts_once_for_each_device() -> None:
     assert (ledger.sent, ledger.expected) == (1, 2)
 
 
+def test_who_hears_of_the_later_change_needs_not_hear_of_the_earlier() -> None:
+    ledger = markers.Ledger(10)
+    ledger.send(1, 3, 0.0)
+    ledger.send(2, 3, 0.0, before=1)
+    ledger.send(3, 3, 0.0, before=2)
+    ledger.send(50, 3, 0.0)  # another device's
+    assert ledger.receive(1, 4, 1.0) == 1.0
+    assert [ledger.receive(3, device, 1.0) for device in (4, 5, 6)] == [1.0] * 3
+    assert (ledger.receipts, ledger.superseded) == (4, 5)
+    # Out of order: it was superseded already.
+    assert ledger.receive(2, 4, 1.0) is None
+    # Who was not expected does not count.
+    assert ledger.receive(3, 7, 1.0) == 1.0
+    assert (ledger.receipts, ledger.superseded, ledger.expected) == (5, 5, 12)
+
+
 def test_the_ledger_forgets_the_oldest() -> None:
     ledger = markers.Ledger(10)
     for number in range(markers.MAX_OPEN + 1):
