@@ -44,13 +44,16 @@ class JobRunner:
         *,
         leads: Callable[[], bool],
         on_run: Callable[[str, bool, float], None],
+        also: Sequence[Job] = (),
     ) -> None:
-        """`on_run` hears of each run: job, whether it went well, seconds."""
+        """`on_run` hears of each run: job, whether it went well, seconds. `also`: done as often, but too
+        often to record each run."""
         self._store = store
         self._instance = instance
         self._jobs = {job.name: job for job in jobs}
         self._leads = leads
         self._on_run = on_run
+        self._also = tuple(also)
         self._running: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,6 +71,7 @@ class JobRunner:
         return [
             *map(guarded, self._jobs.values()),
             Job("look for requests", LOOK_EVERY_S, self.run_requested),
+            *self._also,
         ]
 
     async def run(self, name: str) -> None:

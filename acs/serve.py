@@ -82,7 +82,10 @@ class Serving:
                 instance,
                 ttl_s=settings.timing.lease_ttl,
                 runner=lambda: JobRunner(
-                    *(admission, instance, service.jobs()), leads=lambda: leader.leads, on_run=metrics.job
+                    *(admission, instance, service.jobs()),
+                    leads=lambda: leader.leads,
+                    on_run=metrics.job,
+                    also=[service.requests().by_the_clock()],
                 ),
                 on_change=metrics.leads,
             )

@@ -11,6 +11,7 @@ from acs.api.operation import Call, Operation, Reply
 from acs.joining import Joiner
 from acs.leader import Leader
 from acs.rebalancing import Rebalancing
+from acs.requests import RequestRunner
 from acs.webhooks import KEPT_S, Sender
 from app import __version__
 from app.api.records import Service as ServiceRecord
@@ -53,6 +54,11 @@ class Service:
     def rebalancing(self) -> Rebalancing:
         return Rebalancing(self.admission, self.settings.acs.rebalance, self.clock)
 
+    def requests(self) -> RequestRunner:
+        leader = self.leader
+        epoch = (lambda: leader.epoch) if leader is not None else (lambda: None)
+        return RequestRunner(self.rebalancing(), self.instance, epoch=epoch)
+
     def operations(self) -> list[Operation[Any]]:
         """The whole API, in the order of its page."""
         return [
@@ -79,6 +85,7 @@ class Service:
         sender = Sender(self.admission, self.deployment_key, self.clock)
         jobs.append(Job("deliver-webhooks", DELIVER_EVERY_S, sender.deliver))
         jobs.append(Job("trim-deliveries", TRIM_EVERY_S, self._trim_deliveries))
+        jobs.append(Job("trim-requests", TRIM_EVERY_S, self._trim_requests))
         rebalancing, wanted = self.rebalancing(), self.settings.acs.rebalance
         jobs.append(Job("carry-on-plans", CARRY_ON_EVERY_S, rebalancing.carry_on))
         if wanted.mode != "off":
@@ -98,6 +105,9 @@ class Service:
 
     async def _trim_deliveries(self) -> str:
         return f"{await self.admission.trim_deliveries(KEPT_S)} old deliveries forgotten"
+
+    async def _trim_requests(self) -> str:
+        return f"{await self.admission.trim_acs_requests()} old requests forgotten"
 
     async def _trim_answers(self) -> str:
         return f"{await self.admission.trim_answers()} old answers forgotten"

@@ -1,4 +1,4 @@
-"""What operators may ask of a cluster's owner: the kinds of requests and their arguments. Pure.
+"""What operators may ask of a cluster's owner, or of hs-acs: the kinds of requests and their arguments. Pure.
 
 One record for each kind; a request row holds it as a JSON object. Both who asks and who carries out
 read it by `parse_request`, so a wrong argument is refused before it is written.
@@ -6,7 +6,7 @@ read it by `parse_request`, so a wrong argument is refused before it is written.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -102,6 +102,37 @@ class NetmapRebuild(_Args, frozen=True):
     scope: str
 
 
+class TenantMove(_Args, frozen=True):
+    """Move a tenant to another cluster, at once."""
+
+    tenant_id: int
+    to: str
+
+
+class ClusterDrain(_Args, frozen=True):
+    """Give a cluster no more tenants, and move those it has elsewhere."""
+
+    cluster: str
+
+
+class ClusterUndrain(_Args, frozen=True):
+    """Let a cluster take tenants again; nobody more is moved away."""
+
+    cluster: str
+
+
+class RebalancePropose(_Args, frozen=True):
+    """Work out who should move; nobody does before it is approved."""
+
+
+class RebalanceVerb(_Args, frozen=True):
+    """Carry out, hold up, or undo a plan; `version` is that of the plan as it was seen."""
+
+    plan: int
+    verb: Literal["approve", "pause", "resume", "stop", "rollback"]
+    version: int
+
+
 RequestArgs = (
     DeviceExpire
     | DeviceRename
@@ -114,7 +145,21 @@ RequestArgs = (
     | UserRename
     | UserDelete
     | NetmapRebuild
+    | TenantMove
+    | ClusterDrain
+    | ClusterUndrain
+    | RebalancePropose
+    | RebalanceVerb
 )
+
+#: What hs-acs carries out: kind as stored -> its arguments.
+ACS_KINDS: dict[str, type[RequestArgs]] = {
+    "tenant_move": TenantMove,
+    "cluster_drain": ClusterDrain,
+    "cluster_undrain": ClusterUndrain,
+    "rebalance_propose": RebalancePropose,
+    "rebalance_verb": RebalanceVerb,
+}
 
 #: Kind as stored -> its arguments.
 KINDS: dict[str, type[RequestArgs]] = {
@@ -129,7 +174,13 @@ KINDS: dict[str, type[RequestArgs]] = {
     "user_rename": UserRename,
     "user_delete": UserDelete,
     "netmap_rebuild": NetmapRebuild,
+    **ACS_KINDS,
 }
+
+
+def is_for_acs(kind: str) -> bool:
+    """Whether hs-acs carries it out, and no cluster's owner."""
+    return kind in ACS_KINDS
 
 
 def parse_request(kind: str, args: dict[str, Any]) -> RequestArgs:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCREENS = ("overview", "devices", "users", "keys")
+#: Every screen has a name to go to; these are a digit away.
+DIGITS = {"overview": "1", "devices": "2", "users": "3", "keys": "4", "rebalance": "8"}
+SCREENS = (*DIGITS, "tenants", "moves")
 LISTS = frozenset(SCREENS)
-FLEET = frozenset({"devices", "users", "keys"})
+FLEET = LISTS - {"overview"}
+PLANS = frozenset({"rebalance", "moves"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ ACTIONS: tuple[Action, ...] = (
     Action("screen.devices", "2", "Devices", "Devices of all clusters, live."),
     Action("screen.users", "3", "Users", "Owners of devices."),
     Action("screen.keys", "4", "Keys", "Auth keys, with which devices join."),
+    Action("screen.rebalance", "8", "Rebalance", "Plans for moving tenants: proposed, under way, done."),
+    Action("screen.tenants", "T", "Tenants", "Tenants, where they live and what they use of their limits."),
     Action(
         "row.open",
         "enter",
@@ -162,6 +167,118 @@ ACTIONS: tuple[Action, ...] = (
         "netmap_rebuild",
         needs_row=True,
         rank=2,
+    ),
+    Action(
+        "cluster.drain",
+        "w",
+        "drain",
+        "Give a cluster no more tenants and move those it has elsewhere.",
+        _on("overview"),
+        2,
+        "cluster_drain",
+        needs_row=True,
+        rank=3,
+    ),
+    Action(
+        "cluster.undrain",
+        "W",
+        "undrain",
+        "Let a cluster take tenants again; those that left stay where they are.",
+        _on("overview"),
+        1,
+        "cluster_undrain",
+        needs_row=True,
+        rank=4,
+    ),
+    Action(
+        "tenant.move",
+        "m",
+        "move",
+        "Move a tenant to another cluster; its devices reconnect there.",
+        _on("tenants"),
+        1,
+        "tenant_move",
+        needs_row=True,
+        many=True,
+        rank=3,
+    ),
+    Action("tenant.users", "i", "users", "Users of a tenant.", _on("tenants"), needs_row=True, rank=4),
+    Action(
+        "tenant.rebuild",
+        "R",
+        "rebuild",
+        "Read the devices of a tenant again and send their netmaps whole.",
+        _on("tenants"),
+        1,
+        "netmap_rebuild",
+        needs_row=True,
+        many=True,
+        rank=5,
+    ),
+    Action(
+        "plan.new",
+        "N",
+        "new plan",
+        "Work out who should move so that no cluster is too full.",
+        PLANS,
+        1,
+        "rebalance_propose",
+        rank=3,
+    ),
+    Action(
+        "plan.approve",
+        "A",
+        "approve",
+        "Carry a plan out, in waves.",
+        PLANS,
+        2,
+        "rebalance_verb",
+        needs_row=True,
+        rank=4,
+    ),
+    Action(
+        "plan.pause",
+        "s",
+        "pause",
+        "Hold a plan up after the wave under way.",
+        PLANS,
+        1,
+        "rebalance_verb",
+        needs_row=True,
+        rank=5,
+    ),
+    Action(
+        "plan.resume",
+        "r",
+        "resume",
+        "Go on with a plan that was held up.",
+        PLANS,
+        1,
+        "rebalance_verb",
+        needs_row=True,
+        rank=6,
+    ),
+    Action(
+        "plan.stop",
+        "S",
+        "stop",
+        "End a plan where it is.",
+        PLANS,
+        1,
+        "rebalance_verb",
+        needs_row=True,
+        rank=9,
+    ),
+    Action(
+        "plan.rollback",
+        "B",
+        "roll back",
+        "Undo what a plan has done, the last first.",
+        PLANS,
+        2,
+        "rebalance_verb",
+        needs_row=True,
+        rank=10,
     ),
     Action(
         "user.create", "a", "add user", "Create a user in a tenant.", _on("users"), 1, "user_create", rank=3

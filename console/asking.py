@@ -64,11 +64,10 @@ class AskingApp(App[None]):
         for followed in self.followed.values():
             if not followed.noted and self.clock() - followed.since > QUEUED_NOTE_S:
                 followed.noted = True
-                self.say(
-                    f"{followed.ask.label}: waiting for the owner of cluster {followed.ask.cluster_id};"
-                    " it is kept and carried out when there is one",
-                    "warning",
-                )
+                cluster_id = followed.ask.cluster_id
+                whom = f"the owner of cluster {cluster_id}" if cluster_id else "a leading hs-acs"
+                text = f"waiting for {whom}; it is kept and carried out when there is one"
+                self.say(f"{followed.ask.label}: {text}", "warning")
 
     def say(self, text: str, severity: str = "information") -> None:
         """A toast: one line of harmless text."""

@@ -116,6 +116,12 @@ class Pen:
             line.append_text(part if isinstance(part, Text) else self.cell(part))
         return line
 
+    def bar(self, done: float, of: float, width: int) -> str:
+        """A share as a bar of so many cells."""
+        filled = round(width * min(1.0, max(0.0, done / of))) if of else 0
+        full, empty = ("#", "-") if self.ascii else ("█", "░")
+        return full * filled + empty * (width - filled)
+
     def spark(self, numbers: Iterable[float], width: int) -> str:
         """The last `width` numbers as bars, the highest full."""
         bars = self.glyph("bars")

@@ -39,6 +39,9 @@ _SHOWN: dict[str, tuple[str, ...]] = {
         "ephemeral",
         "revoked",
     ),
+    "rebalance": ("id", "purpose", "subject", "state", "done", "steps", "devices", "failed", "created_by"),
+    "tenants": ("cluster_id", "id", "name", "state", "plan", "devices", "max_devices", "online", "pinned"),
+    "moves": ("plan", "step", "tenant", "source", "target", "devices", "state", "error"),
 }
 
 
@@ -50,9 +53,10 @@ async def rows_of(
     if screen == "overview":
         picture = await store.overview(scope)
         return [row for row in picture.clusters if matches(row, terms)][:limit], picture.now
-    view = View(terms=terms, sort="id" if screen == "keys" else "name", cluster_id=scope, limit=limit)
+    sort = "name" if screen in ("devices", "users", "tenants") else "id"
+    view = View(terms=terms, sort=sort, cluster_id=scope, limit=limit)
     reads = {"devices": store.devices, "users": store.users, "keys": store.keys}
-    page: Any = await reads[screen](view)
+    page: Any = await (reads[screen](view) if screen in reads else store.listing(screen, view))
     return page.rows, page.now
 
 

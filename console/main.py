@@ -36,6 +36,8 @@ from console.screens.base import ListScreen
 from console.screens.devices import DevicesScreen
 from console.screens.overview import OverviewScreen
 from console.screens.people import UsersScreen
+from console.screens.plans import MovesScreen, RebalanceScreen
+from console.screens.tenants import TenantsScreen
 from console.store import Store, now_s
 from console.trail import Place, Trail
 from console.widgets import link_text, status_line
@@ -85,6 +87,9 @@ class ConsoleApp(AskingApp):
         "devices": DevicesScreen,
         "users": UsersScreen,
         "keys": KeysScreen,
+        "rebalance": RebalanceScreen,
+        "tenants": TenantsScreen,
+        "moves": MovesScreen,
     }
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "quit", "Quit", show=False, priority=True)]
 
@@ -257,7 +262,7 @@ class ConsoleApp(AskingApp):
             self.set_timer(NOT_READY_S, lambda: self._filter(screen, text))
 
     @work(group="history", exclusive=True, exit_on_error=True)
-    async def show_history(self, name: str, cluster_id: str, what: str) -> None:
+    async def show_history(self, name: str, cluster_id: str | None, what: str) -> None:
         try:
             found = await self.store.history(cluster_id, what)
         except HsError as error:
@@ -313,6 +318,12 @@ class ConsoleApp(AskingApp):
 
     async def do_screen_keys(self) -> None:
         self.go_to("keys")
+
+    async def do_screen_rebalance(self) -> None:
+        self.go_to("rebalance")
+
+    async def do_screen_tenants(self) -> None:
+        self.go_to("tenants")
 
     async def do_view_older(self) -> None:
         self._go_back_to(self.trail.step(-1))

@@ -58,6 +58,38 @@ KEY_FIELDS: FieldKinds = {
     "id": "number",
     "uses": "number",
 }
+TENANT_FIELDS: FieldKinds = {
+    "name": "text",
+    "state": "word",
+    "cluster": "word",
+    "plan": "word",
+    "region": "word",
+    "pinned": "word",
+    "created": "age",
+    "id": "number",
+    "devices": "number",
+    "online": "number",
+    "used": "number",
+}
+PLAN_FIELDS: FieldKinds = {
+    "purpose": "word",
+    "state": "word",
+    "cluster": "word",
+    "by": "text",
+    "created": "age",
+    "id": "number",
+    "devices": "number",
+    "failed": "number",
+}
+MOVE_FIELDS: FieldKinds = {
+    "tenant": "word",
+    "state": "word",
+    "cluster": "word",
+    "source": "word",
+    "target": "word",
+    "plan": "number",
+    "devices": "number",
+}
 CLUSTER_FIELDS: FieldKinds = {"cluster": "word", "state": "word", "owner": "text"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "y": 31_536_000}
@@ -201,8 +233,11 @@ SCREENS: Mapping[str, FieldKinds] = {
     "devices": DEVICE_FIELDS,
     "users": USER_FIELDS,
     "keys": KEY_FIELDS,
+    "rebalance": PLAN_FIELDS,
+    "tenants": TENANT_FIELDS,
+    "moves": MOVE_FIELDS,
 }
-_ALIASES = {"clusters": "overview", "nodes": "devices", "tenants": "users", "preauthkeys": "keys"}
+_ALIASES = {"clusters": "overview", "nodes": "devices", "plans": "rebalance", "preauthkeys": "keys"}
 
 
 def parse_goto(text: str) -> Goto:

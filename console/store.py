@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request to a cluster's owner, and how to name it to the operator.
+    """A request to a cluster's owner, or without a cluster to hs-acs, and how to name it to the operator.
 
     `secret` never leaves this process: it is shown when the request is done.
     """
 
     cluster_id: str
-    tenant_id: TenantId
+    tenant_id: TenantId | None
     kind: str
     args: dict[str, Any]
     what: str
@@ -51,7 +51,8 @@ class Store(Protocol):
     async def devices(self, view: View) -> Page[DeviceRow]: ...
     async def users(self, view: View) -> Page[UserRow]: ...
     async def keys(self, view: View) -> Page[KeyRow]: ...
-    async def history(self, cluster_id: str, what: str) -> list[AuditRow]: ...
+    async def listing(self, name: str, view: View) -> Page[Any]: ...
+    async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
     async def submit(self, ask: Ask, actor: str) -> RequestId: ...
@@ -88,7 +89,10 @@ class PgStore:
     async def keys(self, view: View) -> Page[KeyRow]:
         return await self._read(lambda fleet: fleet.keys(view))
 
-    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+    async def listing(self, name: str, view: View) -> Page[Any]:
+        return await self._read(lambda fleet: fleet.listing(name, view))
+
+    async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         return await self._read(lambda fleet: fleet.history(cluster_id, what))
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:

@@ -6,18 +6,13 @@ from rich.cells import cell_len
 from rich.text import Text
 from textual.widgets import Input, Static
 
-from console.actions import Action
+from console.actions import DIGITS, Action
 from console.cells import Pen, age, clock_text
 from console.live import STALE_AFTER_S, Link
 
 #: Below this width words are shortened.
 NARROW = 100
-TAB_NAMES = {
-    "overview": ("Overview", "Ovw"),
-    "devices": ("Devices", "Dev"),
-    "users": ("Users", "Usr"),
-    "keys": ("Keys", "Key"),
-}
+SHORT_TABS = {"overview": "Ovw", "devices": "Dev", "users": "Usr", "keys": "Key", "rebalance": "Reb"}
 
 
 class Line(Static):
@@ -77,10 +72,10 @@ def status_line(
 
 def tabs_text(width: int, current: str) -> Text:
     text = Text(end="")
-    for number, (name, (long, short)) in enumerate(TAB_NAMES.items(), 1):
-        word = short if width < NARROW else long
+    for name, digit in DIGITS.items():
+        word = SHORT_TABS[name] if width < NARROW else name.title()
         here = name == current
-        text.append(f"[{number}]{word} " if here else f" {number} {word} ", "bold" if here else "#8a8a8a")
+        text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else "#8a8a8a")
     return text
 
 
@@ -105,7 +100,7 @@ def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]]) -> tuple
 
 def box_line(pen: Pen, label: str, value: Text | str) -> Text:
     """`label value` of a detail pane."""
-    text = Text(label + " ", "#8a8a8a", end="")
+    text = pen.cell(label + " ", "muted")
     return text.append_text(value if isinstance(value, Text) else pen.cell(value))
 
 

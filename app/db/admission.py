@@ -10,6 +10,7 @@ from app.db.jobs import Jobs
 from app.db.logins import LoginFacts
 from app.db.moves import Moves
 from app.db.rebalances import Rebalances
+from app.db.requests import AcsRequests
 from app.db.route_facts import RouteFacts
 from app.db.usage import Overrides, UsageFacts
 from app.db.webhooks import Webhooks
@@ -17,7 +18,9 @@ from app.db.webhooks import Webhooks
 ROLE = "hs_acs"
 
 
-class Admission(Access, Overrides, UsageFacts, Webhooks, Jobs, Moves, Rebalances, RouteFacts, LoginFacts):
+class Admission(
+    Access, Overrides, UsageFacts, Webhooks, Jobs, Moves, Rebalances, AcsRequests, RouteFacts, LoginFacts
+):
     """Everything hs-acs may do in the database. Each write names its tenant or cluster, and is audited."""
 
     @classmethod

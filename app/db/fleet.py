@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import asyncpg
+import msgspec
 import orjson
 
 from app.db.base import ACQUIRE_TIMEOUT_S
@@ -25,6 +26,7 @@ from app.fleet import (
     UserRow,
     View,
 )
+from app.fleet_lists import LISTS
 from app.model import TenantId, UserId
 from app.sql import QUERIES
 
@@ -41,6 +43,8 @@ TENANT_CHOICES = 500
 #: Fields of a device in the order of the statement's places for them.
 LIKE_FIELDS = ("any", "name", "user", "tag", "os", "version", "ip", "state", "cluster", "tenant")
 NUMBER_FIELDS = ("id", "key", "seen", "expires")
+#: Stands for the list in the statement that makes a window of one.
+_LISTED = "SELECT 0::bigint AS tenant_id, 0::bigint AS id WHERE $1::text IS NULL AND false -- LISTED"
 #: Columns in front of a row's own: total, before, now, sort keys.
 _FACTS = 5
 
@@ -90,7 +94,21 @@ class Fleet:
         """A window of auth keys, without secrets."""
         return _page(await self._fetch(QUERIES["fleet_keys"], *_arguments(view)), _key)
 
-    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+    async def listing(self, name: str, view: View) -> Page[Any]:
+        """A window of one of `app.fleet_lists.LISTS`."""
+        statement = QUERIES["fleet_window"].replace(_LISTED, QUERIES[f"fleet_list_{name}"])
+        found = await self._fetch(statement, *_arguments(view))
+        total, before, now = found[0][:3]
+        there = [row for row in found if row[6] is not None]
+        return Page(
+            rows=tuple(msgspec.json.decode(row[7], type=LISTS[name]) for row in there),
+            anchors=tuple(Anchor(row[3], row[4], row[5], row[6]) for row in there),
+            total=total,
+            before=before,
+            now=now,
+        )
+
+    async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         """The newest lines of the audit log about one object (`device:17`)."""
         found = await self._fetch(QUERIES["fleet_history"], cluster_id, what, HISTORY_LINES)
         return [AuditRow(*row) for row in found]

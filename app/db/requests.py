@@ -1,6 +1,7 @@
 """Operator requests: asked by who may only look, carried out by the cluster's owner.
 
-RequestDesk is for askers (role hs_console, any cluster), Requests is the owner's part of Scoped.
+RequestDesk is for askers (role hs_console, any cluster), Requests is the owner's part of Scoped,
+AcsRequests that of the leading hs-acs: requests to the deployment as a whole carry no cluster.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any, Self
 import orjson
 
 from app.db import rows
+from app.db.access import NO_CLUSTER
 from app.db.base import ACQUIRE_TIMEOUT_S, PoolBase, ScopedBase, write_audit
 from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.errors import BadRequest, NotFound, Refused, Unavailable
 from app.model import OperatorRequest, RequestId, TenantId
-from app.request_kinds import parse_request
+from app.request_kinds import is_for_acs, parse_request
 from app.sql import QUERIES
 
 #: Requests of one cluster that wait for its owner; further ones are refused.
@@ -46,7 +48,7 @@ class RequestDesk(PoolBase):
     async def submit(
         self,
         cluster_id: str,
-        tenant_id: TenantId,
+        tenant_id: TenantId | None,
         kind: str,
         args: dict[str, Any],
         *,
@@ -54,12 +56,16 @@ class RequestDesk(PoolBase):
         what: str,
         dedup: str | None = None,
     ) -> RequestId:
-        """Asks the owner of a cluster; `what` names the object for the audit log (`device:17`).
+        """Asks the owner of a cluster, or without one hs-acs.
+
+        `what` names the object for the audit log (`device:17`).
 
         With `dedup` an equal wish that is still queued is answered instead of asking twice. Raises
         BadRequest for kind or arguments, NotFound for cluster or tenant, Refused, Unavailable.
         """
         parse_request(kind, args)
+        if is_for_acs(kind) != (cluster_id == NO_CLUSTER):
+            raise BadRequest(f"a {kind} request is not for {cluster_id or 'hs-acs'}", code="bad_request_kind")
         try:
             text = orjson.dumps(args).decode()
         except orjson.JSONEncodeError as error:
@@ -75,7 +81,7 @@ class RequestDesk(PoolBase):
                     raise NotFound(f"tenant {tenant_id} does not live in cluster {cluster_id}")
                 if waiting >= MAX_OPEN:
                     raise Refused(
-                        f"{waiting} requests wait for the owner of cluster {cluster_id} already",
+                        f"{waiting} requests wait for {_whom(cluster_id)} already",
                         code="too_many_requests",
                     )
                 for _ in range(DEDUP_ATTEMPTS):
@@ -122,7 +128,7 @@ class RequestDesk(PoolBase):
             if loop.time() >= end:
                 raise Unavailable(
                     f"request {request_id} is {request.state} still after {deadline_s:g} s:"
-                    f" is cluster {request.cluster_id} served?",
+                    f" it waits for {_whom(request.cluster_id)}",
                     code="request_waits",
                 )
             await asyncio.sleep(FOLLOW_POLL_S)
@@ -156,3 +162,33 @@ class Requests(ScopedBase):
         """Forgets requests that ended longer ago than this."""
         gone: int = await self._fetchval(QUERIES["trim_requests"], self.cluster_id, max_age_s)
         return gone
+
+
+class AcsRequests(PoolBase):
+    """The part of Admission about requests to the deployment; only the leading hs-acs claims them."""
+
+    async def claim_acs_request(self, instance: str, epoch: int) -> OperatorRequest | None:
+        """The next one to carry out, also one that a leader left, None when there is none."""
+        row = await self._fetchrow(QUERIES["claim_acs_request"], instance, epoch)
+        return None if row is None else rows.request(row)
+
+    async def finish_acs_request(
+        self,
+        request_id: RequestId,
+        epoch: int,
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Writes the outcome, unless a later leader has taken it up."""
+        text = None if result is None else orjson.dumps(result).decode()
+        await self._execute(QUERIES["finish_acs_request"], request_id, epoch, text, error)
+
+    async def trim_acs_requests(self, max_age_s: float = REQUESTS_KEPT_S) -> int:
+        """Forgets those that ended longer ago than this."""
+        gone: int = await self._fetchval(QUERIES["trim_requests"], NO_CLUSTER, max_age_s)
+        return gone
+
+
+def _whom(cluster_id: str) -> str:
+    return f"the owner of cluster {cluster_id}" if cluster_id else "the leading hs-acs"

@@ -33,11 +33,11 @@ SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object
 
 -- fleet_history --
 -- What was done to one object, newest first.
--- $1 cluster_id, $2 object, $3 limit
+-- $1 cluster_id or NULL for any, $2 object, $3 limit
 SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object, COALESCE(before::text, ''),
        COALESCE(after::text, '')
   FROM audit_log
- WHERE cluster_id = $1 AND object = $2
+ WHERE ($1::text IS NULL OR cluster_id = $1) AND object = $2
  ORDER BY id DESC LIMIT $3
 
 -- fleet_tenants --
@@ -292,6 +292,64 @@ SELECT (SELECT count(*) FROM matching) AS total,
   LEFT JOIN (SELECT n.tenant_id, n.auth_key_id, count(*) AS devices FROM nodes n
               WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.auth_key_id IS NOT NULL
               GROUP BY n.tenant_id, n.auth_key_id) j ON j.tenant_id = p.tenant_id AND j.auth_key_id = p.id
+ ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
+          CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
+          CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
+
+-- fleet_window --
+-- One window over a list (LISTED stands for a `fleet_list_*` statement): filtered and ordered by the names of its
+-- columns; a column `_name` stands in for `name` there, `words` is what a free word is looked for in.
+-- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
+WITH term AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+        AS x (field text, op text, patterns text[], number float8, negated boolean)
+), listed AS (
+    SELECT 0::bigint AS tenant_id, 0::bigint AS id WHERE $1::text IS NULL AND false -- LISTED
+), matching AS MATERIALIZED (
+    SELECT l.tenant_id, l.id, j.j,
+           (CASE jsonb_typeof(k.v) WHEN 'string' THEN lower(k.v #>> '{}') ELSE '' END) COLLATE "C" AS text_key,
+           (CASE jsonb_typeof(k.v) WHEN 'number' THEN (k.v #>> '{}')::float8 WHEN 'string' THEN 0
+                 ELSE 'Infinity' END)::float8 AS number_key
+      FROM listed l
+     CROSS JOIN LATERAL (SELECT to_jsonb(l) AS j) j
+     CROSS JOIN LATERAL (SELECT COALESCE(j.j -> ('_' || $3::text), j.j -> $3::text) AS v) k
+     WHERE NOT EXISTS (
+           SELECT 1 FROM term
+            CROSS JOIN LATERAL (SELECT CASE term.field WHEN 'any' THEN j.j -> 'words'
+                       ELSE COALESCE(j.j -> ('_' || term.field), j.j -> term.field) END AS x) f
+            WHERE term.negated = CASE term.op
+               WHEN 'like' THEN EXISTS (
+                    SELECT 1 FROM jsonb_array_elements_text(CASE jsonb_typeof(f.x) WHEN 'array' THEN f.x
+                                                             WHEN 'string' THEN jsonb_build_array(f.x)
+                                                             ELSE '[]' END) AS e (word)
+                     WHERE lower(e.word) LIKE ANY (term.patterns))
+               ELSE COALESCE(CASE term.op WHEN 'lt' THEN (f.x #>> '{}')::float8 < term.number
+                                          WHEN 'gt' THEN (f.x #>> '{}')::float8 > term.number
+                                          ELSE (f.x #>> '{}')::float8 = term.number END, false)
+               END)
+), picked AS (
+    SELECT m.* FROM matching m
+     WHERE $8::bigint IS NULL
+        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
+                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
+     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
+              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
+              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
+     LIMIT $9
+)
+SELECT (SELECT count(*) FROM matching) AS total,
+       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
+           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
+                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
+                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
+                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
+       extract(epoch FROM now())::float8 AS now,
+       p.text_key, p.number_key, p.tenant_id, p.id, p.j::text
+  FROM (SELECT 1) AS always
+  LEFT JOIN picked p ON true
  ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
           CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
           CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,

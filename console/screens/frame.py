@@ -42,6 +42,7 @@ class ListFrame(Screen[None], Generic[RowT]):
     COLUMNS: ClassVar[Sequence[Column]]
     NOUN: ClassVar[str]
     SORT: ClassVar[str] = "name"
+    NEWEST_FIRST: ClassVar[bool] = False
     AUTO_FOCUS = "#table"
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.received_at: float | None = None
         self.serial = 0
         self.sort_by = self.SORT
-        self.descending = False
+        self.descending = self.NEWEST_FIRST
         self.filter_text = ""
         self.filter_error = ""
         self.terms: tuple[Term, ...] = ()
@@ -88,8 +89,8 @@ class ListFrame(Screen[None], Generic[RowT]):
     def name_of(self, row: RowT) -> str:
         raise KeyError(row)
 
-    def place_of(self, row: RowT) -> tuple[str, str]:
-        """Cluster and name in the audit log."""
+    def place_of(self, row: RowT) -> tuple[str | None, str]:
+        """Cluster (None: any) and name in the audit log."""
         raise KeyError(row)
 
     def copies_of(self, row: RowT) -> list[tuple[str, str]]:

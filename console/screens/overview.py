@@ -20,6 +20,7 @@ from console.cells import age, clock_text, count_text, plural
 from console.query import Condition, render
 from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
+from console.store import Ask
 from console.table import Column
 from console.widgets import box_line, side_by_side
 
@@ -208,6 +209,36 @@ class OverviewScreen(ListScreen[ClusterRow]):
         row = self.current
         assert row is not None
         self.console.go_to("devices", render((Condition("cluster", "=", (row.cluster_id,)),)))
+
+    async def do_cluster_drain(self) -> None:
+        row = self.chosen(BY_ID["cluster.drain"])[0]
+        name = row.cluster_id
+        args = {"cluster": name}
+        self.console.confirm(
+            BY_ID["cluster.drain"],
+            f"Drain cluster {name}",
+            [
+                f"{name}  {plural(row.tenants, 'tenant')}  {plural(row.devices, 'device')}",
+                f"{row.online} online now",
+            ],
+            "It gets no more tenants, and those it has (but for its own) move to other clusters in waves,"
+            " by a plan on the Rebalance screen. Their devices reconnect and keep their addresses."
+            " Undrain (W) ends it.",
+            [Ask("", None, "cluster_drain", args, f"cluster:{name}", f"drain {name}", dedup=name)],
+            typed=name,
+        )
+
+    async def do_cluster_undrain(self) -> None:
+        row = self.chosen(BY_ID["cluster.undrain"])[0]
+        name = row.cluster_id
+        args = {"cluster": name}
+        self.console.confirm(
+            BY_ID["cluster.undrain"],
+            f"Undrain cluster {name}",
+            [f"{name}  {row.state}  {plural(row.tenants, 'tenant')}"],
+            "It takes tenants again; a plan that empties it is stopped. Who has left stays where it is now.",
+            [Ask("", None, "cluster_undrain", args, f"cluster:{name}", f"undrain {name}", dedup=name)],
+        )
 
     async def do_cluster_rebuild(self) -> None:
         action = BY_ID["cluster.rebuild"]

@@ -22,6 +22,7 @@ from app.fleet import (
     UserRow,
     View,
 )
+from app.fleet_lists import MoveRow, PlanRow, TenantRow
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
 from console.export import text_of
 from console.main import ConsoleApp
@@ -123,6 +124,37 @@ def cluster(name: str, **changes: Any) -> ClusterRow:
     return ClusterRow(**(fields | changes))
 
 
+def tenant(number: int, name: str | None = None, **changes: Any) -> TenantRow:
+    fields: dict[str, Any] = {
+        "tenant_id": number, "id": number, "cluster_id": "eu-1", "name": name or f"tenant-{number}",
+        "state": "active", "plan": "team", "region": "eu", "dedicated": False, "pinned": "", "is_home": False,
+        "devices": 10 * number, "max_devices": None if number % 2 else 60, "users": number, "max_users": 25,
+        "keys": 1, "max_keys": None, "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
+    }  # fmt: skip
+    return TenantRow(**(fields | changes))
+
+
+def plan(number: int, **changes: Any) -> PlanRow:
+    fields: dict[str, Any] = {
+        "id": number, "purpose": "rebalance", "subject": "", "state": "proposed", "why": f"request {number}",
+        "before": {"eu-1": 910, "us-2": 340}, "after": {"eu-1": 640, "us-2": 610}, "notes": (), "error": "",
+        "created_by": "console:ops", "created": NOW - 600.0 * number, "approved_by": "", "ended": None,
+        "version": 3, "steps": 8, "devices": 270, "done": number, "failed": 0, "connected_before": 200,
+        "connected_after": None,
+    }  # fmt: skip
+    return PlanRow(**(fields | changes))
+
+
+def move(number: int, tenant: str | None = None, **changes: Any) -> MoveRow:
+    fields: dict[str, Any] = {
+        "id": number, "plan": 4, "step": number, "tenant_id": number, "tenant": tenant or f"tenant-{number}",
+        "source": "eu-1", "target": "us-2", "devices": 10 * number, "state": "waiting", "error": "",
+        "connected_before": None, "connected_after": None, "ended": None, "plan_state": "applying",
+        "plan_version": 3,
+    }  # fmt: skip
+    return MoveRow(**(fields | changes))
+
+
 class FakeStore:
     """Rows in memory. `error` is raised by every read; `gate` holds them back until it is set."""
 
@@ -134,6 +166,7 @@ class FakeStore:
         self.device_rows: list[DeviceRow] = []
         self.user_rows: list[UserRow] = []
         self.key_rows: list[KeyRow] = []
+        self.lists: dict[str, list[Any]] = {}
         self.error: HsError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -161,7 +194,7 @@ class FakeStore:
         if view.after is not None:
             start = 1 + next(n for n, row in enumerate(ordered) if row.id == view.after.id)
         shown = tuple(ordered[start : start + view.limit])
-        anchors = tuple(Anchor(name(row), 0.0, row.tenant_id, row.id) for row in shown)
+        anchors = tuple(Anchor(name(row), 0.0, getattr(row, "tenant_id", 0), row.id) for row in shown)
         return Page(shown, anchors, len(ordered), start, NOW)
 
     async def devices(self, view: View) -> Page[DeviceRow]:
@@ -173,9 +206,12 @@ class FakeStore:
     async def keys(self, view: View) -> Page[KeyRow]:
         return await self._page(self.key_rows, view, lambda row: f"{row.id:09}")
 
-    async def history(self, cluster_id: str, what: str) -> list[AuditRow]:
+    async def listing(self, name: str, view: View) -> Page[Any]:
+        return await self._page(self.lists.get(name, []), view, lambda row: f"{row.id:09}")
+
+    async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         await self._read()
-        return [row for row in self.recent if (row.cluster_id, row.object) == (cluster_id, what)]
+        return [row for row in self.recent if row.object == what and cluster_id in (None, row.cluster_id)]
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()
@@ -228,6 +264,11 @@ def filled(devices: int = 40) -> FakeStore:
     store.device_rows = [device(n) for n in range(1, devices + 1)]
     store.user_rows = [user(n) for n in range(1, 8)] + [user(9, "alice")]
     store.key_rows = [key(n) for n in range(1, 7)]
+    store.lists = {
+        "tenants": [tenant(n) for n in range(2, 8)],
+        "rebalance": [plan(n) for n in range(1, 5)],
+        "moves": [move(n) for n in range(1, 7)],
+    }
     return store
 
 

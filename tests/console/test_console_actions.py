@@ -25,6 +25,7 @@ TYPED = {
     "device.move_user": {"user": "alice"},
     "user.create": {"name": "bob"},
     "user.rename": {"name": "bob"},
+    "tenant.move": {},
     "key.create": {"user": "alice", "life": "1h"},
 }
 

@@ -25,9 +25,12 @@ from tests.console.support import (
     device,
     filled,
     key,
+    move,
+    plan,
     request,
     running,
     shown,
+    tenant,
     text,
     toasts,
     until,
@@ -38,7 +41,7 @@ from tests.console.test_console_cells import is_harmless
 GOLDENS = Path(__file__).parent / "goldens"
 #: Set to write the goldens anew; look at the difference before it is committed.
 WRITE_VARIABLE = "HS_WRITE_GOLDENS"
-FLEET_SCREENS = ["devices", "users", "keys"]
+FLEET_SCREENS = ["devices", "users", "keys", "rebalance", "tenants", "moves"]
 SCREENS = ["overview", *FLEET_SCREENS]
 
 
@@ -201,6 +204,7 @@ async def test_hostile_names(screen: str) -> None:
     store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
     store.clusters = [cluster(name, state=name, owner=name, lease_left_s=1.0) for name in set(NAMES)]
+    store.lists = hostile_lists()
     async with running(store, screen, (110, 36)) as (app, pilot):
         base = await shown(app, pilot)
         assert base.table.row_count == len(base.rows) >= len(set(NAMES))
@@ -229,7 +233,20 @@ def hostile_store() -> FakeStore:
     store.device_rows = [device(n, name, user=name, tenant=name) for n, name in enumerate(NAMES, 1)]
     store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
+    store.lists = hostile_lists()
     return store
+
+
+def hostile_lists() -> dict[str, list[Any]]:
+    numbered = list(enumerate(NAMES, 1))
+    return {
+        "tenants": [tenant(n, name, cluster_id=name, region=name, plan=name) for n, name in numbered],
+        "rebalance": [
+            plan(n, subject=name, why=name, error=name, created_by=name, notes=(name,), before={name: 1})
+            for n, name in numbered
+        ],
+        "moves": [move(n, name, source=name, target=name, error=name, state=name) for n, name in numbered],
+    }
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.soak)])

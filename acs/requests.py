@@ -1,0 +1,174 @@
+"""Operators' requests to the deployment, carried out by the leading hs-acs, one at a time.
+
+A request may be carried out again when its first leader died before it wrote the outcome: every handler leads
+to the same end then. A refusal is an outcome, its sentence is what the operator sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from acs.rebalancing import Rebalancing
+from app import log, planner
+from app.db.admission import Admission
+from app.errors import HsError, Refused, Unavailable
+from app.jobs import Job
+from app.model import OperatorRequest, Rebalance, TenantId
+from app.request_kinds import (
+    ClusterDrain,
+    ClusterUndrain,
+    RebalancePropose,
+    RebalanceVerb,
+    TenantMove,
+    parse_request,
+)
+
+_log = log.get("requests")
+
+#: How soon a request is taken up.
+LOOK_EVERY_S = 0.5
+#: A request that was taken up so often without an outcome is given up.
+MAX_ATTEMPTS = 10
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One request and what is needed to carry it out."""
+
+    rebalancing: Rebalancing
+    request: OperatorRequest
+
+    @property
+    def store(self) -> Admission:
+        return self.rebalancing.store
+
+    @property
+    def actor(self) -> str:
+        return self.request.requested_by
+
+    @property
+    def again(self) -> bool:
+        """Whether an earlier attempt may have had its effect."""
+        return self.request.attempts > 1
+
+    @property
+    def why(self) -> str:
+        """By this the plan of an earlier attempt is known."""
+        return f"request {self.request.id}"
+
+    async def made_before(self) -> Rebalance | None:
+        """The plan of an earlier attempt."""
+        if not self.again:
+            return None
+        found = await self.store.list_rebalances(0, 50)
+        return next((plan for plan in found if plan.why == self.why), None)
+
+
+def _told(plan: Rebalance) -> Result:
+    return {"plan": plan.id, "state": plan.state, "tenants": plan.steps, "devices": plan.devices}
+
+
+async def _move(work: Work, args: TenantMove) -> Result:
+    tenant_id = TenantId(args.tenant_id)
+    if work.again and (await work.store.tenant(tenant_id)).cluster_id == args.to:
+        return {"tenant": args.tenant_id, "cluster": args.to}
+    plan = await work.rebalancing.move(tenant_id, args.to, why=work.why, actor=work.actor)
+    return _told(plan)
+
+
+async def _drain(work: Work, args: ClusterDrain) -> Result:
+    plan = await work.made_before()
+    if plan is None:
+        await work.store.update_cluster(args.cluster, actor=work.actor, state="draining")
+        try:
+            plan = await work.rebalancing.propose(planner.DRAIN, args.cluster, why=work.why, actor=work.actor)
+        except Refused as error:
+            if error.code != "nothing_to_do" or error.facts.get("notes"):
+                raise
+            return {"tenants": 0, "devices": 0}
+    if plan.state == "proposed":
+        plan = await work.rebalancing.verb(plan.id, "approve", actor=work.actor)
+    return _told(plan)
+
+
+async def _undrain(work: Work, args: ClusterUndrain) -> Result:
+    for plan_id, state in await work.store.open_rebalances(planner.DRAIN, args.cluster):
+        if state in ("proposed", "applying", "paused"):
+            await work.rebalancing.verb(plan_id, "stop", actor=work.actor)
+    load = await work.store.update_cluster(args.cluster, actor=work.actor, state="active")
+    return {"cluster": load.cluster_id, "tenants": load.tenants}
+
+
+async def _propose(work: Work, args: RebalancePropose) -> Result:
+    plan = await work.made_before()
+    if plan is None:
+        plan = await work.rebalancing.propose(planner.REBALANCE, "", why=work.why, actor=work.actor)
+    return _told(plan)
+
+
+async def _verb(work: Work, args: RebalanceVerb) -> Result:
+    if work.again and (await work.store.rebalance(args.plan)).version > args.version:
+        return _told(await work.store.rebalance(args.plan))
+    return _told(await work.rebalancing.verb(args.plan, args.verb, actor=work.actor, version=args.version))
+
+
+#: Kind of request -> what carries it out.
+HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
+    "tenant_move": _move,
+    "cluster_drain": _drain,
+    "cluster_undrain": _undrain,
+    "rebalance_propose": _propose,
+    "rebalance_verb": _verb,
+}
+
+
+class RequestRunner:
+    """Carries out what waits, while its instance leads."""
+
+    def __init__(self, rebalancing: Rebalancing, instance: str, *, epoch: Callable[[], int | None]) -> None:
+        """`epoch`: of the lease this instance leads by, None while it does not."""
+        self._rebalancing = rebalancing
+        self._store = rebalancing.store
+        self._instance = instance
+        self._epoch = epoch
+
+    def by_the_clock(self) -> Job:
+        return Job("carry out requests", LOOK_EVERY_S, self.run)
+
+    async def run(self) -> None:
+        """Everything that waits now."""
+        try:
+            while (epoch := self._epoch()) is not None:
+                request = await self._store.claim_acs_request(self._instance, epoch)
+                if request is None:
+                    return
+                result, error = await self._outcome(request)
+                await self._store.finish_acs_request(request.id, epoch, result=result, error=error)
+                _log.info(
+                    "request_done" if error is None else "request_failed",
+                    request=request.id,
+                    kind=request.kind,
+                    by=request.requested_by,
+                    reason=error,
+                )
+        except Unavailable as error:
+            _log.warning("requests_delayed", reason=error.message)
+
+    async def _outcome(self, request: OperatorRequest) -> tuple[Result | None, str | None]:
+        """(result, error). Raises Unavailable: it is taken up again then."""
+        if request.attempts > MAX_ATTEMPTS:
+            return None, f"given up after {MAX_ATTEMPTS} attempts: the log of hs-acs says why"
+        try:
+            args = parse_request(request.kind, request.args)
+            return await HANDLERS[request.kind](Work(self._rebalancing, request), args), None
+        except Unavailable:
+            raise
+        except HsError as error:
+            return None, error.message
+        except Exception:  # noqa: BLE001 - a defect in one handler must not stop the others
+            _log.exception("request_crashed", request=request.id, kind=request.kind)
+            return None, "a defect of hs-acs: its log says more"

@@ -1,0 +1,248 @@
+"""Plans for moving tenants: proposed, approved, followed, held up, undone; and the moves they consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from app.fleet import View
+from app.fleet_lists import MoveRow, PlanRow
+from console.actions import BY_ID, Action
+from console.cells import count_text, date_text, plural
+from console.query import Condition, render
+from console.screens.base import ListScreen, bindings_of
+from console.screens.frame import RowT
+from console.store import Ask
+from console.table import Column
+from console.widgets import box_line, side_by_side
+
+STATES = {
+    "proposed": "unknown",
+    "applying": "change",
+    "paused": "attention",
+    "verifying": "change",
+    "done": "ok",
+    "stopped": "off",
+    "failed": "failed",
+    "rolling_back": "change",
+    "rolled_back": "off",
+}
+MOVE_STATES = {"waiting": "wait", "done": "ok", "skipped": "off", "failed": "failed", "undone": "off"}
+#: What each verb leads to, in the words of its dialog.
+EFFECTS = {
+    "approve": "The tenants move in waves, as hs-acs paces them; their devices reconnect within seconds"
+    " and keep addresses, names and keys. It can be held up (s), ended (S) and undone (B) at any time.",
+    "pause": "The wave under way is finished, the next is not begun.",
+    "resume": "The next wave begins.",
+    "stop": "The plan ends where it is: who has moved stays where it is now.",
+    "rollback": "Who has moved goes back, the last first; a cluster that was drained takes tenants again.",
+}
+BAR_CELLS = 16
+
+
+class _PlanActions(ListScreen[RowT]):
+    """What can be done to the plan of the row under the cursor."""
+
+    def plan_of(self, row: RowT) -> tuple[int, int, list[str]]:
+        """Its id, its version as shown, and what it is in words."""
+        raise KeyError(row)
+
+    async def do_plan_approve(self) -> None:
+        self._ask(BY_ID["plan.approve"], "approve")
+
+    async def do_plan_pause(self) -> None:
+        self._ask(BY_ID["plan.pause"], "pause")
+
+    async def do_plan_resume(self) -> None:
+        self._ask(BY_ID["plan.resume"], "resume")
+
+    async def do_plan_stop(self) -> None:
+        self._ask(BY_ID["plan.stop"], "stop")
+
+    async def do_plan_rollback(self) -> None:
+        self._ask(BY_ID["plan.rollback"], "rollback")
+
+    async def do_plan_new(self) -> None:
+        self.console.confirm(
+            BY_ID["plan.new"],
+            "Propose a plan",
+            ["all clusters"],
+            "hs-acs works out the fewest devices to move so that no cluster is fuller than its share."
+            " Nobody moves before the plan is approved.",
+            [Ask("", None, "rebalance_propose", {}, "rebalance", "propose a plan", dedup="rebalance")],
+        )
+
+    def _ask(self, action: Action, verb: str) -> None:
+        row = self.current
+        assert row is not None
+        plan_id, version, words = self.plan_of(row)
+        args = {"plan": plan_id, "verb": verb, "version": version}
+        self.console.confirm(
+            action,
+            f"{action.label.capitalize()} plan {plan_id}",
+            words,
+            EFFECTS[verb],
+            [Ask("", None, "rebalance_verb", args, f"rebalance:{plan_id}", f"{action.label} plan {plan_id}")],
+            typed=str(plan_id) if action.tier > 1 else "",
+        )
+
+
+class RebalanceScreen(_PlanActions[PlanRow]):
+    """One row for each plan, the newest first."""
+
+    NAME = "rebalance"
+    NOUN = "plan"
+    SORT = "id"
+    NEWEST_FIRST = True
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("rebalance")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("id", "PLAN", 6, 1, right=True, sort="id"),
+        Column("purpose", "PURPOSE", 10, 1, sort="purpose"),
+        Column("subject", "CLUSTER", 10, 3, 1, sort="subject"),
+        Column("state", "STATE", 14, 1, sort="state"),
+        Column("progress", "MOVED", BAR_CELLS + 10, 1),
+        Column("devices", "DEVICES", 8, 2, right=True, sort="devices"),
+        Column("failed", "FAILED", 7, 3, right=True, sort="failed"),
+        Column("by", "BY", 14, 4, 2, sort="by"),
+        Column("created", "MADE", 16, 5, sort="created"),
+    )
+
+    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
+        return lambda: self.store.listing("rebalance", view)
+
+    def key_of(self, row: PlanRow) -> str:
+        return str(row.id)
+
+    def name_of(self, row: PlanRow) -> str:
+        return f"plan {row.id}"
+
+    def place_of(self, row: PlanRow) -> tuple[str | None, str]:
+        return None, f"rebalance:{row.id}"
+
+    def cells_of(self, row: PlanRow) -> dict[str, Text]:
+        cell = self.pen.cell
+        return {
+            "id": cell(row.id),
+            "purpose": cell(row.purpose),
+            "subject": cell(row.subject or "-", "muted"),
+            "state": self.pen.state(STATES.get(row.state, "unknown"), row.state.replace("_", " ")),
+            "progress": cell(self.pen.bar(row.done, row.steps, BAR_CELLS) + f" {row.done}/{row.steps}"),
+            "devices": cell(count_text(row.devices)),
+            "failed": cell(row.failed, "failed" if row.failed else "muted"),
+            "by": cell(row.created_by, "muted"),
+            "created": cell(date_text(row.created), "muted"),
+        }
+
+    def detail_of(self, row: PlanRow, width: int) -> tuple[str, list[Text]]:
+        pen = self.pen
+        facts = [box_line(pen, "made", f"{self.ago(row.created)} ago by {row.created_by}: {row.why or '-'}")]
+        if row.approved_by:
+            facts.append(box_line(pen, "approved by", row.approved_by))
+        if row.connected_before is not None:
+            back = "?" if row.connected_after is None else count_text(row.connected_after)
+            facts.append(
+                box_line(pen, "back", f"{back} of {count_text(row.connected_before)} devices connected")
+            )
+        lines = side_by_side(facts, width)
+        arrow = ">" if pen.ascii else "→"
+        loads = [
+            box_line(
+                pen,
+                name,
+                f"{count_text(load)} {arrow} {count_text(row.after.get(name, 0))}",
+            )
+            for name, load in row.before.items()
+        ]
+        lines += side_by_side(loads, width)
+        if row.error:
+            lines.append(pen.state("failed", row.error))
+        lines += [pen.state("attention", note) for note in row.notes]
+        return f"plan {row.id}  {row.purpose} {row.subject}", lines
+
+    def plan_of(self, row: PlanRow) -> tuple[int, int, list[str]]:
+        loads = [f"{name}: {load} -> {row.after.get(name, 0)} devices" for name, load in row.before.items()]
+        words = f"{row.purpose} {row.subject}  {plural(row.steps, 'tenant')}  {plural(row.devices, 'device')}"
+        return row.id, row.version, [words, *loads, *row.notes]
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.go_to("moves", render((Condition("plan", "=", (str(row.id),)),)))
+
+
+class MovesScreen(_PlanActions[MoveRow]):
+    """One row for each tenant of a plan."""
+
+    NAME = "moves"
+    NOUN = "move"
+    SORT = "id"
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("moves")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("plan", "PLAN", 6, 2, right=True, sort="plan"),
+        Column("id", "STEP", 5, 3, right=True, sort="id"),
+        Column("tenant", "TENANT", 16, 1, 3, sort="tenant"),
+        Column("devices", "DEVICES", 8, 1, right=True, sort="devices"),
+        Column("source", "FROM", 10, 1, 1, sort="source"),
+        Column("target", "TO", 10, 1, 1, sort="target"),
+        Column("state", "STATE", 11, 1, sort="state"),
+        Column("back", "BACK", 11, 2, right=True),
+        Column("ended", "AT", 16, 5, sort="ended"),
+        Column("error", "WHY", 12, 4, 3),
+    )
+
+    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
+        return lambda: self.store.listing("moves", view)
+
+    def key_of(self, row: MoveRow) -> str:
+        return str(row.id)
+
+    def name_of(self, row: MoveRow) -> str:
+        return row.tenant
+
+    def place_of(self, row: MoveRow) -> tuple[str | None, str]:
+        return None, f"tenant:{row.tenant_id}"
+
+    def cells_of(self, row: MoveRow) -> dict[str, Text]:
+        cell = self.pen.cell
+        return {
+            "plan": cell(row.plan, "muted"),
+            "id": cell(row.step, "muted"),
+            "tenant": cell(row.tenant),
+            "devices": cell(count_text(row.devices)),
+            "source": cell(row.source),
+            "target": cell(row.target),
+            "state": self.pen.state(MOVE_STATES.get(row.state, "unknown"), row.state),
+            "back": cell(_back(row)),
+            "ended": cell(date_text(row.ended) if row.ended is not None else "-", "muted"),
+            "error": cell(row.error, "failed"),
+        }
+
+    def detail_of(self, row: MoveRow, width: int) -> tuple[str, list[Text]]:
+        pen = self.pen
+        facts = [
+            box_line(pen, "plan", f"{row.plan} is {row.plan_state.replace('_', ' ')}"),
+            box_line(pen, "move", f"{row.source} {'>' if pen.ascii else '→'} {row.target}"),
+            box_line(pen, "counts for", plural(row.devices, "device")),
+            box_line(pen, "connected after/before", _back(row)),
+        ]
+        lines = side_by_side(facts, width)
+        if row.error:
+            lines.append(pen.state("failed", row.error))
+        return f"{row.tenant}  tenant {row.tenant_id}", lines
+
+    def plan_of(self, row: MoveRow) -> tuple[int, int, list[str]]:
+        return row.plan, row.plan_version, [f"plan {row.plan}  {row.plan_state}"]
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.go_to("tenants", render((Condition("name", "=", (row.tenant,)),)))
+
+
+def _back(row: MoveRow) -> str:
+    if row.connected_before is None:
+        return "-"
+    return f"{'?' if row.connected_after is None else row.connected_after}/{row.connected_before}"

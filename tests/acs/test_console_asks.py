@@ -1,0 +1,193 @@
+"""What an operator asks hs-acs for at the console: from the key press to tenants that live elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from textual.pilot import Pilot
+
+from app.api.client import AcsClient
+from app.api.records import RebalanceAsked, TenantAsked
+from app.db.requests import RequestDesk
+from app.errors import BadRequest
+from app.model import TenantId
+from console.main import ConsoleApp
+from console.screens.base import ListScreen
+from console.store import PgStore
+from tests.acs.support import Deployment, deployed
+from tests.console.support import running, shown, text, toasts, until
+from tests.node.support import QUICK, run_sql
+
+FAST = {"HS_ACS__REBALANCE__WAVE": "1", "HS_ACS__REBALANCE__PAUSE": "50ms", "HS_ACS__REBALANCE__SETTLE": "1s"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def deployment(pg_server: str) -> AsyncIterator[Deployment]:
+    async with deployed(pg_server, "east", "west", node_settings=QUICK, acs_settings=FAST) as found:
+        yield found
+
+
+@pytest.fixture
+async def admin(deployment: Deployment) -> AsyncIterator[AcsClient]:
+    async with deployment.acs.client() as client:
+        yield client
+
+
+async def test_a_tenant_moves_at_the_consoles_word(deployment: Deployment, admin: AcsClient) -> None:
+    await tenants_in(deployment, admin, "east", "t1")
+    async with running(PgStore(deployment.nodes["east"].dsn), "tenants", size=(160, 40)) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        point_at(base, "t1")
+        await base.action_command("tenant.move")
+        await until(pilot, lambda: "To cluster" in text(app), "the form")
+        await pilot.click("#submit")
+        await until(pilot, lambda: "move t1 to west: done" in toasts(app), "the move")
+        assert (await places(admin))["t1"] == "west"
+        await until(pilot, lambda: [r.cluster_id for r in base.rows.values() if r.name == "t1"] == ["west"])
+        # A cluster's own stays, with the reason, and what was chosen is not lost.
+        point_at(base, "east")
+        await base.action_command("tenant.move")
+        await until(pilot, lambda: "To cluster" in text(app), "the form")
+        await pilot.click("#submit")
+        await until(pilot, lambda: any("is its cluster's own tenant" in line for line in toasts(app)))
+        await until(pilot, lambda: "To cluster" in text(app), "the form again")
+        await pilot.press("escape")
+    audited = await audit(deployment, "request_tenant_move")
+    assert [row[0] for row in audited] == ["console:ops"]
+
+
+async def test_a_plan_is_proposed_approved_and_undone(deployment: Deployment, admin: AcsClient) -> None:
+    await tenants_in(deployment, admin, "east", *(f"p{number}" for number in range(8)))
+    before = await places(admin)
+    async with running(PgStore(deployment.nodes["east"].dsn), "rebalance", size=(160, 40)) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        await confirmed(pilot, app, "plan.new", "y")
+        await until(pilot, lambda: "propose a plan: done" in toasts(app), "the plan")
+        await until(pilot, lambda: any(row.state == "proposed" for row in base.rows.values()), "its row")
+        assert before == await places(admin)
+        (plan,) = [row for row in base.rows.values() if row.state == "proposed"]
+        assert plan.after["west"] > plan.before["west"]
+
+        point_at(base, f"plan {plan.id}")
+        await confirmed(pilot, app, "plan.approve", *str(plan.id), "enter")
+        await until(pilot, lambda: f"approve plan {plan.id}: done" in toasts(app), "the approval")
+        await until(pilot, lambda: base.rows[str(plan.id)].state == "done", "the end of the plan")
+        after = await places(admin)
+        assert sum(before[name] != after[name] for name in before) == plan.steps > 1
+        # Its moves, one row each.
+        await pilot.press("enter")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "moves", "the moves")
+        moves = await shown(app, pilot)
+        await until(pilot, lambda: len(moves.rows) == plan.steps, "the moves of this plan only")
+        assert {row.state for row in moves.rows.values()} == {"done"}
+        # From there it can be undone as well.
+        await confirmed(pilot, app, "plan.rollback", *str(plan.id), "enter")
+        await until(pilot, lambda: {r.plan_state for r in moves.rows.values()} == {"rolled_back"}, "undone")
+    assert before == await places(admin)
+
+
+async def test_a_plan_that_changed_meanwhile_is_not_touched(deployment: Deployment, admin: AcsClient) -> None:
+    await tenants_in(deployment, admin, "east", *(f"v{number}" for number in range(8)))
+    plan = await admin.propose_rebalance(RebalanceAsked())
+    async with running(PgStore(deployment.nodes["east"].dsn), "rebalance", size=(160, 40)) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up and str(plan.id) in base.rows, "the plan")
+        point_at(base, f"plan {plan.id}")
+        await base.action_command("plan.approve")
+        await until(pilot, lambda: "Cancel" in text(app), "the dialog")
+        await admin.rebalance_verb(plan.id, "stop")
+        await pilot.press(*str(plan.id), "enter")
+        await until(pilot, lambda: any("has another version now" in line for line in toasts(app)), "refused")
+    assert (await admin.rebalance(plan.id)).state == "stopped"
+
+
+async def test_a_cluster_is_drained_and_taken_back(deployment: Deployment, admin: AcsClient) -> None:
+    await tenants_in(deployment, admin, "west", "d1", "d2")
+    async with running(PgStore(deployment.nodes["east"].dsn), "overview", size=(160, 40)) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        base.table.move_to("west")
+        await confirmed(pilot, app, "cluster.drain", *"west", "enter")
+        await until(pilot, lambda: "drain west: done" in toasts(app), "the answer")
+        await until(pilot, lambda: base.rows["west"].state == "drained", "nobody is left")
+        assert "west" not in set((await places(admin)).values())
+        await confirmed(pilot, app, "cluster.undrain", "y")
+        await until(pilot, lambda: base.rows["west"].state == "active", "it takes tenants again")
+
+
+async def test_what_was_asked_while_nobody_led_is_done_by_who_comes(
+    deployment: Deployment, admin: AcsClient
+) -> None:
+    """Both hs-acs are killed; the wish waits, and the first that comes back carries it out, once."""
+    await tenants_in(deployment, admin, "east", "w1")
+    (tenant,) = [t async for t in admin.tenants() if t.name == "w1"]
+    await deployment.acs.kill()
+    await deployment.second.kill()
+    desk = await RequestDesk.open(deployment.nodes["east"].dsn)
+    try:
+        args = {"tenant_id": tenant.id, "to": "west"}
+        wish = await desk.submit(
+            "", None, "tenant_move", args, actor="console:ops", what=f"tenant:{tenant.id}"
+        )
+        assert (await desk.get(wish)).state == "queued"
+        await deployment.second.start()
+        found = [request async for request in desk.follow(wish)][-1]
+        assert (found.state, found.attempts, found.error) == ("done", 1, None)
+    finally:
+        await desk.close()
+        await deployment.acs.start()
+    assert (await places(admin))["w1"] == "west"
+
+
+async def test_a_request_goes_to_whom_it_is_for(deployment: Deployment) -> None:
+    desk = await RequestDesk.open(deployment.nodes["east"].dsn)
+    try:
+        for cluster, kind, args in (
+            ("east", "rebalance_propose", {}),
+            ("", "netmap_rebuild", {"scope": "cluster"}),
+        ):
+            with pytest.raises(BadRequest, match="is not for"):
+                await desk.submit(cluster, TenantId(1), kind, args, actor="t", what="x")
+    finally:
+        await desk.close()
+
+
+async def tenants_in(deployment: Deployment, admin: AcsClient, cluster: str, *names: str) -> None:
+    """Only these, there, and free to move."""
+    for name in ("east", "west"):
+        await admin.cluster_verb(name, "admit")
+    async for tenant in admin.tenants():
+        if not tenant.home:
+            await admin.delete_tenant(tenant.id)
+    for name in names:
+        await admin.place(TenantAsked(name=name, cluster=cluster))
+    await run_sql(deployment.nodes["east"].dsn, "UPDATE tenants SET pinned = NULL")
+
+
+async def places(admin: AcsClient) -> dict[str, str]:
+    return {tenant.name: tenant.cluster async for tenant in admin.tenants() if not tenant.home}
+
+
+async def audit(deployment: Deployment, action: str) -> list[Any]:
+    return await run_sql(
+        deployment.nodes["east"].dsn, f"SELECT actor, object FROM audit_log WHERE action = '{action}'"
+    )
+
+
+def point_at(base: ListScreen[Any], name: str) -> None:
+    base.table.move_to(next(key for key, row in base.rows.items() if base.name_of(row) == name))
+
+
+async def confirmed(pilot: Pilot[Any], app: ConsoleApp, action: str, *keys: str) -> None:
+    """An action, and its dialog answered by keys."""
+    base = app.base
+    assert base is not None
+    await base.action_command(action)
+    await until(pilot, lambda: "Cancel" in text(app), f"the dialog of {action}")
+    await pilot.press(*keys)
+    await until(pilot, lambda: app.screen is base, "the list")
