@@ -85,6 +85,8 @@ def show_(tenant: str, config: str | None, output: str) -> None:
 @click.option("--max-devices", type=int, help="-1 = no limit.")
 @click.option("--max-users", type=int, help="-1 = no limit.")
 @click.option("--max-keys", type=int, help="-1 = no limit.")
+@click.option("--max-routes", type=int, help="Approved routes of all its devices; -1 = no limit.")
+@click.option("--max-requests", type=int, help="Requests of its devices a minute; -1 = no limit.")
 @config_option
 @output_option
 def change(tenant: str, config: str | None, output: str, **given: str | int | None) -> None:
@@ -216,6 +218,8 @@ def list_plans(config: str | None, output: str) -> None:
 @click.option("--max-devices", type=int)
 @click.option("--max-users", type=int)
 @click.option("--max-keys", type=int)
+@click.option("--max-routes", type=int, help="Approved routes of all devices of a tenant.")
+@click.option("--max-requests", type=int, help="Map requests and registrations of its devices a minute.")
 @config_option
 @output_option
 def put(name: str, config: str | None, output: str, **limits: int | None) -> None:

@@ -119,6 +119,8 @@ def show_quota(tenant: str, config: str | None, output: str) -> None:
 @click.option("--max-devices", type=int, help="-1 = no limit.")
 @click.option("--max-users", type=int, help="-1 = no limit.")
 @click.option("--max-keys", type=int, help="-1 = no limit.")
+@click.option("--max-routes", type=int, help="-1 = no limit.")
+@click.option("--max-requests", type=int, help="A minute; -1 = no limit.")
 @config_option
 @output_option
 def override(tenant: str, life: str, config: str | None, output: str, **limits: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from acs.api import clusters, jobs, joining, rebalances, tenants, tokens, usage, webhooks
@@ -15,6 +16,7 @@ from acs.requests import RequestRunner
 from acs.webhooks import KEPT_S, Sender
 from app import __version__
 from app.api.records import Service as ServiceRecord
+from app.billing import month_of
 from app.db.admission import Admission
 from app.jobs import Job
 from app.settings import Settings
@@ -29,6 +31,9 @@ ADMIT_EVERY_S = 2.0
 CARRY_ON_EVERY_S = 2.0
 REBALANCE_EVERY_S = 600.0
 SUPERVISE_EVERY_S = 5.0
+#: How often it is looked whether a month's invoices are ready, and how long after its end they are.
+INVOICES_EVERY_S = 600.0
+INVOICE_AFTER_S = 900.0
 #: How soon webhooks are told.
 DELIVER_EVERY_S = 2.0
 #: How soon limits of before are in force again.
@@ -81,6 +86,7 @@ class Service:
             Job("purge-tenants", PURGE_EVERY_S, self._purge_tenants),
         ]
         jobs.append(Job("end-overrides", END_OVERRIDES_EVERY_S, self._end_overrides))
+        jobs.append(Job("invoices", INVOICES_EVERY_S, self._invoices_ready))
         jobs.append(Job("trim-usage", TRIM_EVERY_S, self._trim_usage))
         sender = Sender(self.admission, self.deployment_key, self.clock)
         jobs.append(Job("deliver-webhooks", DELIVER_EVERY_S, sender.deliver))
@@ -95,6 +101,14 @@ class Service:
         if self.settings.acs.auto_admit:
             jobs.append(Job("admit-clusters", ADMIT_EVERY_S, self._admit_clusters))
         return jobs
+
+    async def _invoices_ready(self) -> str:
+        """Of the month before this one, once its last hours have come in."""
+        this_month = datetime.fromtimestamp(self.clock() - INVOICE_AFTER_S, UTC).replace(day=1)
+        month = f"{this_month - timedelta(days=1):%Y-%m}"
+        since, until = month_of(month)
+        said = await self.admission.say_invoices_are_ready(month, since, until, actor=f"job:{self.instance}")
+        return f"those of {month} are ready" if said else f"nothing new about {month}"
 
     async def _end_overrides(self) -> str:
         ended = await self.admission.end_overrides(actor=f"job:{self.instance}")

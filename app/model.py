@@ -33,6 +33,8 @@ class Tenant:
     status: str = "active"
     is_home: bool = False
     created: float = 0.0
+    #: Requests of its devices a minute.
+    max_requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +388,9 @@ class Plan:
     max_devices: int | None
     max_users: int | None
     max_keys: int | None
+    #: Approved routes of all its devices; map requests and registrations a minute.
+    max_routes: int | None
+    max_requests: int | None
     version: int
 
 
@@ -407,9 +412,12 @@ class TenantFacts:
     max_devices: int | None
     max_users: int | None
     max_keys: int | None
+    max_routes: int | None
+    max_requests: int | None
     devices: int
     users: int
     keys: int
+    routes: int
     version: int
     created_at: float
     deleted_at: float | None

@@ -27,6 +27,9 @@ from bench.system import ROOT, Lab, Server, Target, cpu_s, free_port, in_load_pr
 CALLERS = 16
 READY_DEADLINE_S = 30.0
 MOVES = 6
+#: Devices that talk at the same time, and how often each does.
+SPEAKERS = 8
+FRAMES = 1000
 CONTROL_BUDGET_S = 2.0
 #: Between two looks at who has a map.
 LOOK_S = 0.01
@@ -137,10 +140,31 @@ async def _arrivals(target: Target, urls: list[str], pids: list[int], count: int
         found[f"{name}_s"] = (time.monotonic() - began) * 1000 / count
         found[f"{name}_entry"] = (sum(map(cpu_s, pids)) - entries) * 1000 / count
         found[f"{name}_owner"] = (cpu_s(target.pid) - owner) * 1000 / count
+        await _frames(moved[:SPEAKERS], name, pids, target.pid, found)
         members = moved
     for member in members:
         member.abort()
     return found
+
+
+async def _frames(
+    members: list[Member], name: str, pids: list[int], owner_pid: int, found: dict[str, float]
+) -> None:
+    """Requests that only need an answer: one frame there and one back each."""
+    times: list[float] = []
+
+    async def speak(member: Member) -> None:
+        connection = await member.connect()
+        for _ in range(FRAMES):
+            began = time.monotonic()
+            await connection.request("/machine/update-health", b"{}", deadline_s=READY_DEADLINE_S)
+            times.append(time.monotonic() - began)
+
+    entries, owner = sum(map(cpu_s, pids)), cpu_s(owner_pid)
+    await each(members, speak, len(members))
+    found[f"{name}_frame_ms"] = percentile(times, 0.5) * 1000
+    found[f"{name}_frame_entry"] = (sum(map(cpu_s, pids)) - entries) * 1e6 / len(times)
+    found[f"{name}_frame_owner"] = (cpu_s(owner_pid) - owner) * 1e6 / len(times)
 
 
 def _maps(metrics_url: str) -> float:
@@ -198,6 +222,15 @@ def run(lab: Lab) -> Table:
             table.add(f"a known device connects {what}: CPU of the entries", "ms", [found[f"{name}_entry"]])
             table.add("  CPU of the owner", "ms", [found[f"{name}_owner"]])
             table.add(f"  wall time each, {CALLERS} at a time", "ms wall", [found[f"{name}_s"]])
+        for name, what in (
+            ("direct", "with a dial plan: to the owner"),
+            ("one", "one hs-acs"),
+            ("two", "two"),
+        ):
+            label = f"a frame there and back, {what}"
+            table.add(f"{label}: CPU of the entries", "us", [found[f"{name}_frame_entry"]])
+            table.add("  CPU of the owner", "us", [found[f"{name}_frame_owner"]])
+            table.add(f"  round trip, {SPEAKERS} at a time, median", "ms wall", [found[f"{name}_frame_ms"]])
         for size in (50,) if lab.quick else (50, 500):
             moves = in_load_process(
                 _move,
@@ -217,5 +250,9 @@ def run(lab: Lab) -> Table:
                 budget=CONTROL_BUDGET_S,
             )
             table.add(f"{label}: CPU of all servers per device", "ms", [move[2] for move in moves])
+    table.notes.append(
+        "With a dial plan a client speaks to the owner from its second connection on, so its frames cost an"
+        " entry nothing; without one, or where the owner's address is not reachable, each passes an entry."
+    )
     table.notes.append("All processes, PostgreSQL and the load share the machine.")
     return table

@@ -7,6 +7,7 @@ Every request names a node key; it counts only if that device's machine key is t
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import weakref
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from node.c2n import PATH_PREFIX, ClientQueries
 from node.elsewhere import Elsewhere
 from node.hotstate import HotState
 from node.hub import Hub
+from node.rates import TenantRates, sentence
 from node.register import MIN_CAPVER, TOO_OLD, Registrar, refusal
 from node.session import MapSession
 from node.tunnel import JSON, TEXT, Headers, TunnelProtocol
@@ -67,6 +69,7 @@ class MachineApi:
     find_tombstone: FindTombstone
     compress: Compress
     clock: Callable[[], float]
+    rates: TenantRates
     control_time: Callable[[], str]
     count: Callable[[str], None]
     _locks: weakref.WeakValueDictionary[DeviceId, asyncio.Lock] = field(
@@ -125,6 +128,12 @@ class MachineApi:
             # No map: it could only say less than the device knows. Any answer but 200 is asked again.
             self.count("cut_off")
             tunnel.answer(stream_id, 403, f"{cut_off[1]}\n".encode(), TEXT)
+            return None
+        tenant = self.hub.tenant(device.tenant_id)
+        if tenant is not None and (wait_s := self.rates.wait_s(tenant)):
+            self.count("rate_limited")
+            headers = [*TEXT, ("retry-after", str(math.ceil(wait_s)))]
+            tunnel.answer(stream_id, 429, f"{sentence(tenant, wait_s)}\n".encode(), headers)
             return None
         if request.read_only and not request.stream:
             self.count("fetch")

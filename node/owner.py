@@ -41,6 +41,7 @@ from node.machine import MachineApi
 from node.metrics import Metrics
 from node.news import FleetNews
 from node.policies import TenantPolicies
+from node.rates import TenantRates
 from node.refresh import Refresher
 from node.register import Registrar
 from node.requests import RequestRunner
@@ -137,6 +138,7 @@ class Owner:
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)
         elsewhere = Elsewhere(scoped, settings.cluster_id, learn, metrics.map_request)
+        rates = TenantRates(time.monotonic)
         usage = UsageMeter(hub.usage, scoped.put_usage, may_write=may_write, clock=time.time)
         follower.count_sent = usage.sent
         registrar = Registrar(
@@ -149,6 +151,7 @@ class Owner:
             count=metrics.registration,
             on_registered=usage.registered,
             may_write=may_write,
+            rates=rates,
         )
         api = MachineApi(
             hub,
@@ -159,6 +162,7 @@ class Owner:
             find_tombstone=scoped.find_tombstone,
             compress=compress,
             clock=time.time,
+            rates=rates,
             control_time=control_time,
             count=metrics.map_request,
         )

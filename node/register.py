@@ -34,6 +34,7 @@ from app.wire.hostinfo import peer_hostinfo
 from node.elsewhere import Elsewhere
 from node.hub import Hub
 from node.login import LoginFlow
+from node.rates import CODE, TenantRates, sentence
 from node.suspension import why_cut_off
 
 _log = log.get("register")
@@ -69,6 +70,7 @@ class Registrar:
     #: Hears of every device that was let in, anew or with another key.
     on_registered: Callable[[TenantId], None]
     may_write: Callable[[], bool]
+    rates: TenantRates
 
     async def register(
         self, machine_key: MachineKey, request: tailcfg.RegisterRequest, address: str
@@ -106,6 +108,9 @@ class Registrar:
                 await self._check_device(machine_key, request)
             return await self._logout(known)
         wish = _registration(machine_key, request)
+        if (asking := self._tenant(_tenant_of(wish, known))) and (wait_s := self.rates.wait_s(asking)):
+            self.count(CODE)
+            return refusal(sentence(asking, wait_s))
         login_tenant: TenantId | None = None
         result = await self._register(self._permitted(wish, _tenant_of(wish, known)))
         if result.status == "needs_login":
@@ -138,6 +143,9 @@ class Registrar:
                 self.on_registered(result.tenant.id)
             return self._success(result.device, result.tenant, result.user)
         return refusal(result.message)
+
+    def _tenant(self, tenant_id: TenantId | None) -> Tenant | None:
+        return None if tenant_id is None else self.hub.tenant(tenant_id)
 
     def _permitted(self, wish: Registration, tenant_id: TenantId | None) -> Registration:
         """The wish with what the tenant's policy says of the tags and routes in it."""

@@ -43,9 +43,12 @@ def shown(tenant: TenantFacts) -> TenantRecord:
         max_devices=tenant.max_devices,
         max_users=tenant.max_users,
         max_keys=tenant.max_keys,
+        max_routes=tenant.max_routes,
+        max_requests=tenant.max_requests,
         devices=tenant.devices,
         users=tenant.users,
         keys=tenant.keys,
+        routes=tenant.routes,
         version=tenant.version,
         created_at=created_at,
         deleted_at=moment(tenant.deleted_at),
@@ -179,7 +182,7 @@ def plan_operations(store: Tenants) -> list[Operation[Any]]:
         name = call.path["plan"]
         if not re.fullmatch(PLAN_NAME, name, re.ASCII) or name.endswith("\n"):
             raise BadRequest("a plan's name is of a-z, 0-9, - and _", code="bad_plan_name")
-        plan = Plan(name, asked.max_devices, asked.max_users, asked.max_keys, 0)
+        plan = Plan(name, **asked.model_dump(), version=0)
         stored = await store.put_plan(plan, actor=call.caller.actor)
         return Reply(PlanRecord.model_validate(stored), version=stored.version)
 

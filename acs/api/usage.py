@@ -121,6 +121,9 @@ def operations(store: Admission, clock: Callable[[], float]) -> list[Operation[A
             users=tenant.users,
             max_keys=tenant.max_keys,
             keys=tenant.keys,
+            max_routes=tenant.max_routes,
+            routes=tenant.routes,
+            max_requests=tenant.max_requests,
             overridden_until=None if found is None else moment(found.ends_at),
             former=None if found is None else dict(found.former),
         )

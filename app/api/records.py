@@ -148,6 +148,8 @@ class JobRecord(Answered):
 Labels = dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]]
 ClusterId = Annotated[str, Field(pattern=CLUSTER_ID)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+#: So many a minute; -1 takes the limit away.
+Rate = Literal[-1] | Annotated[int, Field(ge=1, le=2**31 - 1)]
 #: A limit; -1 takes it away.
 Limit = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 
@@ -203,6 +205,8 @@ class TenantChange(Asked):
     max_devices: Limit | None = None
     max_users: Limit | None = None
     max_keys: Limit | None = None
+    max_routes: Limit | None = Field(None, description="Approved routes of all its devices.")
+    max_requests: Rate | None = Field(None, description="Requests of its devices a minute; -1 = no limit.")
 
 
 class TenantRecord(Answered):
@@ -222,9 +226,12 @@ class TenantRecord(Answered):
     max_devices: int | None
     max_users: int | None
     max_keys: int | None
+    max_routes: int | None
+    max_requests: int | None
     devices: int
     users: int
     keys: int
+    routes: int
     version: int
     created_at: datetime
     deleted_at: datetime | None
@@ -262,6 +269,10 @@ class PlanAsked(Asked):
     max_devices: Count | None = None
     max_users: Count | None = None
     max_keys: Count | None = None
+    max_routes: Count | None = Field(None, description="Approved routes of all its devices.")
+    max_requests: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Map requests and registrations of its devices a minute."
+    )
 
 
 class PlanRecord(Answered):
@@ -271,6 +282,8 @@ class PlanRecord(Answered):
     max_devices: int | None
     max_users: int | None
     max_keys: int | None
+    max_routes: int | None
+    max_requests: int | None
     version: int
 
 
@@ -467,6 +480,8 @@ class OverrideAsked(Asked):
     max_devices: int | None = Field(None, ge=0, le=2**31 - 1)
     max_users: int | None = Field(None, ge=0, le=2**31 - 1)
     max_keys: int | None = Field(None, ge=0, le=2**31 - 1)
+    max_routes: int | None = Field(None, ge=0, le=2**31 - 1)
+    max_requests: int | None = Field(None, ge=1, le=2**31 - 1)
     until: Moment
 
 
@@ -482,5 +497,8 @@ class QuotaRecord(Answered):
     users: int
     max_keys: int | None
     keys: int
+    max_routes: int | None
+    routes: int
+    max_requests: int | None
     overridden_until: datetime | None
     former: dict[str, int | None] | None

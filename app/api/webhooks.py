@@ -9,7 +9,7 @@ from pydantic import Field
 
 from app.api.records import Answered, Asked, PageAsked
 
-Event = Annotated[str, Field(pattern=r"^(tenant|quota|cluster|rebalance)\.[a-z_]{1,40}$")]
+Event = Annotated[str, Field(pattern=r"^(tenant|quota|cluster|rebalance|invoice)\.[a-z_]{1,40}$")]
 
 
 class WebhookAsked(Asked):

@@ -96,7 +96,12 @@ class Fleet:
 
     async def listing(self, name: str, view: View) -> Page[Any]:
         """A window of one of `app.fleet_lists.LISTS`."""
-        statement = QUERIES["fleet_window"].replace(_LISTED, QUERIES[f"fleet_list_{name}"])
+        statements = {
+            "tenants": QUERIES["fleet_list_tenants"],
+            "rebalance": QUERIES["fleet_list_rebalance"],
+            "moves": QUERIES["fleet_list_moves"],
+        }
+        statement = QUERIES["fleet_window"].replace(_LISTED, statements[name])
         found = await self._fetch(statement, *_arguments(view))
         total, before, now = found[0][:3]
         there = [row for row in found if row[6] is not None]

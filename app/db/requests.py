@@ -128,7 +128,11 @@ class RequestDesk(PoolBase):
             if loop.time() >= end:
                 raise Unavailable(
                     f"request {request_id} is {request.state} still after {deadline_s:g} s:"
-                    f" it waits for {_whom(request.cluster_id)}",
+                    + (
+                        f" is cluster {request.cluster_id} served?"
+                        if request.cluster_id
+                        else " does a hs-acs lead?"
+                    ),
                     code="request_waits",
                 )
             await asyncio.sleep(FOLLOW_POLL_S)
@@ -186,7 +190,7 @@ class AcsRequests(PoolBase):
 
     async def trim_acs_requests(self, max_age_s: float = REQUESTS_KEPT_S) -> int:
         """Forgets those that ended longer ago than this."""
-        gone: int = await self._fetchval(QUERIES["trim_requests"], NO_CLUSTER, max_age_s)
+        gone: int = await self._fetchval(QUERIES["trim_acs_requests"], max_age_s)
         return gone
 
 

@@ -65,7 +65,7 @@ class Routes(Reads):
         """Lets a device carry routes that it announces; False when it may already.
 
         One of the two exit routes stands for both. Raises BadRequest, NotFound, and Refused for routes
-        that it does not announce.
+        that it does not announce, or more than its tenant may have.
         """
         wanted = check_routes(routes)
         async with self._tenant_tx(tenant_id) as conn:
@@ -112,7 +112,12 @@ class Routes(Reads):
         if old == new:
             return False
         routes = sorted(new)
-        await conn.execute(QUERIES["approve_routes"], self.cluster_id, tenant_id, device_id, routes)
+        stored = await conn.fetchval(QUERIES["approve_routes"], self.cluster_id, tenant_id, device_id, routes)
+        if stored != routes:
+            raise Refused(
+                f"this tailnet may have no more approved routes: {len(routes) - len(stored)} too many",
+                code="quota_routes",
+            )
         facts = {"approved_routes": sorted(old)}, {"approved_routes": routes}
         await self._audit(conn, tenant_id, actor, "device_routes", f"device:{device_id}", *facts)
         return True

@@ -36,6 +36,10 @@ def _facts(row: Any) -> TenantFacts:
     return TenantFacts(*values)
 
 
+#: What a plan consists of, in the order of its statements.
+_PLAN = ("name", "max_devices", "max_users", "max_keys", "max_routes", "max_requests")
+
+
 class Tenants(PoolBase):
     """The part of Admission about tenants and clusters."""
 
@@ -145,6 +149,7 @@ class Tenants(PoolBase):
             await conn.execute(
                 QUERIES["describe_tenant"],
                 *(tenant_id, plan, wish.region, _text(wish.labels), wish.dedicated, wish.pinned),
+                *(limits.max_routes, limits.max_requests),
             )
             after = {"name": name, "plan": plan, "why": placement.explanation[0]}
             await write_audit(
@@ -170,7 +175,7 @@ class Tenants(PoolBase):
 
     async def _limits(self, conn: PoolConnection, plan: str | None) -> Plan:
         if plan is None:
-            return Plan("", None, None, None, 0)
+            return Plan("", None, None, None, None, None, 0)
         found = await _plans(conn, plan)
         if not found:
             raise NotFound(f"there is no plan {plan!r}")
@@ -213,6 +218,8 @@ class Tenants(PoolBase):
         max_devices: int | None = None,
         max_users: int | None = None,
         max_keys: int | None = None,
+        max_routes: int | None = None,
+        max_requests: int | None = None,
         version: int | None = None,
     ) -> TenantFacts:
         """Changes what is given; -1 takes a limit away, the plan '' the plan. Home tenants stay as they are.
@@ -225,17 +232,20 @@ class Tenants(PoolBase):
         async with self._connection() as conn, conn.transaction():
             if plan:
                 limits = await self._limits(conn, plan)
-                max_devices, max_users, max_keys = (
+                max_devices, max_users, max_keys, max_routes, max_requests = (
                     (-1 if limit is None else limit) if given is None else given
                     for given, limit in (
                         (max_devices, limits.max_devices),
                         (max_users, limits.max_users),
                         (max_keys, limits.max_keys),
+                        (max_routes, limits.max_routes),
+                        (max_requests, limits.max_requests),
                     )
                 )
             changed = await conn.fetchval(
                 QUERIES["update_tenant"],
                 *(tenant_id, name, status, plan, _text(labels), max_devices, max_users, max_keys, version),
+                *(max_routes, max_requests),
             )
             if changed is None:
                 raise _changed_meanwhile(f"tenant {tenant_id}")
@@ -249,6 +259,8 @@ class Tenants(PoolBase):
                 "max_devices": max_devices,
                 "max_users": max_users,
                 "max_keys": max_keys,
+                "max_routes": max_routes,
+                "max_requests": max_requests,
             }
             after = {key: value for key, value in given_now.items() if value is not None}
             old = {key: getattr(before, key) for key in after}
@@ -282,11 +294,11 @@ class Tenants(PoolBase):
     async def put_plan(self, plan: Plan, *, actor: str) -> Plan:
         """A plan as it is from now on; tenants that have it get its limits."""
         async with self._connection() as conn, conn.transaction():
-            limits = (plan.name, plan.max_devices, plan.max_users, plan.max_keys)
+            limits = tuple(getattr(plan, name) for name in _PLAN)
             row = await conn.fetchrow(QUERIES["put_plan"], *limits)
             assert row is not None
             await conn.execute(QUERIES["apply_plan"], *limits)
-            after = dict(zip(("name", "max_devices", "max_users", "max_keys"), limits, strict=True))
+            after = dict(zip(_PLAN, limits, strict=True))
             await write_audit(conn, "", None, actor, "plan_put", f"plan:{plan.name}", None, after)
             return Plan(*row)
 

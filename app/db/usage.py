@@ -17,7 +17,7 @@ from app.sql import QUERIES
 
 #: Usage is kept so long, the month that runs not counted.
 KEPT_MONTHS = 13
-LIMITS = ("max_devices", "max_users", "max_keys")
+LIMITS = ("max_devices", "max_users", "max_keys", "max_routes", "max_requests")
 
 
 class UsageWriter(ScopedBase):
@@ -68,6 +68,11 @@ class UsageFacts(PoolBase):
         """(tenant, its name, its plan of now, device-hours, map bytes) of who used anything."""
         found = await self._fetch(QUERIES["month_usage"], since, until)
         return [(TenantId(row[0]), row[1], row[2], row[3], row[4]) for row in found]
+
+    async def say_invoices_are_ready(self, month: str, since: float, until: float, *, actor: str) -> bool:
+        """Once a month (YYYY-MM), to the audit log and so to webhooks; False when there is nothing to say."""
+        said = await self._fetchval(QUERIES["invoices_ready"], month, since, until, actor)
+        return said is not None
 
     async def prices(self) -> Prices:
         """Raises NotFound until there is a price list."""

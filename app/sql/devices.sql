@@ -69,9 +69,9 @@ SELECT announced_routes, approved_routes FROM nodes
    FOR NO KEY UPDATE
 
 -- approve_routes --
--- The routes that a device may carry.
+-- The routes that a device may carry; answers as many of them as its tenant may have.
 -- $1 cluster_id, $2 tenant_id, $3 device_id, $4 routes
-UPDATE nodes SET approved_routes = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+UPDATE nodes SET approved_routes = $4 WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 RETURNING approved_routes
 
 -- logout_device --
 -- Ends a device's login now: the row goes if ephemeral, else its key expires.

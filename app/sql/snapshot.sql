@@ -11,7 +11,7 @@ SELECT pg_current_snapshot()::text AS position, generation() AS generation
 -- load_tenants --
 -- Tenants of a cluster; all of them when no ids are given.
 -- $1 cluster_id, $2 tenant_ids or NULL
-SELECT tenant_id, cluster_id, name, dns_label, status, is_home, extract(epoch FROM created_at)::float8
+SELECT tenant_id, cluster_id, name, dns_label, status, is_home, extract(epoch FROM created_at)::float8, max_requests
   FROM tenants
  WHERE cluster_id = $1 AND ($2::bigint[] IS NULL OR tenant_id = ANY ($2::bigint[]))
  ORDER BY tenant_id

@@ -38,15 +38,19 @@ SELECT create_tenant($1, $2, $3, false, $4, $5, $6)
 
 -- describe_tenant --
 -- What was wished for with a new tenant.
--- $1 tenant_id, $2 plan, $3 region, $4 labels, $5 dedicated, $6 pinned
-UPDATE tenants SET plan = $2, region = $3, labels = $4::text::jsonb, dedicated = $5, pinned = $6
+-- $1 tenant_id, $2 plan, $3 region, $4 labels, $5 dedicated, $6 pinned, $7 max_routes, $8 max_requests
+UPDATE tenants SET plan = $2, region = $3, labels = $4::text::jsonb, dedicated = $5, pinned = $6, max_routes = $7,
+       max_requests = $8
  WHERE tenant_id = $1
 
 -- acs_tenants --
 -- Tenants by id: after one, or the one of an id or name; deleted ones only when asked for.
 -- $1 tenant_id, $2 name, $3 cluster_id, $4 with deleted, $5 after_id, $6 limit
 SELECT t.tenant_id, t.cluster_id, t.name, t.dns_label, t.status, t.is_home, t.plan, t.region, t.labels::text,
-       t.dedicated, t.pinned, t.max_devices, t.max_users, t.max_keys, k.devices, k.users, k.keys, t.version,
+       t.dedicated, t.pinned, t.max_devices, t.max_users, t.max_keys, t.max_routes, t.max_requests,
+       k.devices, k.users, k.keys,
+       (SELECT COALESCE(sum(cardinality(n.approved_routes)), 0)::int FROM nodes n
+         WHERE n.tenant_id = t.tenant_id AND n.approved_routes <> '{}'), t.version,
        extract(epoch FROM t.created_at)::float8, extract(epoch FROM t.deleted_at)::float8
   FROM tenants t JOIN tenant_counters k ON k.tenant_id = t.tenant_id
  WHERE ($1::bigint IS NULL OR t.tenant_id = $1) AND ($2::text IS NULL OR t.name = $2)
@@ -55,12 +59,13 @@ SELECT t.tenant_id, t.cluster_id, t.name, t.dns_label, t.status, t.is_home, t.pl
 
 -- update_tenant --
 -- What an operator changes; NULL keeps. A limit of -1 takes the limit away, the plan '' takes the plan away.
--- $1 tenant_id, $2 name, $3 status, $4 plan, $5 labels, $6 max_devices, $7 max_users, $8 max_keys, $9 version
+-- $1 tenant_id, $2 name, $3 status, $4 plan, $5 labels, $6 max_devices, $7 max_users, $8 max_keys, $9 version, $10 max_routes, $11 max_requests
 UPDATE tenants
    SET name = COALESCE($2, name), status = COALESCE($3, status), labels = COALESCE($5::text::jsonb, labels),
        plan = NULLIF(COALESCE($4, plan), ''),
        max_devices = NULLIF(COALESCE($6, max_devices), -1), max_users = NULLIF(COALESCE($7, max_users), -1),
-       max_keys = NULLIF(COALESCE($8, max_keys), -1),
+       max_keys = NULLIF(COALESCE($8, max_keys), -1), max_routes = NULLIF(COALESCE($10, max_routes), -1),
+       max_requests = NULLIF(COALESCE($11, max_requests), -1),
        deleted_at = CASE WHEN $3 = 'deleted' THEN COALESCE(deleted_at, clock_timestamp())
                          WHEN $3 IS NULL THEN deleted_at END,
        version = version + 1
@@ -69,21 +74,24 @@ RETURNING version
 
 -- put_plan --
 -- A plan, new or as it is from now on.
--- $1 name, $2 max_devices, $3 max_users, $4 max_keys
-INSERT INTO plans (name, max_devices, max_users, max_keys) VALUES ($1, $2, $3, $4)
+-- $1 name, $2 max_devices, $3 max_users, $4 max_keys, $5 max_routes, $6 max_requests
+INSERT INTO plans (name, max_devices, max_users, max_keys, max_routes, max_requests) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (name) DO UPDATE
-   SET max_devices = $2, max_users = $3, max_keys = $4, version = plans.version + 1
-RETURNING name, max_devices, max_users, max_keys, version
+   SET max_devices = $2, max_users = $3, max_keys = $4, max_routes = $5, max_requests = $6, version = plans.version + 1
+RETURNING name, max_devices, max_users, max_keys, max_routes, max_requests, version
 
 -- apply_plan --
 -- The limits of all tenants of a plan are the plan's.
--- $1 name, $2 max_devices, $3 max_users, $4 max_keys
-UPDATE tenants SET max_devices = $2, max_users = $3, max_keys = $4, version = version + 1 WHERE plan = $1
+-- $1 name, $2 max_devices, $3 max_users, $4 max_keys, $5 max_routes, $6 max_requests
+UPDATE tenants SET max_devices = $2, max_users = $3, max_keys = $4, max_routes = $5, max_requests = $6,
+       version = version + 1
+ WHERE plan = $1
 
 -- list_plans --
 -- All plans by name, or the one of a name.
 -- $1 name
-SELECT name, max_devices, max_users, max_keys, version FROM plans WHERE $1::text IS NULL OR name = $1 ORDER BY name
+SELECT name, max_devices, max_users, max_keys, max_routes, max_requests, version FROM plans
+ WHERE $1::text IS NULL OR name = $1 ORDER BY name
 
 -- create_join_token --
 -- A token to join with; its secret stays with the asker.

@@ -83,5 +83,20 @@ UPDATE tenants
    SET max_devices = CASE WHEN $2::text::jsonb ? 'max_devices' THEN ($2::text::jsonb ->> 'max_devices')::int ELSE max_devices END,
        max_users = CASE WHEN $2::text::jsonb ? 'max_users' THEN ($2::text::jsonb ->> 'max_users')::int ELSE max_users END,
        max_keys = CASE WHEN $2::text::jsonb ? 'max_keys' THEN ($2::text::jsonb ->> 'max_keys')::int ELSE max_keys END,
+       max_routes = CASE WHEN $2::text::jsonb ? 'max_routes' THEN ($2::text::jsonb ->> 'max_routes')::int ELSE max_routes END,
+       max_requests = CASE WHEN $2::text::jsonb ? 'max_requests' THEN ($2::text::jsonb ->> 'max_requests')::int ELSE max_requests END,
        version = version + 1
  WHERE tenant_id = $1
+
+-- invoices_ready --
+-- Says once that a month's invoices can be made; nothing when it was said, or when nobody used anything.
+-- $1 month (YYYY-MM), $2 since (epoch seconds), $3 until (epoch seconds), $4 actor
+INSERT INTO audit_log (cluster_id, actor, action, object, after)
+SELECT '', $4, 'invoice_ready', 'month:' || $1::text,
+       jsonb_build_object('month', $1::text, 'currency', p.currency, 'tenants', u.tenants)
+  FROM price_lists p,
+       (SELECT count(DISTINCT tenant_id) AS tenants FROM usage
+         WHERE hour >= to_timestamp($2) AND hour < to_timestamp($3)) u
+ WHERE u.tenants > 0
+   AND NOT EXISTS (SELECT 1 FROM audit_log a WHERE a.object = 'month:' || $1::text AND a.action = 'invoice_ready')
+RETURNING id

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from app.api.client import AcsClient
-from app.api.records import JoinAsked, OverrideAsked, PlanAsked, PricesAsked, TenantAsked
+from app.api.records import JoinAsked, OverrideAsked, PlanAsked, PricesAsked, TenantAsked, TenantChange
 from app.errors import NotFound, Refused
 from tests.acs.support import Deployment, deployed, parsed
 from tests.node.kit import Recorder, joined
@@ -135,6 +135,28 @@ async def test_d42_a_limit_is_lifted_for_a_while(deployment: Deployment, admin: 
         assert (await admin.quota(tenant.id)).max_devices == 1
         async with await device_of(deployment, admin, "grows") as three:
             assert "its limit is 1 devices" in (await three.register())["Error"]
+
+
+async def test_d42_a_tenant_that_asks_too_often_waits(deployment: Deployment, admin: AcsClient) -> None:
+    """Its devices are told so in words, others go on, and without the limit so do these."""
+    await admin.put_plan("quiet", PlanAsked(max_requests=6))
+    await admin.place(TenantAsked(name="loud", plan="quiet"))
+    await admin.place(TenantAsked(name="calm"))
+    async with await device_of(deployment, admin, "loud") as one:
+        await joined(one)
+
+        async def refused() -> str:
+            return str((await one.register()).get("Error", ""))
+
+        assert "6 requests a minute" in await eventually(refused, "it has asked too often")
+        async with await device_of(deployment, admin, "calm") as other:
+            await joined(other)
+        await admin.change_tenant((await admin.tenant("loud")).id, TenantChange(max_requests=-1))
+
+        async def accepted() -> bool:
+            return not (await one.register()).get("Error")
+
+        await eventually(accepted, "the limit is gone")
 
 
 async def test_d42_exactly_so_many_devices_get_in(deployment: Deployment, admin: AcsClient) -> None:

@@ -7,6 +7,8 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import pairwise
 
 import pytest
@@ -14,7 +16,7 @@ from aiohttp import web
 
 from acs.webhooks import FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_ATTEMPTS, pause_s, signing_key
 from app.api.client import AcsClient
-from app.api.records import TenantAsked
+from app.api.records import JoinAsked, PlanAsked, PricesAsked, TenantAsked
 from app.api.webhooks import DeliveryRecord, WebhookAsked
 from app.errors import BadRequest, NotFound
 from tests.acs.support import AcsProcess
@@ -122,6 +124,48 @@ async def test_what_is_committed_is_told_signed_and_again_until_it_is_taken(
     await admin.delete_webhook(made.webhook.id)
     with pytest.raises(NotFound):
         await admin.delete_webhook(made.webhook.id)
+
+
+async def test_who_reaches_a_limit_and_invoices_that_are_ready_are_told_of(
+    acs: AcsProcess, admin: AcsClient, receiver: Receiver, cluster: None
+) -> None:
+    await admin.cluster_verb("hooked", "admit")
+    made = await admin.create_webhook(
+        WebhookAsked(url=receiver.url, events=["quota.reached", "invoice.ready"])
+    )
+    await admin.put_plan("one-key", PlanAsked(max_keys=1))
+    tenant = (await admin.place(TenantAsked(name="reaches", plan="one-key"))).tenant
+    await admin.join(JoinAsked(tenant="reaches", user="alice"))
+    await admin.put_prices(PricesAsked(currency="EUR", device_hour=Decimal(1), gigabyte=Decimal(0)))
+    last_month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0) - timedelta(
+        hours=1
+    )
+    await run_sql(
+        acs.settings["PG_DSN"],
+        f"INSERT INTO usage VALUES ('hooked', {tenant.id}, '{last_month.isoformat()}', 1, 1, 3600, 1, 1)",
+    )
+    for _ in range(2):  # said once, however often it is looked
+        before = (await admin.job("invoices")).runs
+        await admin.run_job("invoices")
+
+        async def ran(before: int = before) -> bool:
+            job = await admin.job("invoices")
+            return job.state == "done" and job.runs > before
+
+        await eventually(ran, "the job has run")
+
+    async def both() -> list[DeliveryRecord]:
+        rows = [row async for row in admin.deliveries("delivered") if row.webhook == made.webhook.id]
+        return rows if len(rows) == 2 else []
+
+    await eventually(both, "both are taken")
+    told = {body["event"]: body for body in (json.loads(body) for _, body in receiver.taken)}
+    assert told["quota.reached"]["tenant"] == tenant.id
+    assert told["quota.reached"]["after"] == {"what": "keys", "used": 1, "limit": 1}
+    assert told["invoice.ready"]["after"] == {
+        "month": f"{last_month:%Y-%m}", "currency": "EUR", "tenants": 1,
+    }  # fmt: skip
+    await admin.delete_webhook(made.webhook.id)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     *("cluster_loads", "acs_tenants", "describe_tenant", "update_tenant", "apply_plan"),
     *("admit_joining_clusters", "tenants_to_purge", "planning_seats", "tenant_place", "count_back"),
     *("end_draining", "lost_clusters", "read_usage", "trim_usage", "month_usage", "end_override"),
+    # Requests to the deployment carry no cluster.
+    *("claim_acs_request", "finish_acs_request", "invoices_ready"),
 }
 
 

@@ -38,7 +38,15 @@ NOT_SCOPED = {
 #: Statements of hs-acs, which is in charge of all clusters and has a role of its own.
 OF_ACS = {
     name
-    for file in ("access.sql", "tenants.sql", "jobs.sql", "rebalances.sql", "usage.sql", "webhooks.sql")
+    for file in (
+        "access.sql",
+        "tenants.sql",
+        "jobs.sql",
+        "rebalances.sql",
+        "usage.sql",
+        "webhooks.sql",
+        "acs_requests.sql",
+    )
     for name in re.findall(r"(?m)^-- (\w+) --$", (SQL / file).read_text())
 }
 
@@ -111,7 +119,8 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "announced": ["10.0.0.0/8"], "add_approved": ["10.0.0.0/8"], "routes": ["10.0.0.0/8"],
         "permits": None, "role": "owner", "limit": 9, "policy_version": 1, "policy_text": "stolen",
         "policy_hash": "0" * 64, "author": "a", "note": "", "region_id": 901, "region": "{}",
-        "max_devices": None, "max_users": None, "max_keys": None,
+        "max_devices": None, "max_users": None, "max_keys": None, "max_routes": None,
+        "max_requests": None,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
     purpose = next(name for name, body in QUERIES.items() if body == text)

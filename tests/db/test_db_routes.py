@@ -293,3 +293,33 @@ async def test_routes_that_need_no_approval(owner: Scoped, home: Home) -> None:
     )
     assert rotated.device is not None
     assert rotated.device.approved_routes == ("10.0.0.0/8", "10.1.0.0/16", "198.51.100.0/24")
+
+
+async def test_no_more_approved_routes_than_a_tenant_may_have(
+    prepared: Database, admin: Scoped, owner: Scoped, home: Home
+) -> None:
+    """By hand it is refused; what a policy would give is left out; who had more keeps it."""
+    offers = tuple(f"10.{n}.0.0/16" for n in range(5))
+    one = (await join(owner, home.reusable, announced_routes=offers)).device
+    two = (await join(owner, home.reusable, announced_routes=offers)).device
+    assert one is not None
+    assert two is not None
+    t = one.tenant_id
+    conn = await as_role(prepared.dsn, "hs_owner")
+    await conn.execute("UPDATE tenants SET max_routes = 3 WHERE tenant_id = $1", t)
+    assert await admin.approve_routes(t, one.id, offers[:2])
+    with pytest.raises(Refused, match="no more approved routes: 1 too many") as refused:
+        await admin.approve_routes(t, two.id, offers[:2])
+    assert refused.value.code == "quota_routes"
+    automatic = await owner.set_device_routes(t, two.id, announced=offers, add_approved=offers)
+    assert automatic.approved_routes == offers[:1]
+    await owner.add_approvals(t, {one.id: offers})
+    given = {device.id: device.approved_routes for device in (await owner.load()).devices}
+    assert given == {one.id: offers[:2], two.id: offers[:1]}
+    told = await conn.fetch("SELECT after FROM audit_log WHERE action = 'quota_reached' ORDER BY id")
+    assert {row[0] for row in told} == {'{"used": 3, "what": "routes", "limit": 3}'}
+    await conn.execute("UPDATE tenants SET max_routes = 1 WHERE tenant_id = $1", t)
+    await conn.close()
+    assert await admin.unapprove_routes(t, one.id, offers[:1])
+    kept = {device.id: device.approved_routes for device in (await owner.load()).devices}
+    assert kept == {one.id: offers[1:2], two.id: offers[:1]}

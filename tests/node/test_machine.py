@@ -15,6 +15,7 @@ from app.keys import MachineKey, disco_key_text, node_key_text
 from app.model import Device, DeviceId
 from app.wire import http2
 from node.machine import MachineApi
+from node.rates import TenantRates
 from tests.node.kit import until
 from tests.node.test_fanout import device
 from tests.node.test_policies import APPROVES, NET, TEN, approved, put
@@ -65,6 +66,7 @@ class Place:
             queries=unused,
             elsewhere=unused,
             find_tombstone=unused,
+            rates=TenantRates(lambda: 0.0),
             compress=compress,
             clock=lambda: 1_000_000.0,
             control_time=lambda: "2026-01-01T00:00:00Z",
