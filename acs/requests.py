@@ -13,15 +13,19 @@ from typing import Any
 from acs.rebalancing import Rebalancing
 from app import log, planner
 from app.db.admission import Admission
-from app.errors import HsError, Refused, Unavailable
+from app.errors import BadRequest, Conflict, HsError, Refused, Unavailable
 from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
     ClusterDrain,
     ClusterUndrain,
+    JobRun,
+    QuotaOverride,
     RebalancePropose,
     RebalanceVerb,
     TenantMove,
+    TenantResume,
+    TenantSuspend,
     parse_request,
 )
 
@@ -80,6 +84,40 @@ async def _move(work: Work, args: TenantMove) -> Result:
     return _told(plan)
 
 
+async def _status(work: Work, tenant_id: int, version: int, was: str, then: str) -> Result:
+    tenant = await work.store.tenant(TenantId(tenant_id))
+    if work.again and tenant.status == then:
+        return {"tenant": tenant_id, "state": then}
+    if tenant.status != was:
+        raise Conflict(f"tenant {tenant.name!r} is {tenant.status}", code="tenant_status")
+    action = "tenant_suspend" if then == "suspended" else "tenant_resume"
+    tenant = await work.store.update_tenant(
+        tenant.id, actor=work.actor, action=action, status=then, version=version
+    )
+    return {"tenant": tenant_id, "state": tenant.status}
+
+
+async def _suspend(work: Work, args: TenantSuspend) -> Result:
+    return await _status(work, args.tenant_id, args.version, "active", "suspended")
+
+
+async def _resume(work: Work, args: TenantResume) -> Result:
+    return await _status(work, args.tenant_id, args.version, "suspended", "active")
+
+
+async def _override(work: Work, args: QuotaOverride) -> Result:
+    if args.until <= work.rebalancing.clock():
+        raise BadRequest("an override ends in the future", code="bad_until")
+    limits = {"max_devices": args.max_devices}
+    tenant = await work.store.put_override(TenantId(args.tenant_id), limits, args.until, actor=work.actor)
+    return {"tenant": args.tenant_id, "max_devices": tenant.max_devices}
+
+
+async def _run_job(work: Work, args: JobRun) -> Result:
+    job = await work.store.request_job(args.name, actor=work.actor)
+    return {"job": job.name}
+
+
 async def _drain(work: Work, args: ClusterDrain) -> Result:
     plan = await work.made_before()
     if plan is None:
@@ -119,6 +157,10 @@ async def _verb(work: Work, args: RebalanceVerb) -> Result:
 #: Kind of request -> what carries it out.
 HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "tenant_move": _move,
+    "tenant_suspend": _suspend,
+    "tenant_resume": _resume,
+    "quota_override": _override,
+    "job_run": _run_job,
     "cluster_drain": _drain,
     "cluster_undrain": _undrain,
     "rebalance_propose": _propose,

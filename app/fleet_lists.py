@@ -82,9 +82,134 @@ class MoveRow:
     plan_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """A route of a device. `ready`: how many devices of the tenant carry it and are online."""
+
+    tenant_id: int
+    id: int
+    device_id: int
+    cluster_id: str
+    tenant: str
+    route: str
+    kind: str
+    router: str
+    state: str
+    online: bool
+    ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    """One version of a tenant's policy; `newest` is the one in force."""
+
+    tenant_id: int
+    id: int
+    cluster_id: str
+    tenant: str
+    version: int
+    newest: int
+    state: str
+    author: str
+    note: str
+    size: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """A change of a cluster's netmaps, or a rebuild with what it made (`state` of the request)."""
+
+    tenant_id: int
+    id: int
+    cluster_id: str
+    at: float
+    event: str
+    scope: str
+    origin: str
+    state: str
+    devices: int | None
+    bytes: int | None
+    ms: float | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """One line of the audit log; what was before and after as JSON."""
+
+    tenant_id: int
+    id: int
+    cluster_id: str
+    at: float
+    actor: str
+    action: str
+    object: str
+    tenant: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """An hs-node or hs-acs; `state`: owner or leader, standby, lost."""
+
+    id: int
+    name: str
+    kind: str
+    cluster_id: str
+    addr: str
+    version: str
+    started: float
+    heartbeat: float
+    state: str
+    epoch: int | None
+    lease_ends: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job of the leading hs-acs."""
+
+    id: int
+    name: str
+    every_s: float
+    state: str
+    instance: str
+    started: float | None
+    duration_s: float | None
+    result: str
+    error: str
+    runs: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRow:
+    """A device that waits to be let in; `login` is what its page is found by."""
+
+    id: int
+    login: str
+    hostname: str
+    os: str
+    version: str
+    address: str
+    cluster_id: str
+    state: str
+    created: float
+    expires: float
+
+
 #: List -> its rows.
 LISTS: Final[Mapping[str, type[Any]]] = {
     "tenants": TenantRow,
     "rebalance": PlanRow,
     "moves": MoveRow,
+    "routes": RouteRow,
+    "policy": PolicyRow,
+    "netmap": ChangeRow,
+    "audit": AuditLine,
+    "processes": ProcessRow,
+    "jobs": JobRow,
+    "logins": LoginRow,
 }

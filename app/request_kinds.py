@@ -102,6 +102,69 @@ class NetmapRebuild(_Args, frozen=True):
     scope: str
 
 
+class RoutesApprove(_Args, frozen=True):
+    """Let a device carry routes that it announces."""
+
+    device_id: int
+    routes: list[str]
+
+
+class RoutesReject(_Args, frozen=True):
+    """Take approvals of routes back."""
+
+    device_id: int
+    routes: list[str]
+
+
+class LoginApprove(_Args, frozen=True):
+    """Let a waiting device in, as a user's."""
+
+    login_id: str
+    user_id: int
+
+
+class LoginDeny(_Args, frozen=True):
+    """Send a waiting device away."""
+
+    login_id: str
+
+
+class PolicySet(_Args, frozen=True):
+    """The next version of a tenant's policy, made from `expected_version`."""
+
+    text: str
+    expected_version: int
+    note: str = ""
+
+
+class TenantSuspend(_Args, frozen=True):
+    """Cut a tenant's devices off, without logging them out."""
+
+    tenant_id: int
+    version: int
+
+
+class TenantResume(_Args, frozen=True):
+    """Let a suspended tenant's devices in again."""
+
+    tenant_id: int
+    version: int
+
+
+class QuotaOverride(_Args, frozen=True):
+    """Another limit of devices until a time (epoch seconds); None is no limit."""
+
+    tenant_id: int
+    max_devices: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None
+    until: Time
+
+
+class JobRun(_Args, frozen=True):
+    """Run a job of the leading hs-acs now."""
+
+    name: str
+
+
 class TenantMove(_Args, frozen=True):
     """Move a tenant to another cluster, at once."""
 
@@ -145,7 +208,16 @@ RequestArgs = (
     | UserRename
     | UserDelete
     | NetmapRebuild
+    | RoutesApprove
+    | RoutesReject
+    | LoginApprove
+    | LoginDeny
+    | PolicySet
     | TenantMove
+    | TenantSuspend
+    | TenantResume
+    | QuotaOverride
+    | JobRun
     | ClusterDrain
     | ClusterUndrain
     | RebalancePropose
@@ -155,6 +227,10 @@ RequestArgs = (
 #: What hs-acs carries out: kind as stored -> its arguments.
 ACS_KINDS: dict[str, type[RequestArgs]] = {
     "tenant_move": TenantMove,
+    "tenant_suspend": TenantSuspend,
+    "tenant_resume": TenantResume,
+    "quota_override": QuotaOverride,
+    "job_run": JobRun,
     "cluster_drain": ClusterDrain,
     "cluster_undrain": ClusterUndrain,
     "rebalance_propose": RebalancePropose,
@@ -174,6 +250,11 @@ KINDS: dict[str, type[RequestArgs]] = {
     "user_rename": UserRename,
     "user_delete": UserDelete,
     "netmap_rebuild": NetmapRebuild,
+    "routes_approve": RoutesApprove,
+    "routes_reject": RoutesReject,
+    "login_approve": LoginApprove,
+    "login_deny": LoginDeny,
+    "policy_set": PolicySet,
     **ACS_KINDS,
 }
 

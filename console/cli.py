@@ -17,10 +17,13 @@ import click
 import msgspec
 
 from app import __version__, log
-from app.errors import ConfigError, HsError
+from app.db.requests import RequestDesk
+from app.errors import ConfigError, HsError, Refused
+from app.model import OperatorRequest
 from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
-from console import export, query, terminal
+from console import export, query, scripted, terminal
+from console.actions import BY_ID
 from console.main import ConsoleApp
 from console.store import PgStore
 
@@ -89,7 +92,14 @@ def cli(
     async def run() -> None:
         async with database(settings) as dsn:
             store = PgStore(dsn, read_only=read_only)
-            app = ConsoleApp(store, actor=operator(), scope=scope, start=start, ascii_only=ascii_only)
+            app = ConsoleApp(
+                store,
+                actor=operator(),
+                scope=scope,
+                start=start,
+                ascii_only=ascii_only,
+                editor=os.environ.get("EDITOR") or "vi",
+            )
             terminal.tend(app.exit)
             keep_terminal_clean(settings)
             # The libraries stay; looking through them for garbage again and again is a pause under the keys.
@@ -174,6 +184,61 @@ def shot(
         Path(output).write_text(
             svg if output.endswith(".svg") else export.text_of(svg) + "\n", encoding="utf-8"
         )
+
+
+@cli.command("do", short_help="Carry an action out, as the screens do.")
+@click.argument("action", type=click.Choice(scripted.ACTION_IDS), metavar="ACTION")
+@click.argument("words", metavar="NAME=VALUE...", nargs=-1)
+@click.option("--tenant", help="Whose, by name or id; not needed where there is one.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@config_option
+@cluster_option
+def do(
+    action: str,
+    words: tuple[str, ...],
+    tenant: str | None,
+    yes: bool,
+    wait_s: float,
+    output: str,
+    config: str | None,
+    scope: str | None,
+) -> None:
+    """Ask the cluster's owner, or hs-acs, for an action of the registry, and follow it to its outcome.
+
+    Its row is in the audit log like that of a key press. VALUE may be JSON.
+    """
+    arguments = scripted.arguments_of(action, words)
+    if not yes:
+        click.confirm(f"{BY_ID[action].help} {arguments}. Go on?", abort=True, err=True)
+    settings = load_settings(config)
+
+    async def run() -> tuple[OperatorRequest, str]:
+        async with database(settings) as dsn:
+            store, desk = PgStore(dsn, read_only=True), await RequestDesk.open(dsn)
+            try:
+                return await scripted.carry_out(
+                    *(store, desk, action, arguments),
+                    scope=scope,
+                    tenant=tenant,
+                    actor=operator(),
+                    wait_s=wait_s,
+                )
+            finally:
+                store.close()
+                desk.terminate()
+
+    request, secret = asyncio.run(run())
+    told = {"request": request.id, "state": request.state, "result": request.result, "error": request.error}
+    if secret and request.state == "done":
+        told["secret"] = secret
+    if output == "json":
+        click.echo(json.dumps(told))
+    else:
+        click.echo(log.escape("  ".join(f"{name}: {value}" for name, value in told.items() if value)))
+    if request.error is not None:
+        raise SystemExit(Refused.exit_code)
 
 
 def main() -> None:

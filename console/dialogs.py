@@ -12,7 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Checkbox, Input, Select, Static
+from textual.widgets import Button, Checkbox, Input, Select, Static, TextArea
 
 from console.cells import Pen
 
@@ -333,4 +333,30 @@ class LostDialog(ModalScreen[None]):
 
     @on(Button.Pressed, "#cancel")
     def action_close(self) -> None:
+        self.dismiss(None)
+
+
+class EditorDialog(ModalScreen[str | None]):
+    """A text to edit, where no editor can be opened. Answers the text, None when it is left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel")]
+
+    def __init__(self, pen: Pen, title: str, text: str) -> None:
+        super().__init__()
+        self.pen, self.heading, self.text = pen, title, text
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="page") as box:
+            box.border_title = self.pen.cell(self.heading)
+            yield TextArea.code_editor(self.text, id="text", tab_behavior="focus")
+            with Horizontal(classes="buttons"):
+                yield Button("Cancel  esc", id="cancel")
+                yield Button("Go on", id="submit", variant="primary")
+
+    @on(Button.Pressed, "#submit")
+    def submit(self) -> None:
+        self.dismiss(self.query_one("#text", TextArea).text)
+
+    @on(Button.Pressed, "#cancel")
+    def action_cancel(self) -> None:
         self.dismiss(None)

@@ -41,6 +41,13 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "rebalance": ("id", "purpose", "subject", "state", "done", "steps", "devices", "failed", "created_by"),
     "tenants": ("cluster_id", "id", "name", "state", "plan", "devices", "max_devices", "online", "pinned"),
+    "routes": ("cluster_id", "tenant", "route", "kind", "router", "state", "online", "ready"),
+    "policy": ("cluster_id", "tenant", "version", "state", "author", "size", "note"),
+    "netmap": ("cluster_id", "event", "scope", "origin", "state", "devices", "bytes", "ms"),
+    "audit": ("id", "cluster_id", "tenant", "actor", "action", "object"),
+    "processes": ("name", "kind", "cluster_id", "state", "epoch", "version", "addr"),
+    "jobs": ("name", "every_s", "state", "duration_s", "runs", "failures", "result", "error"),
+    "logins": ("login", "hostname", "os", "version", "address", "cluster_id", "state"),
     "moves": ("plan", "step", "tenant", "source", "target", "devices", "state", "error"),
 }
 

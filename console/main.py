@@ -32,11 +32,15 @@ from console.dialogs import (
 from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
 from console.screens.access import KeysScreen
+from console.screens.activity import AuditScreen, NetmapScreen
 from console.screens.base import ListScreen
 from console.screens.devices import DevicesScreen
 from console.screens.overview import OverviewScreen
 from console.screens.people import UsersScreen
 from console.screens.plans import MovesScreen, RebalanceScreen
+from console.screens.policies import PolicyScreen
+from console.screens.processes import JobsScreen, LoginsScreen, ProcessesScreen
+from console.screens.routes import RoutesScreen
 from console.screens.tenants import TenantsScreen
 from console.store import Store, now_s
 from console.trail import Place, Trail
@@ -87,7 +91,14 @@ class ConsoleApp(AskingApp):
         "devices": DevicesScreen,
         "users": UsersScreen,
         "keys": KeysScreen,
+        "routes": RoutesScreen,
+        "policy": PolicyScreen,
+        "netmap": NetmapScreen,
         "rebalance": RebalanceScreen,
+        "audit": AuditScreen,
+        "processes": ProcessesScreen,
+        "jobs": JobsScreen,
+        "logins": LoginsScreen,
         "tenants": TenantsScreen,
         "moves": MovesScreen,
     }
@@ -101,10 +112,13 @@ class ConsoleApp(AskingApp):
         scope: str | None = None,
         start: str = "overview",
         ascii_only: bool = False,
+        editor: str = "vi",
         clock: Callable[[], float] = now_s,
     ) -> None:
         super().__init__(store, actor, scope, ascii_only=ascii_only, clock=clock)
         self.start_screen = start
+        #: The operator's editor, with its arguments.
+        self.editor = editor
         self.paused = False
         self.held = 0
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
@@ -321,6 +335,27 @@ class ConsoleApp(AskingApp):
 
     async def do_screen_rebalance(self) -> None:
         self.go_to("rebalance")
+
+    async def do_screen_routes(self) -> None:
+        self.go_to("routes")
+
+    async def do_screen_policy(self) -> None:
+        self.go_to("policy")
+
+    async def do_screen_netmap(self) -> None:
+        self.go_to("netmap")
+
+    async def do_screen_audit(self) -> None:
+        self.go_to("audit")
+
+    async def do_screen_processes(self) -> None:
+        self.go_to("processes")
+
+    async def do_screen_jobs(self) -> None:
+        self.go_to("jobs")
+
+    async def do_screen_logins(self) -> None:
+        self.go_to("logins")
 
     async def do_screen_tenants(self) -> None:
         self.go_to("tenants")

@@ -90,6 +90,60 @@ MOVE_FIELDS: FieldKinds = {
     "plan": "number",
     "devices": "number",
 }
+ROUTE_FIELDS: FieldKinds = {
+    "route": "text",
+    "router": "text",
+    "kind": "word",
+    "state": "word",
+    "tenant": "word",
+    "cluster": "word",
+    "ready": "number",
+}
+POLICY_FIELDS: FieldKinds = {
+    "tenant": "word",
+    "author": "text",
+    "note": "text",
+    "state": "word",
+    "cluster": "word",
+    "created": "age",
+    "version": "number",
+}
+CHANGE_FIELDS: FieldKinds = {
+    "event": "word",
+    "scope": "text",
+    "origin": "text",
+    "state": "word",
+    "cluster": "word",
+    "age": "age",
+    "devices": "number",
+    "ms": "number",
+}
+AUDIT_FIELDS: FieldKinds = {
+    "actor": "text",
+    "action": "text",
+    "object": "text",
+    "tenant": "word",
+    "cluster": "word",
+    "age": "age",
+    "id": "number",
+}
+PROCESS_FIELDS: FieldKinds = {
+    "name": "text",
+    "kind": "word",
+    "cluster": "word",
+    "state": "word",
+    "version": "text",
+    "epoch": "number",
+}
+JOB_FIELDS: FieldKinds = {"name": "text", "state": "word", "result": "text", "failures": "number"}
+LOGIN_FIELDS: FieldKinds = {
+    "hostname": "text",
+    "os": "word",
+    "address": "text",
+    "login": "text",
+    "state": "word",
+    "cluster": "word",
+}
 CLUSTER_FIELDS: FieldKinds = {"cluster": "word", "state": "word", "owner": "text"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "y": 31_536_000}
@@ -233,7 +287,14 @@ SCREENS: Mapping[str, FieldKinds] = {
     "devices": DEVICE_FIELDS,
     "users": USER_FIELDS,
     "keys": KEY_FIELDS,
+    "routes": ROUTE_FIELDS,
+    "policy": POLICY_FIELDS,
+    "netmap": CHANGE_FIELDS,
     "rebalance": PLAN_FIELDS,
+    "audit": AUDIT_FIELDS,
+    "processes": PROCESS_FIELDS,
+    "jobs": JOB_FIELDS,
+    "logins": LOGIN_FIELDS,
     "tenants": TENANT_FIELDS,
     "moves": MOVE_FIELDS,
 }

@@ -12,7 +12,10 @@ from console.live import STALE_AFTER_S, Link
 
 #: Below this width words are shortened.
 NARROW = 100
-SHORT_TABS = {"overview": "Ovw", "devices": "Dev", "users": "Usr", "keys": "Key", "rebalance": "Reb"}
+SHORT_TABS = {
+    **{"overview": "Ovw", "devices": "Dev", "users": "Usr", "keys": "Key", "routes": "Rte", "policy": "Pol"},
+    **{"netmap": "Map", "rebalance": "Reb", "audit": "Aud", "processes": "Prc"},
+}
 
 
 class Line(Static):
@@ -75,7 +78,10 @@ def tabs_text(width: int, current: str) -> Text:
     for name, digit in DIGITS.items():
         word = SHORT_TABS[name] if width < NARROW else name.title()
         here = name == current
-        text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else "#8a8a8a")
+        if width < NARROW:
+            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else "#8a8a8a")
+        else:
+            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else "#8a8a8a")
     return text
 
 

@@ -174,6 +174,7 @@ class Owner:
             may_write=may_write,
             count=on_request,
             on_rebuild=metrics.rebuilt,
+            file_rules=settings.policy.file is not None,
         )
         return cls(
             settings=settings,

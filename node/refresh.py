@@ -129,6 +129,11 @@ class Refresher:
         """The same for many; above RELOAD_ABOVE the whole cluster is loaded instead."""
         await (self.load() if len(ids) > RELOAD_ABOVE else self._reload_devices(ids))
 
+    async def reload_policy(self, tenant_id: TenantId) -> None:
+        """Put the stored policy of a tenant into the hub, with all that follows. Raises Unavailable."""
+        await self._policies.reload({tenant_id})
+        await self._settle_policies()
+
     async def reload_user(self, tenant_id: TenantId, user_id: UserId) -> None:
         """Put into the hub what is stored of a user of this tenant now, or that it is gone."""
         await self._reload_users({(tenant_id, user_id)})

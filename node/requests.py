@@ -15,8 +15,9 @@ from app import log
 from app.db.devices import missing_device
 from app.db.scoped import Scoped
 from app.db.users import missing_user
-from app.errors import BadRequest, HsError, LeaseLost, NotFound, Unavailable
+from app.errors import BadRequest, HsError, LeaseLost, NotFound, Refused, Unavailable
 from app.model import DeviceId, OperatorRequest, TenantId, UserId
+from app.policy.check import accept
 from app.request_kinds import (
     DeviceDelete,
     DeviceExpire,
@@ -25,7 +26,12 @@ from app.request_kinds import (
     DeviceTag,
     KeyCreate,
     KeyExpire,
+    LoginApprove,
+    LoginDeny,
     NetmapRebuild,
+    PolicySet,
+    RoutesApprove,
+    RoutesReject,
     UserCreate,
     UserDelete,
     UserRename,
@@ -56,6 +62,8 @@ class Work:
     request: OperatorRequest
     tenant_id: TenantId
     on_rebuild: Callable[[str, float], None]
+    #: Whether the home tenant's policy is a file.
+    file_rules: bool = False
 
     @property
     def actor(self) -> str:
@@ -199,6 +207,56 @@ async def _rebuild_netmaps(work: Work, args: NetmapRebuild) -> Result:
     return result
 
 
+async def _approve_routes(work: Work, args: RoutesApprove) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.approve_routes(work.tenant_id, device_id, args.routes, actor=work.actor)
+    return await work.show_device(device_id)
+
+
+async def _reject_routes(work: Work, args: RoutesReject) -> Result:
+    device_id = work.device(args.device_id)
+    await work.scoped.unapprove_routes(work.tenant_id, device_id, args.routes, actor=work.actor)
+    return await work.show_device(device_id)
+
+
+async def _approve_login(work: Work, args: LoginApprove) -> Result:
+    user_id = work.user(args.user_id)
+    if not (work.again and await _decided(work, args.login_id, "approved")):
+        await work.scoped.approve_login(args.login_id, work.tenant_id, user_id, actor=work.actor)
+    return {"login_id": args.login_id}
+
+
+async def _deny_login(work: Work, args: LoginDeny) -> Result:
+    if not (work.again and await _decided(work, args.login_id, "denied")):
+        await work.scoped.deny_login(args.login_id, actor=work.actor)
+    return {"login_id": args.login_id}
+
+
+async def _decided(work: Work, login_id: str, state: str) -> bool:
+    return any(login.state == state for login in await work.scoped.logins([login_id]))
+
+
+async def _set_policy(work: Work, args: PolicySet) -> Result:
+    tenant = work.hub.tenant(work.tenant_id)
+    if work.file_rules and tenant is not None and tenant.is_home:
+        raise Refused(
+            "the policy of this tenant is a file (policy.mode): change it there", code="policy_file_mode"
+        )
+    stored = await work.scoped.load_policy(work.tenant_id)
+    if not (work.again and stored is not None and stored.text == args.text):
+        users = await work.scoped.list_users(work.tenant_id)
+        accept(args.text, users, await work.scoped.list_devices(work.tenant_id))
+        stored = await work.scoped.set_policy(
+            work.tenant_id,
+            args.text,
+            author=work.actor,
+            note=args.note,
+            expected_version=args.expected_version,
+        )
+    await work.refresher.reload_policy(work.tenant_id)
+    return {"version": stored.version}
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_expire": _expire_device,
@@ -212,6 +270,11 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "user_rename": _rename_user,
     "user_delete": _delete_user,
     "netmap_rebuild": _rebuild_netmaps,
+    "routes_approve": _approve_routes,
+    "routes_reject": _reject_routes,
+    "login_approve": _approve_login,
+    "login_deny": _deny_login,
+    "policy_set": _set_policy,
 }
 
 
@@ -227,15 +290,17 @@ class RequestRunner:
         may_write: Callable[[], bool],
         count: Callable[[str, str], None],
         on_rebuild: Callable[[str, float], None],
+        file_rules: bool = False,
     ) -> None:
         """`may_write`: whether the lease is held and not frozen. `count` hears kind and outcome,
-        `on_rebuild` the kind of scope and seconds."""
+        `on_rebuild` the kind of scope and seconds. `file_rules`: the home tenant's policy is a file."""
         self._scoped = scoped
         self._hub = hub
         self._refresher = refresher
         self._may_write = may_write
         self._count = count
         self._on_rebuild = on_rebuild
+        self._file_rules = file_rules
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -281,7 +346,9 @@ class RequestRunner:
             if request.tenant_id is None:
                 raise BadRequest(f"a {request.kind} request names a tenant")
             work = Work(
-                self._scoped, self._hub, self._refresher, request, request.tenant_id, self._on_rebuild
+                *(self._scoped, self._hub, self._refresher, request, request.tenant_id),
+                self._on_rebuild,
+                self._file_rules,
             )
             return await HANDLERS[request.kind](work, args), None
         except (LeaseLost, Unavailable):

@@ -13,6 +13,7 @@ import orjson
 from app.db.base import ACQUIRE_TIMEOUT_S
 from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
+from app.errors import NotFound
 from app.fleet import (
     Anchor,
     AuditRow,
@@ -100,6 +101,13 @@ class Fleet:
             "tenants": QUERIES["fleet_list_tenants"],
             "rebalance": QUERIES["fleet_list_rebalance"],
             "moves": QUERIES["fleet_list_moves"],
+            "routes": QUERIES["fleet_list_routes"],
+            "policy": QUERIES["fleet_list_policy"],
+            "netmap": QUERIES["fleet_list_netmap"],
+            "audit": QUERIES["fleet_list_audit"],
+            "processes": QUERIES["fleet_list_processes"],
+            "jobs": QUERIES["fleet_list_jobs"],
+            "logins": QUERIES["fleet_list_logins"],
         }
         statement = QUERIES["fleet_window"].replace(_LISTED, statements[name])
         found = await self._fetch(statement, *_arguments(view))
@@ -128,6 +136,14 @@ class Fleet:
         """The id of a user by name, None where there is none."""
         found = await self._fetch(QUERIES["fleet_find_user"], cluster_id, tenant_id, name)
         return UserId(found[0][0]) if found else None
+
+    async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
+        """One version of a policy as it was written. Raises NotFound."""
+        found = await self._fetch(QUERIES["fleet_policy"], cluster_id, tenant_id, version)
+        if not found:
+            raise NotFound(f"tenant {tenant_id} has no version {version} of its policy")
+        text: str = found[0][0]
+        return text
 
     async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         with translated():

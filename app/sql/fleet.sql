@@ -298,8 +298,7 @@ SELECT (SELECT count(*) FROM matching) AS total,
           CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
 
 -- fleet_window --
--- One window over a list (LISTED stands for a `fleet_list_*` statement): filtered and ordered by the names of its
--- columns; a column `_name` stands in for `name` there, `words` is what a free word is looked for in.
+-- One window over a list (in the place of LISTED), filtered and ordered by its columns, or by `_name` for `name`.
 -- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
 WITH term AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::text::jsonb)

@@ -44,3 +44,103 @@ SELECT s.tenant_id, s.rebalance_id * 1048576 + s.step AS id, s.rebalance_id AS p
   FROM rebalance_steps s
   JOIN rebalances r ON r.id = s.rebalance_id
  WHERE $1::text IS NULL OR $1 IN (s.source, s.target)
+
+-- fleet_list_routes --
+-- Routes that devices announce or may carry; `ready`: how many devices of the tenant carry it and are online.
+-- $1 cluster_id or NULL
+SELECT n.tenant_id, n.id * 1024 + r.place AS id, n.id AS device_id, n.cluster_id, n.cluster_id AS cluster,
+       t.name AS tenant, r.route,
+       CASE WHEN r.route IN ('0.0.0.0/0', '::/0') THEN 'exit' ELSE 'subnet' END AS kind, n.given_name AS router,
+       CASE WHEN NOT r.route = ANY (n.announced_routes) THEN 'withdrawn'
+            WHEN r.route = ANY (n.approved_routes) THEN 'approved' ELSE 'waiting' END AS state,
+       s.online,
+       count(*) FILTER (WHERE s.online AND r.route = ANY (n.approved_routes) AND r.route = ANY (n.announced_routes))
+           OVER (PARTITION BY n.tenant_id, r.route) AS ready,
+       ARRAY[r.route, n.given_name, t.name] AS words
+  FROM nodes n
+  JOIN tenants t ON t.tenant_id = n.tenant_id
+  JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+ CROSS JOIN LATERAL (
+       SELECT x.route, row_number() OVER (ORDER BY x.route) AS place
+         FROM (SELECT DISTINCT unnest(n.announced_routes || n.approved_routes) AS route) x) r
+ WHERE (n.announced_routes <> '{}' OR n.approved_routes <> '{}') AND ($1::text IS NULL OR n.cluster_id = $1)
+
+-- fleet_list_policy --
+-- All versions of all policies; the highest of a tenant is in force.
+-- $1 cluster_id or NULL
+SELECT p.tenant_id, p.version::bigint AS id, p.cluster_id, p.cluster_id AS cluster, t.name AS tenant, p.version,
+       max(p.version) OVER (PARTITION BY p.tenant_id) AS newest,
+       CASE WHEN p.version = max(p.version) OVER (PARTITION BY p.tenant_id) THEN 'active' ELSE 'former' END AS state,
+       p.author, p.note, octet_length(p.text) AS size, extract(epoch FROM p.created_at)::float8 AS created,
+       extract(epoch FROM now() - p.created_at)::float8 AS _created, ARRAY[t.name, p.author, p.note] AS words
+  FROM policies p JOIN tenants t ON t.tenant_id = p.tenant_id
+ WHERE $1::text IS NULL OR p.cluster_id = $1
+
+-- fleet_list_netmap --
+-- The newest changes of netmaps, and the newest rebuilds with what they made.
+-- $1 cluster_id or NULL
+SELECT COALESCE(c.tenant_id, 0) AS tenant_id, c.id * 2 AS id, c.cluster_id, c.cluster_id AS cluster,
+       extract(epoch FROM c.at)::float8 AS at, extract(epoch FROM now() - c.at)::float8 AS _age, c.kind AS event,
+       c.scope_key AS scope, COALESCE(NULLIF(c.origin, ''), 'shell, console or hs-acs') AS origin, 'change' AS state,
+       NULL::bigint AS devices, NULL::bigint AS bytes, NULL::float8 AS ms, '' AS error,
+       ARRAY[c.kind, c.scope_key, c.origin] AS words
+  FROM (SELECT * FROM changes WHERE $1::text IS NULL OR cluster_id = $1 ORDER BY at DESC LIMIT 3000) c
+UNION ALL
+SELECT COALESCE(r.tenant_id, 0), r.id * 2 + 1, r.cluster_id, r.cluster_id, extract(epoch FROM r.requested_at)::float8,
+       extract(epoch FROM now() - r.requested_at)::float8, 'rebuild', r.args ->> 'scope', r.requested_by, r.state,
+       (r.result ->> 'devices')::bigint, (r.result ->> 'bytes')::bigint, (r.result ->> 'ms')::float8,
+       COALESCE(r.error, ''), ARRAY['rebuild', r.args ->> 'scope', r.requested_by]
+  FROM (SELECT * FROM requests WHERE kind = 'netmap_rebuild' AND ($1::text IS NULL OR cluster_id = $1)
+         ORDER BY id DESC LIMIT 1000) r
+
+-- fleet_list_audit --
+-- The newest lines of the audit log.
+-- $1 cluster_id or NULL
+SELECT COALESCE(a.tenant_id, 0) AS tenant_id, a.id, a.cluster_id, a.cluster_id AS cluster,
+       extract(epoch FROM a.at)::float8 AS at, extract(epoch FROM now() - a.at)::float8 AS _age, a.actor, a.action,
+       a.object, COALESCE(t.name, '') AS tenant, COALESCE(a.before::text, '') AS before,
+       COALESCE(a.after::text, '') AS after, ARRAY[a.actor, a.action, a.object, COALESCE(t.name, '')] AS words
+  FROM (SELECT * FROM audit_log WHERE $1::text IS NULL OR cluster_id = $1 ORDER BY id DESC LIMIT 10000) a
+  LEFT JOIN tenants t ON t.tenant_id = a.tenant_id
+
+-- fleet_list_processes --
+-- Every hs-node and hs-acs that was heard of, and its lease.
+-- $1 cluster_id or NULL
+SELECT 0::bigint AS tenant_id, hashtextextended(i.instance_id, 0) & 9007199254740991 AS id, i.instance_id AS name,
+       i.kind, i.cluster_id, i.cluster_id AS cluster, i.addr, i.version,
+       extract(epoch FROM i.started_at)::float8 AS started, extract(epoch FROM i.heartbeat_at)::float8 AS heartbeat,
+       CASE WHEN i.heartbeat_at < now() - interval '90 seconds' THEN 'lost'
+            WHEN l.holder <> i.instance_id OR l.holder IS NULL OR l.expires_at < now() THEN 'standby'
+            WHEN i.kind = 'acs' THEN 'leader' ELSE 'owner' END AS state,
+       CASE WHEN l.holder = i.instance_id THEN l.epoch END AS epoch,
+       CASE WHEN l.holder = i.instance_id AND l.expires_at > '-infinity'
+            THEN extract(epoch FROM l.expires_at)::float8 END AS lease_ends,
+       ARRAY[i.instance_id, i.kind, i.cluster_id] AS words
+  FROM instances i
+  LEFT JOIN leases l ON l.name = CASE i.kind WHEN 'acs' THEN 'acs' ELSE 'cluster:' || i.cluster_id END
+ WHERE $1::text IS NULL OR i.cluster_id = $1 OR i.kind = 'acs'
+
+-- fleet_list_jobs --
+-- Jobs of the leading hs-acs, and what came of their last runs.
+-- $1 cluster_id or NULL (jobs are of no cluster)
+SELECT 0::bigint AS tenant_id, hashtextextended(j.name, 0) & 9007199254740991 AS id, j.name, j.every_s, j.state,
+       j.instance, extract(epoch FROM j.started_at)::float8 AS started, j.duration_s, j.result,
+       COALESCE(j.error, '') AS error, j.runs, j.failures, ARRAY[j.name, j.state] AS words
+  FROM jobs j
+ WHERE $1::text IS NULL OR true
+
+-- fleet_list_logins --
+-- Devices that wait to be let in, or did lately.
+-- $1 cluster_id or NULL
+SELECT 0::bigint AS tenant_id, ('x' || substr(p.id, 1, 13))::bit(52)::bigint AS id, p.id AS login, p.hostname, p.os,
+       p.version, p.address, p.seen_in AS cluster_id, p.seen_in AS cluster,
+       CASE WHEN p.state = 'pending' AND p.expires_at < now() THEN 'expired' ELSE p.state END AS state,
+       extract(epoch FROM p.created_at)::float8 AS created, extract(epoch FROM p.expires_at)::float8 AS expires,
+       ARRAY[p.hostname, p.os, p.address, p.id] AS words
+  FROM pending_logins p
+ WHERE $1::text IS NULL OR p.seen_in = $1
+
+-- fleet_policy --
+-- The text of one version of a policy.
+-- $1 cluster_id, $2 tenant_id, $3 version
+SELECT text FROM policies WHERE cluster_id = $1 AND tenant_id = $2 AND version = $3

@@ -12,6 +12,7 @@ from app.errors import HsError, Refused
 from app.fleet import View
 from app.fleet_lists import TenantRow
 from app.model import TenantId
+from app.settings_values import parse_duration
 from console.actions import BY_ID
 from console.cells import count_text, date_text, plural
 from console.dialogs import Field
@@ -124,6 +125,63 @@ class TenantsScreen(ListScreen[TenantRow]):
             ],
         )
 
+    async def do_tenant_suspend(self) -> None:
+        row = self.chosen(BY_ID["tenant.suspend"])[0]
+        self.console.confirm(
+            BY_ID["tenant.suspend"],
+            f"Suspend {row.name}",
+            [f"{row.name}  cluster {row.cluster_id}  {plural(row.devices, 'device')}  {row.online} online"],
+            "Its devices lose all peers at once and are let in again when it is resumed (U);"
+            " they stay logged in.",
+            [self._status(row, "tenant_suspend", "suspend")],
+            typed=row.name,
+        )
+
+    async def do_tenant_resume(self) -> None:
+        row = self.chosen(BY_ID["tenant.resume"])[0]
+        self.console.confirm(
+            BY_ID["tenant.resume"],
+            f"Resume {row.name}",
+            [f"{row.name}  {row.state}  {plural(row.devices, 'device')}"],
+            "Its devices connect again and get their maps.",
+            [self._status(row, "tenant_resume", "resume")],
+        )
+
+    def _status(self, row: TenantRow, kind: str, verb: str) -> Ask:
+        args = {"tenant_id": row.id, "version": row.version}
+        return Ask("", TenantId(row.id), kind, args, f"tenant:{row.id}", f"{verb} {row.name}")
+
+    async def do_tenant_quota(self) -> None:
+        row = self.chosen(BY_ID["tenant.quota"])[0]
+        fields = [
+            Field(
+                "devices",
+                "Devices",
+                str(row.max_devices or ""),
+                check=_limit_complaint,
+                hint="a number, or empty: no limit",
+            ),
+            Field("life", "For", "7d", check=_life_complaint, hint="12h, 7d"),
+        ]
+
+        def asks(answers: dict[str, str]) -> list[Ask]:
+            args = {
+                "tenant_id": row.id,
+                "max_devices": int(answers["devices"]) if answers["devices"] else None,
+                "until": self.now + parse_duration(answers["life"]),
+            }
+            return [
+                Ask("", TenantId(row.id), "quota_override", args, f"tenant:{row.id}", f"quota of {row.name}")
+            ]
+
+        self.console.form(
+            f"Limit of devices of {row.name}, for a while",
+            fields,
+            "Override",
+            f"Now {of_limit(row.devices, row.max_devices)}. The limit of before comes back afterwards.",
+            asks,
+        )
+
     async def do_tenant_move(self) -> None:
         rows = self.chosen(BY_ID["tenant.move"])
         try:
@@ -162,6 +220,19 @@ class TenantsScreen(ListScreen[TenantRow]):
             "", TenantId(row.id), "tenant_move", args, f"tenant:{row.id}", f"move {row.name} to {target}",
             dedup=f"tenant:{row.id}",
         )  # fmt: skip
+
+
+def _limit_complaint(text: str) -> str:
+    return (
+        "" if not text or (text.isascii() and text.isdigit() and len(text) < 10) else "a number, or nothing"
+    )
+
+
+def _life_complaint(text: str) -> str:
+    try:
+        return "" if parse_duration(text) > 0 else "an override lasts longer than that"
+    except ValueError as error:
+        return str(error)
 
 
 def share(used: int, limit: int | None) -> int | None:

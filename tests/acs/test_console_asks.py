@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -118,6 +120,47 @@ async def test_a_cluster_is_drained_and_taken_back(deployment: Deployment, admin
         assert "west" not in set((await places(admin)).values())
         await confirmed(pilot, app, "cluster.undrain", "y")
         await until(pilot, lambda: base.rows["west"].state == "active", "it takes tenants again")
+
+
+async def test_a_tenant_is_suspended_resumed_and_given_more(deployment: Deployment, admin: AcsClient) -> None:
+    await tenants_in(deployment, admin, "east", "s1")
+    (tenant,) = [t async for t in admin.tenants() if t.name == "s1"]
+    async with running(PgStore(deployment.nodes["east"].dsn), "tenants", size=(160, 40), clock=time.time) as (
+        app,
+        pilot,
+    ):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        point_at(base, "s1")
+        await confirmed(pilot, app, "tenant.suspend", *"s1", "enter")
+        await until(pilot, lambda: "suspend s1: done" in toasts(app), "suspended")
+        assert (await admin.tenant("s1")).status == "suspended"
+        # What is shown is of a former version until the screen has read again.
+        await until(pilot, lambda: base.rows[f"{tenant.id}"].state == "suspended", "its row")
+        await confirmed(pilot, app, "tenant.resume", "y")
+        await until(pilot, lambda: "resume s1: done" in toasts(app), "resumed")
+        await base.action_command("tenant.quota")
+        await until(pilot, lambda: "Devices" in text(app) and app.screen is not base, "the form")
+        app.screen.query_one("#devices").value = "17"  # type: ignore[attr-defined]
+        await pilot.click("#submit")
+        await until(pilot, lambda: "quota of s1: done" in toasts(app), "more devices")
+        assert (await admin.quota(tenant.id)).max_devices == 17
+        await pilot.press("J")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "jobs")
+        jobs = await shown(app, pilot)
+        point_at(jobs, "trim-answers")
+        await confirmed(pilot, app, "job.run", "y")
+        await until(pilot, lambda: "run trim-answers: done" in toasts(app), "the job is asked for")
+        await until(
+            pilot, lambda: [r.runs > 0 for r in jobs.rows.values() if r.name == "trim-answers"] == [True]
+        )
+        await pilot.press("0")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "processes")
+        processes = await shown(app, pilot)
+        found = Counter((row.kind, row.state) for row in processes.rows.values())
+        assert found[("node", "owner")] == 2
+        assert found[("acs", "leader")] == 1
+        assert found[("acs", "standby")] >= 1
 
 
 async def test_what_was_asked_while_nobody_led_is_done_by_who_comes(

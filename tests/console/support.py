@@ -22,7 +22,18 @@ from app.fleet import (
     UserRow,
     View,
 )
-from app.fleet_lists import MoveRow, PlanRow, TenantRow
+from app.fleet_lists import (
+    AuditLine,
+    ChangeRow,
+    JobRow,
+    LoginRow,
+    MoveRow,
+    PlanRow,
+    PolicyRow,
+    ProcessRow,
+    RouteRow,
+    TenantRow,
+)
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
 from console.export import text_of
 from console.main import ConsoleApp
@@ -155,6 +166,70 @@ def move(number: int, tenant: str | None = None, **changes: Any) -> MoveRow:
     return MoveRow(**(fields | changes))
 
 
+def route(number: int, name: str | None = None, **changes: Any) -> RouteRow:
+    fields: dict[str, Any] = {
+        "tenant_id": 1, "id": number, "device_id": number, "cluster_id": "eu-1", "tenant": "acme",
+        "route": name or f"10.{number}.0.0/16", "kind": "subnet", "router": name or "gateway",
+        "state": ("waiting", "approved", "withdrawn")[number % 3], "online": True, "ready": number % 2,
+    }  # fmt: skip
+    return RouteRow(**(fields | changes))
+
+
+def policy(number: int, **changes: Any) -> PolicyRow:
+    fields: dict[str, Any] = {
+        "tenant_id": 1, "id": number, "cluster_id": "eu-1", "tenant": "acme", "version": number, "newest": 9,
+        "state": "former", "author": "ops", "note": f"note {number}", "size": 900, "created": NOW - 60.0,
+    }  # fmt: skip
+    return PolicyRow(**(fields | changes))
+
+
+def change(number: int, **changes: Any) -> ChangeRow:
+    is_rebuild = number % 2 == 0
+    fields: dict[str, Any] = {
+        "tenant_id": 1, "id": number, "cluster_id": "eu-1", "at": NOW - number,
+        "event": "rebuild" if is_rebuild else "node", "scope": f"device:{number}", "origin": "console:ops",
+        "state": "done" if is_rebuild else "change", "devices": 12 if is_rebuild else None,
+        "bytes": 34_567 if is_rebuild else None, "ms": 8.5 if is_rebuild else None, "error": "",
+    }  # fmt: skip
+    return ChangeRow(**(fields | changes))
+
+
+def line(number: int, **changes: Any) -> AuditLine:
+    fields: dict[str, Any] = {
+        "tenant_id": 1, "id": number, "cluster_id": "eu-1", "at": NOW - number,
+        "actor": "console:ops", "action": "device_delete", "object": f"device:{number}", "tenant": "acme",
+        "before": "{}", "after": "",
+    }  # fmt: skip
+    return AuditLine(**(fields | changes))
+
+
+def process(number: int, name: str | None = None, **changes: Any) -> ProcessRow:
+    fields: dict[str, Any] = {
+        "id": number, "name": name or f"host-{number}", "kind": "node", "cluster_id": "eu-1",
+        "addr": "192.0.2.1:8080", "version": "0.1.0", "started": NOW - 7200.0, "heartbeat": NOW - 2.0,
+        "state": ("owner", "standby", "lost")[number % 3], "epoch": 3, "lease_ends": NOW + 4.0,
+    }  # fmt: skip
+    return ProcessRow(**(fields | changes))
+
+
+def job(number: int, name: str | None = None, **changes: Any) -> JobRow:
+    fields: dict[str, Any] = {
+        "id": number, "name": name or f"job-{number}", "every_s": 2.0, "state": "done", "instance": "acs-1",
+        "started": NOW - 1.0, "duration_s": 0.012, "result": "nothing is due", "error": "", "runs": 10,
+        "failures": 0,
+    }  # fmt: skip
+    return JobRow(**(fields | changes))
+
+
+def login(number: int, name: str | None = None, **changes: Any) -> LoginRow:
+    fields: dict[str, Any] = {
+        "id": number, "login": f"{number:024x}", "hostname": name or f"laptop-{number}", "os": "linux",
+        "version": "1.98.1", "address": "203.0.113.9", "cluster_id": "eu-1", "state": "pending",
+        "created": NOW - 30.0, "expires": NOW + 800.0,
+    }  # fmt: skip
+    return LoginRow(**(fields | changes))
+
+
 class FakeStore:
     """Rows in memory. `error` is raised by every read; `gate` holds them back until it is set."""
 
@@ -208,6 +283,10 @@ class FakeStore:
 
     async def listing(self, name: str, view: View) -> Page[Any]:
         return await self._page(self.lists.get(name, []), view, lambda row: f"{row.id:09}")
+
+    async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
+        await self._read()
+        return f'{{"acls": []}} // version {version}\n'
 
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         await self._read()
@@ -268,6 +347,13 @@ def filled(devices: int = 40) -> FakeStore:
         "tenants": [tenant(n) for n in range(2, 8)],
         "rebalance": [plan(n) for n in range(1, 5)],
         "moves": [move(n) for n in range(1, 7)],
+        "routes": [route(n) for n in range(1, 5)],
+        "policy": [policy(n) for n in range(1, 4)],
+        "netmap": [change(n) for n in range(1, 6)],
+        "audit": [line(n) for n in range(1, 6)],
+        "processes": [process(n) for n in range(1, 4)],
+        "jobs": [job(n) for n in range(1, 4)],
+        "logins": [login(n) for n in range(1, 4)],
     }
     return store
 

@@ -10,7 +10,7 @@ from textual.command import CommandPalette, DiscoveryHit
 
 from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
-from console.dialogs import ConfirmDialog, FormDialog, PageDialog
+from console.dialogs import ConfirmDialog, EditorDialog, FormDialog, PageDialog
 from console.main import ConsoleApp, help_text
 from console.palette import RegistryCommands, title_of
 from tests.console.support import filled, running, shown, text, toasts, until
@@ -26,6 +26,8 @@ TYPED = {
     "user.create": {"name": "bob"},
     "user.rename": {"name": "bob"},
     "tenant.move": {},
+    "tenant.quota": {"devices": "7", "life": "1d"},
+    "login.approve": {"user": "alice"},
     "key.create": {"user": "alice", "life": "1h"},
 }
 
@@ -104,6 +106,10 @@ async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id:
         base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up, "link")
         await pilot.press(action.key)
+        if action_id == "policy.edit":
+            await until(pilot, lambda: isinstance(app.screen, EditorDialog), "the editor")
+            app.screen.query_one("#text").text = "{}"  # type: ignore[attr-defined]
+            await pilot.click("#submit")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog | FormDialog), "a dialog")
         dialog = app.screen
         if isinstance(dialog, ConfirmDialog):

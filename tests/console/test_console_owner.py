@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,19 @@ from console.dialogs import SecretDialog
 from console.store import PgStore
 from tests.console.support import running, shown, text, toasts, until
 from tests.node.kit import Recorder
-from tests.node.support import QUICK, ServeProcess, admin, device, fresh_database, has_peers, join
+from tests.node.support import (
+    QUICK,
+    ServeProcess,
+    ShellResult,
+    admin,
+    clean_environment,
+    device,
+    fresh_database,
+    has_peers,
+    join,
+    run_shell,
+    run_sql,
+)
 
 REBUILT = r"rebuild {}: done, {}, [\d,]+ bytes, [\d,]+ ms"
 
@@ -113,3 +126,75 @@ async def test_notifications_of_the_owner_are_enough(
                 await join(one)
                 await until(pilot, lambda: "● online" in text(app))
             await until(pilot, lambda: "○ offline" in text(app))
+
+
+async def test_a_route_is_approved_and_a_policy_rolled_back_by_key(pg_server: str) -> None:
+    """What waits is approved, and the other device hears of it; an old policy is put into force again."""
+    net = "10.7.0.0/16"
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve, admin(dsn) as shell:
+        auth_key = await shell.auth_key("alice")
+        await shell.scoped.set_policy(
+            shell.tenant.id,
+            '{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}',
+            author="t",
+        )
+        await shell.scoped.set_policy(shell.tenant.id, '{"acls": []}', author="t")
+        async with (
+            Recorder(serve.url, auth_key, hostname="router") as router,
+            Recorder(serve.url, auth_key, hostname="peer") as peer,
+            running(PgStore(dsn), "policy") as (app, pilot),
+        ):
+            router.hostinfo |= {"RoutableIPs": [net]}
+            await join(router)
+            await join(peer)
+            base = await shown(app, pilot)
+            await until(pilot, lambda: app.link.is_up and len(base.rows) == 2)
+            base.table.move_to(next(key for key, row in base.rows.items() if row.version == 1))
+            await base.action_command("policy.rollback")
+            await until(pilot, lambda: "Cancel" in text(app), "the dialog")
+            await pilot.press(*"default", "enter")
+            await until(pilot, lambda: "policy of default, version 3: done" in toasts(app), "the policy")
+            await has_peers(peer, router)
+            await until(pilot, lambda: sorted(r.version for r in base.rows.values()) == [1, 2, 3])
+
+            await pilot.press("5")
+            await until(pilot, lambda: app.base is not None and app.base.NAME == "routes")
+            routes = await shown(app, pilot)
+            await until(pilot, lambda: [row.state for row in routes.rows.values()] == ["waiting"])
+            await routes.action_command("route.approve")
+            await until(pilot, lambda: "Cancel" in text(app), "the dialog")
+            await pilot.press("y")
+            await until(pilot, lambda: [row.state for row in routes.rows.values()] == ["approved"])
+            await peer.wait_for(
+                lambda netmap: any(net in row["AllowedIPs"] for row in netmap.peers.values()), 20
+            )
+
+
+async def test_actions_from_the_shell(pg_server: str) -> None:
+    """`hs-console do`: the same requests, with the outcome and its exit code; audited alike."""
+    async with fresh_database(pg_server) as dsn, ServeProcess(dsn):
+
+        async def do(*words: str) -> ShellResult:
+            environment = clean_environment({"PG_DSN": dsn})
+            return await run_shell(environment, "do", *words, "--yes", "-o", "json", program="console.cli")
+
+        made = await do("user.create", "name=carol")
+        assert made.code == 0, made.err
+        user_id = json.loads(made.out)["result"]["user_id"]
+        key = json.loads((await do("key.create", f"user_id={user_id}", "reusable=true")).out)
+        assert key["secret"].startswith("hskey-auth-")
+        assert key["state"] == "done"
+        again = await do("user.create", "name=carol")
+        assert again.code == 1
+        assert "carol" in json.loads(again.out)["error"]
+        wrong = await do("user.create", "nmae=carol")
+        assert (wrong.code, "takes name=" in wrong.err) == (1, True)
+        lines = await run_sql(
+            dsn, "SELECT action, actor FROM audit_log WHERE action LIKE 'request%' ORDER BY id"
+        )
+        assert [line[0] for line in lines] == [
+            "request_user_create",
+            "request_key_create",
+            "request_user_create",
+        ]
+        assert {line[1].partition(":")[0] for line in lines} == {"console"}

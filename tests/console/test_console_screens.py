@@ -14,6 +14,7 @@ import pytest
 from app.errors import Refused, Unavailable
 from app.fleet import WINDOW_ROWS
 from app.model import RequestId
+from console.actions import SCREENS as ALL_SCREENS
 from console.actions import actions_of
 from console.dialogs import SecretDialog
 from console.main import ConsoleApp
@@ -21,13 +22,20 @@ from tests.console.hostile import NAMES
 from tests.console.support import (
     NOW,
     FakeStore,
+    change,
     cluster,
     device,
     filled,
+    job,
     key,
+    line,
+    login,
     move,
     plan,
+    policy,
+    process,
     request,
+    route,
     running,
     shown,
     tenant,
@@ -41,7 +49,7 @@ from tests.console.test_console_cells import is_harmless
 GOLDENS = Path(__file__).parent / "goldens"
 #: Set to write the goldens anew; look at the difference before it is committed.
 WRITE_VARIABLE = "HS_WRITE_GOLDENS"
-FLEET_SCREENS = ["devices", "users", "keys", "rebalance", "tenants", "moves"]
+FLEET_SCREENS = [screen for screen in ALL_SCREENS if screen != "overview"]
 SCREENS = ["overview", *FLEET_SCREENS]
 
 
@@ -246,6 +254,13 @@ def hostile_lists() -> dict[str, list[Any]]:
             for n, name in numbered
         ],
         "moves": [move(n, name, source=name, target=name, error=name, state=name) for n, name in numbered],
+        "routes": [route(n, name, tenant=name) for n, name in numbered],
+        "policy": [policy(n, tenant=name, author=name, note=name) for n, name in numbered],
+        "netmap": [change(n, scope=name, origin=name, error=name) for n, name in numbered],
+        "audit": [line(n, actor=name, object=name, tenant=name, after=name) for n, name in numbered],
+        "processes": [process(n, name, cluster_id=name, version=name, addr=name) for n, name in numbered],
+        "jobs": [job(n, name, result=name) for n, name in numbered],
+        "logins": [login(n, name, os=name, version=name, address=name) for n, name in numbered],
     }
 
 

@@ -280,13 +280,15 @@ class ServeProcess:
         return await run_shell(env, *arguments, stdin=stdin)
 
 
-async def run_shell(env: Mapping[str, str], *arguments: str, stdin: str = "") -> ShellResult:
-    """One `hs-node` command to its end."""
+async def run_shell(
+    env: Mapping[str, str], *arguments: str, stdin: str = "", program: str = "node.cli"
+) -> ShellResult:
+    """One `hs-node` command to its end, or one of another program."""
     with tempfile.TemporaryDirectory(prefix="hs-shell-") as directory:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "node.cli",
+            program,
             *arguments,
             env=dict(env),
             cwd=directory,

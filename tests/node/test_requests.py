@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from acs.requests import HANDLERS as ACS_HANDLERS
 from app.client.device import SimulatedDevice
 from app.db.requests import RequestDesk
 from app.keys import machine_key_text
 from app.model import OperatorRequest, RequestId, UserId
-from app.request_kinds import KINDS
+from app.request_kinds import ACS_KINDS, KINDS
 from app.tokens import RANDOM_BYTES, make_auth_token
 from node.requests import HANDLERS
 from tests.node.support import (
@@ -94,7 +95,8 @@ async def pair(
 
 
 def test_every_kind_is_carried_out() -> None:
-    assert HANDLERS.keys() == KINDS.keys()
+    assert HANDLERS.keys() | ACS_HANDLERS.keys() == KINDS.keys()
+    assert ACS_HANDLERS.keys() == ACS_KINDS.keys()
 
 
 async def test_rename_device(operator: Operator, pair: Pair) -> None:

@@ -1,0 +1,109 @@
+"""What happened: changes of netmaps and rebuilds, and the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from app.fleet_lists import AuditLine, ChangeRow
+from console.query import Condition, render
+from console.screens.base import bindings_of
+from console.screens.plain import PlainScreen
+from console.table import Column
+
+
+class NetmapScreen(PlainScreen[ChangeRow]):
+    """Changes of clusters' netmaps, and rebuilds with what they sent, the newest first."""
+
+    NAME = "netmap"
+    NOUN = "change"
+    SORT = "at"
+    NEWEST_FIRST = True
+    STATES: ClassVar = {
+        "queued": "wait",
+        "running": "change",
+        "done": "ok",
+        "failed": "failed",
+        "change": "off",
+    }
+    TIMES: ClassVar = frozenset({"at"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("netmap")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("at", "TIME", 16, 1, sort="at"),
+        Column("cluster_id", "CLUSTER", 10, 1, 1, sort="cluster"),
+        Column("event", "EVENT", 12, 1, sort="event"),
+        Column("scope", "SCOPE", 18, 1, 2, sort="scope"),
+        Column("state", "STATE", 10, 2, sort="state"),
+        Column("origin", "ORIGIN", 16, 4, 2, sort="origin"),
+        Column("devices", "DEVICES", 8, 2, right=True, sort="devices"),
+        Column("bytes", "BYTES", 12, 3, right=True, sort="bytes"),
+        Column("ms", "MS", 8, 3, right=True, sort="ms"),
+        Column("error", "WHY", 12, 5, 2),
+    )
+
+    def name_of(self, row: ChangeRow) -> str:
+        return f"{row.event} {row.scope}"
+
+    def place_of(self, row: ChangeRow) -> tuple[str | None, str]:
+        return row.cluster_id, row.scope
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        kind, _, number = row.scope.partition(":")
+        condition = Condition("cluster", "=", (row.cluster_id,))
+        if kind == "device" and number.isdigit():
+            condition = Condition("id", "=", (number,))
+        elif kind == "tag":
+            condition = Condition("tag", "=", (row.scope,))
+        self.console.go_to("devices", render((condition,)))
+
+
+class AuditScreen(PlainScreen[AuditLine]):
+    """One row for each line of the audit log, the newest first; as far back as one window is read from."""
+
+    NAME = "audit"
+    NOUN = "entry"
+    SORT = "id"
+    NEWEST_FIRST = True
+    TIMES: ClassVar = frozenset({"at"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("audit")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("at", "TIME", 16, 1, sort="id"),
+        Column("actor", "ACTOR", 18, 1, 2, sort="actor"),
+        Column("action", "ACTION", 20, 1, 1, sort="action"),
+        Column("object", "OBJECT", 16, 1, 2, sort="object"),
+        Column("tenant", "TENANT", 12, 3, 1, sort="tenant"),
+        Column("cluster_id", "CLUSTER", 10, 2, 1, sort="cluster"),
+    )
+
+    def name_of(self, row: AuditLine) -> str:
+        return f"{row.action} {row.object}"
+
+    def place_of(self, row: AuditLine) -> tuple[str | None, str]:
+        return row.cluster_id, row.object
+
+    def detail_of(self, row: AuditLine, width: int) -> tuple[str, list[Text]]:
+        lines = [self.pen.cell(f"{row.actor or '-'}  entry {row.id}", "muted")]
+        for word, facts in (("before", row.before), ("after ", row.after)):
+            if facts:
+                lines.append(self.pen.cell(f"{word} {facts}"))
+        return self.name_of(row), lines
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        self.console.show_history(row.object, *self.place_of(row))
+
+    async def do_audit_actor(self) -> None:
+        row = self.current
+        assert row is not None
+        self.set_filter(render((Condition("actor", "=", (row.actor,)),)))
+
+    async def do_audit_object(self) -> None:
+        row = self.current
+        assert row is not None
+        self.set_filter(render((Condition("object", "=", (row.object,)),)))

@@ -1,0 +1,72 @@
+"""PlainScreen: a list whose cells follow from the types of its rows; subclasses say what is special."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from rich.text import Text
+
+from app.fleet import View
+from console.cells import count_text, date_text, plural
+from console.screens.base import ListScreen
+from console.screens.frame import RowT
+from console.widgets import box_line, side_by_side
+
+
+class PlainScreen(ListScreen[RowT]):
+    """One row for each of `app.fleet_lists`, by the screen's name."""
+
+    #: Values of `state` -> role of their colour and glyph.
+    STATES: ClassVar[Mapping[str, str]] = {}
+    #: Fields that are times.
+    TIMES: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that only say where a row is stored.
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"id", "tenant_id"})
+
+    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
+        return lambda: self.store.listing(self.NAME, view)
+
+    def key_of(self, row: RowT) -> str:
+        return f"{getattr(row, 'tenant_id', 0)}/{getattr(row, 'id')}"  # noqa: B009 - of any row
+
+    def cells_of(self, row: RowT) -> dict[str, Text]:
+        return {column.name: self.cell_of(row, column.name) for column in self.COLUMNS}
+
+    def cell_of(self, row: RowT, name: str) -> Text:
+        """One value as text."""
+        value = getattr(row, name)
+        if name == "state":
+            return self.pen.state(self.STATES.get(value, "unknown"), value.replace("_", " "))
+        return self.pen.cell(self._words(name, value), "" if name == self.COLUMNS[0].name else "muted")
+
+    def _words(self, name: str, value: Any) -> str:
+        if value is None or value == "":
+            return "-"
+        if name in self.TIMES:
+            return date_text(value)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int):
+            return count_text(value)
+        if isinstance(value, float):
+            return f"{value:,.3g}"
+        return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    def moving(self, row: RowT) -> object:
+        return ()
+
+    def detail_of(self, row: RowT, width: int) -> tuple[str, list[Text]]:
+        facts = [
+            box_line(
+                self.pen, field.name.replace("_", " "), self._words(field.name, getattr(row, field.name))
+            )
+            for field in dataclasses.fields(row)  # type: ignore[arg-type]
+            if field.name not in self.HIDDEN
+        ]
+        return self.name_of(row), side_by_side(facts, width)
+
+    def several(self, rows: list[RowT], noun: str) -> str:
+        """What a dialog calls them."""
+        return self.name_of(rows[0]) if len(rows) == 1 else plural(len(rows), noun)

@@ -1,0 +1,203 @@
+"""What runs: processes and their leases, jobs of the leading hs-acs, and devices that wait to be let in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from app.fleet_lists import JobRow, LoginRow, ProcessRow
+from app.model import TenantId
+from console.actions import BY_ID
+from console.cells import age
+from console.dialogs import Field
+from console.query import Condition, render
+from console.screens.base import bindings_of
+from console.screens.plain import PlainScreen
+from console.store import Ask
+from console.table import Column
+
+
+class ProcessesScreen(PlainScreen[ProcessRow]):
+    """One row for each hs-node and hs-acs that was heard of."""
+
+    NAME = "processes"
+    NOUN = "process"
+    STATES: ClassVar = {"owner": "ok", "leader": "ok", "standby": "wait", "lost": "failed"}
+    TIMES: ClassVar = frozenset({"started", "heartbeat"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("processes")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("name", "PROCESS", 24, 1, 3, sort="name"),
+        Column("kind", "KIND", 5, 1, sort="kind"),
+        Column("cluster_id", "CLUSTER", 10, 1, 1, sort="cluster"),
+        Column("state", "STATE", 11, 1, sort="state"),
+        Column("heard", "HEARD", 7, 1, right=True),
+        Column("lease", "LEASE", 8, 2, right=True),
+        Column("epoch", "EPOCH", 6, 3, right=True, sort="epoch"),
+        Column("up", "UP", 7, 3, right=True),
+        Column("version", "VERSION", 9, 4, sort="version"),
+        Column("addr", "ADDRESS", 20, 5, 1, sort="addr"),
+    )
+
+    def name_of(self, row: ProcessRow) -> str:
+        return row.name
+
+    def place_of(self, row: ProcessRow) -> tuple[str | None, str]:
+        return row.cluster_id, f"cluster:{row.cluster_id}"
+
+    def moving(self, row: ProcessRow) -> object:
+        return int(self.now)
+
+    def cell_of(self, row: ProcessRow, name: str) -> Text:
+        match name:
+            case "heard":
+                return self.pen.cell(self.ago(row.heartbeat), "failed" if row.state == "lost" else "muted")
+            case "up":
+                return self.pen.cell("-" if row.state == "lost" else self.ago(row.started), "muted")
+            case "lease" if row.lease_ends is None:
+                return self.pen.cell("-", "muted")
+            case "lease":
+                assert row.lease_ends is not None
+                return self.pen.cell(f"{age(max(0.0, row.lease_ends - self.now))}", "muted")
+            case _:
+                return super().cell_of(row, name)
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        if row.kind == "acs":
+            self.console.go_to("jobs", "")
+        else:
+            self.console.go_to("devices", render((Condition("cluster", "=", (row.cluster_id,)),)))
+
+
+class JobsScreen(PlainScreen[JobRow]):
+    """One row for each job that the leading hs-acs does by the clock."""
+
+    NAME = "jobs"
+    NOUN = "job"
+    STATES: ClassVar = {"waiting": "wait", "running": "change", "done": "ok", "failed": "failed"}
+    TIMES: ClassVar = frozenset({"started"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("jobs")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("name", "JOB", 20, 1, 1, sort="name"),
+        Column("every_s", "EVERY S", 8, 2, right=True, sort="every_s"),
+        Column("state", "STATE", 10, 1, sort="state"),
+        Column("started", "LAST RUN", 16, 1, sort="started"),
+        Column("duration_s", "TOOK S", 7, 2, right=True, sort="duration_s"),
+        Column("runs", "RUNS", 8, 3, right=True, sort="runs"),
+        Column("failures", "FAILED", 7, 3, right=True, sort="failures"),
+        Column("result", "RESULT", 20, 1, 3),
+    )
+
+    def name_of(self, row: JobRow) -> str:
+        return row.name
+
+    def place_of(self, row: JobRow) -> tuple[str | None, str]:
+        return None, f"job:{row.name}"
+
+    def cell_of(self, row: JobRow, name: str) -> Text:
+        if name == "result" and row.error:
+            return self.pen.cell(row.error, "failed")
+        return super().cell_of(row, name)
+
+    async def do_row_open(self) -> None:
+        await self.do_row_json()
+
+    async def do_job_run(self) -> None:
+        action = BY_ID["job.run"]
+        rows = self.chosen(action)
+        self.console.confirm(
+            action,
+            f"Run {self.several(rows, 'job')} now",
+            [row.name for row in rows],
+            "The leading hs-acs runs it within a second, and then by its clock again.",
+            [
+                Ask("", None, "job_run", {"name": row.name}, f"job:{row.name}", f"run {row.name}")
+                for row in rows
+            ],
+        )
+
+
+class LoginsScreen(PlainScreen[LoginRow]):
+    """One row for each device that waits until somebody lets it in."""
+
+    NAME = "logins"
+    NOUN = "login"
+    SORT = "created"
+    NEWEST_FIRST = True
+    STATES: ClassVar = {"pending": "unknown", "approved": "ok", "denied": "failed", "expired": "off"}
+    TIMES: ClassVar = frozenset({"created", "expires"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("logins")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("hostname", "DEVICE", 18, 1, 2, sort="hostname"),
+        Column("os", "OS", 8, 2, sort="os"),
+        Column("version", "VERSION", 10, 4, sort="version"),
+        Column("address", "FROM", 16, 2, 1, sort="address"),
+        Column("cluster_id", "CLUSTER", 10, 2, 1, sort="cluster"),
+        Column("state", "STATE", 11, 1, sort="state"),
+        Column("created", "SINCE", 16, 1, sort="created"),
+        Column("login", "LOGIN", 24, 3, 1, sort="login"),
+    )
+
+    def name_of(self, row: LoginRow) -> str:
+        return row.hostname
+
+    def place_of(self, row: LoginRow) -> tuple[str | None, str]:
+        return None, f"login:{row.login}"
+
+    def copies_of(self, row: LoginRow) -> list[tuple[str, str]]:
+        return [("login", row.login), ("device", row.hostname)]
+
+    async def do_row_open(self) -> None:
+        await self.do_row_json()
+
+    async def do_login_approve(self) -> None:
+        row = self.chosen(BY_ID["login.approve"])[0]
+        self.console.with_tenants(lambda tenants: self._form(row, tenants))
+
+    def _form(self, row: LoginRow, tenants: tuple[tuple[str, str], ...]) -> None:
+        async def asks(answers: dict[str, str]) -> list[Ask]:
+            cluster_id, _, place = answers["tenant"].rpartition("/")
+            tenant_id = TenantId(int(place))
+            user_id = await self.store.find_user(cluster_id, tenant_id, answers["user"])
+            args = {"login_id": row.login, "user_id": user_id or 0}
+            label = f"let {row.hostname} in"
+            return [Ask(cluster_id, tenant_id, "login_approve", args, f"login:{row.login}", label)]
+
+        fields = [Field("tenant", "Tenant", choices=tenants), Field("user", "Owner", hint="a user's name")]
+        self.console.form(
+            f"Let {row.hostname} in",
+            fields,
+            "Approve",
+            f"From {row.address}, {row.os} {row.version}. It becomes a device of this user.",
+            asks,
+        )
+
+    async def do_login_deny(self) -> None:
+        action = BY_ID["login.deny"]
+        rows = self.chosen(action)
+        tenants = {
+            cluster.cluster_id: cluster.home_id for cluster in (await self.store.overview(None)).clusters
+        }
+        asks = [
+            Ask(
+                row.cluster_id,
+                home,
+                "login_deny",
+                {"login_id": row.login},
+                f"login:{row.login}",
+                f"send {row.hostname} away",
+            )
+            for row in rows
+            if (home := tenants.get(row.cluster_id)) is not None
+        ]
+        self.console.confirm(
+            action,
+            f"Send {self.several(rows, 'device')} away",
+            [f"{row.hostname}  from {row.address}" for row in rows],
+            "The device is told so; its user may try again.",
+            asks,
+        )

@@ -1,0 +1,84 @@
+"""Actions without a screen: `hs-console do ACTION name=value ...`, followed to their outcome."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from app.db.requests import RequestDesk
+from app.errors import BadRequest, NotFound
+from app.model import OperatorRequest, TenantId
+from app.request_kinds import KINDS, RebalanceVerb, is_for_acs, parse_request
+from app.tokens import RANDOM_BYTES, make_auth_token
+from console.actions import ACTIONS, BY_ID
+from console.store import Store
+
+#: What can be asked for, in the order of the registry.
+ACTION_IDS = tuple(action.id for action in ACTIONS if action.kind)
+#: Argument -> what the audit log calls the thing it names.
+NOUNS = {
+    **{"device_id": "device", "user_id": "user", "key_id": "auth_key", "tenant_id": "tenant"},
+    **{"plan": "rebalance", "cluster": "cluster", "login_id": "login"},
+}
+
+
+def arguments_of(action_id: str, words: Sequence[str]) -> dict[str, Any]:
+    """`name=value` words as the action's arguments; a value may be JSON. Raises BadRequest naming them."""
+    kind = BY_ID[action_id].kind
+    fields = [field.name for field in msgspec.structs.fields(KINDS[kind])]
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name not in fields:
+            raise BadRequest(f"{action_id} takes {', '.join(f'{field}=' for field in fields)} not {word!r}")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    if KINDS[kind] is RebalanceVerb:
+        found["verb"] = action_id.rpartition(".")[2]
+    return found
+
+
+async def place_of(store: Store, scope: str | None, tenant: str | None) -> tuple[str, TenantId]:
+    """Cluster and id of a tenant by id or name; the only one there is when none is named."""
+    known = await store.tenants(scope)
+    found = [ref for ref in known if tenant is None or tenant in (str(ref.id), ref.name)]
+    if len(found) != 1:
+        names = ", ".join(ref.name for ref in known[:10])
+        which = "which tenant?" if tenant is None else f"there is no tenant {tenant!r}:"
+        raise NotFound(f"{which} --tenant takes {names}")
+    return found[0].cluster_id, found[0].id
+
+
+async def carry_out(
+    store: Store,
+    desk: RequestDesk,
+    action_id: str,
+    args: dict[str, Any],
+    *,
+    scope: str | None,
+    tenant: str | None,
+    actor: str,
+    wait_s: float,
+) -> tuple[OperatorRequest, str]:
+    """The request at its end, and the secret that only this process knows. Raises HsError."""
+    kind, secret = BY_ID[action_id].kind, ""
+    cluster_id, tenant_id = "", None
+    if not is_for_acs(kind):
+        cluster_id, tenant_id = await place_of(store, scope, tenant)
+        if kind == "key_create":
+            secret, token = make_auth_token(tenant_id, secrets.token_bytes(RANDOM_BYTES))
+            args = {**args, "prefix": token.prefix, "hash_hex": token.hash.hex()}
+    parse_request(kind, args)
+    request_id = await desk.submit(cluster_id, tenant_id, kind, args, actor=actor, what=object_of(kind, args))
+    return [request async for request in desk.follow(request_id, deadline_s=wait_s)][-1], secret
+
+
+def object_of(kind: str, args: dict[str, Any]) -> str:
+    """What it is done to, as the audit log names it."""
+    return next((f"{noun}:{args[name]}" for name, noun in NOUNS.items() if args.get(name) is not None), kind)
