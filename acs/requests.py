@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from acs.rebalancing import Rebalancing
 from app import log, planner
 from app.db.admission import Admission
-from app.errors import BadRequest, Conflict, HsError, Refused, Unavailable
+from app.errors import BadRequest, Conflict, Refused, Unavailable
 from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
@@ -23,20 +24,17 @@ from app.request_kinds import (
     QuotaOverride,
     RebalancePropose,
     RebalanceVerb,
+    RequestArgs,
     TenantMove,
     TenantResume,
     TenantSuspend,
-    parse_request,
 )
+from app.request_outcome import Result, outcome_of
 
 _log = log.get("requests")
 
 #: How soon a request is taken up.
 LOOK_EVERY_S = 0.5
-#: A request that was taken up so often without an outcome is given up.
-MAX_ATTEMPTS = 10
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +186,7 @@ class RequestRunner:
                 request = await self._store.claim_acs_request(self._instance, epoch)
                 if request is None:
                     return
-                result, error = await self._outcome(request)
+                result, error = await outcome_of(request, partial(self._carry_out, request))
                 await self._store.finish_acs_request(request.id, epoch, result=result, error=error)
                 _log.info(
                     "request_done" if error is None else "request_failed",
@@ -200,17 +198,5 @@ class RequestRunner:
         except Unavailable as error:
             _log.warning("requests_delayed", reason=error.message)
 
-    async def _outcome(self, request: OperatorRequest) -> tuple[Result | None, str | None]:
-        """(result, error). Raises Unavailable: it is taken up again then."""
-        if request.attempts > MAX_ATTEMPTS:
-            return None, f"given up after {MAX_ATTEMPTS} attempts: the log of hs-acs says why"
-        try:
-            args = parse_request(request.kind, request.args)
-            return await HANDLERS[request.kind](Work(self._rebalancing, request), args), None
-        except Unavailable:
-            raise
-        except HsError as error:
-            return None, error.message
-        except Exception:  # noqa: BLE001 - a defect in one handler must not stop the others
-            _log.exception("request_crashed", request=request.id, kind=request.kind)
-            return None, "a defect of hs-acs: its log says more"
+    async def _carry_out(self, request: OperatorRequest, args: RequestArgs) -> Result:
+        return await HANDLERS[request.kind](Work(self._rebalancing, request), args)

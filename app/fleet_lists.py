@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from app.fleet import KeyRow, UserRow
+
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
@@ -202,6 +204,8 @@ class LoginRow:
 
 #: List -> its rows.
 LISTS: Final[Mapping[str, type[Any]]] = {
+    "users": UserRow,
+    "keys": KeyRow,
     "tenants": TenantRow,
     "rebalance": PlanRow,
     "moves": MoveRow,

@@ -158,4 +158,11 @@ def count_text(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """`1 key`, `2 keys`, `3 entries`, `4 processes`."""
+    if number == 1:
+        many = noun
+    elif noun.endswith("s"):
+        many = noun + "es"
+    else:
+        many = noun[:-1] + "ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else noun + "s"
+    return f"{number:,} {many}"

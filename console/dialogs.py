@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Select, Static, TextArea
 
-from console.cells import Pen
+from console.cells import Pen, safe
 
 #: Of a value to choose no more is shown.
 SHOWN_VALUE = 44
@@ -47,7 +47,7 @@ class ConfirmDialog(ModalScreen[bool]):
             if len(self.objects) > NAMED_OBJECTS:
                 yield words(f"  and {len(self.objects) - NAMED_OBJECTS} more")
             yield words("")
-            yield words(Text(self.effect))
+            yield words(Text(safe(self.effect)))
             if self.typed:
                 yield words(self.pen.join("To go on type ", self.pen.cell(self.typed, "strong"), ":"))
                 yield Input(id="typed", select_on_focus=False)
@@ -155,7 +155,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                         )
                     else:
                         yield Input(field.value, placeholder=field.hint, id=field.name, compact=True)
-            yield words(self.effect, id="effect")
+            yield words(Text(safe(self.effect)), id="effect")
             yield words("", id="complaint")
             with Horizontal(classes="buttons"):
                 yield Button("Cancel  esc", id="cancel")

@@ -14,7 +14,7 @@ from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import AuditRow, DeviceRow, KeyRow, Overview, Page, TenantRef, UserRow, View
+from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantRef, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 
 #: A screen's read, all waiting included.
@@ -49,8 +49,6 @@ class Store(Protocol):
 
     async def overview(self, cluster_id: str | None) -> Overview: ...
     async def devices(self, view: View) -> Page[DeviceRow]: ...
-    async def users(self, view: View) -> Page[UserRow]: ...
-    async def keys(self, view: View) -> Page[KeyRow]: ...
     async def listing(self, name: str, view: View) -> Page[Any]: ...
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
@@ -83,12 +81,6 @@ class PgStore:
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         return await self._read(lambda fleet: fleet.devices(view))
-
-    async def users(self, view: View) -> Page[UserRow]:
-        return await self._read(lambda fleet: fleet.users(view))
-
-    async def keys(self, view: View) -> Page[KeyRow]:
-        return await self._read(lambda fleet: fleet.keys(view))
 
     async def listing(self, name: str, view: View) -> Page[Any]:
         return await self._read(lambda fleet: fleet.listing(name, view))

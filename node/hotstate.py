@@ -58,9 +58,12 @@ class HotState:
         current: Callable[[DeviceId], Device | None],
         may_write: Callable[[], bool],
         on_written: Callable[[], None] = lambda: None,
+        on_routes: Callable[[DeviceId, tuple[str, ...]], None] = lambda _id, _approved: None,
     ) -> None:
-        """`may_write`: whether this instance holds its lease now, and is not frozen."""
+        """`may_write`: whether this instance holds its lease now, and is not frozen. `on_routes` hears of
+        approvals that the database kept otherwise than the hub has them: a tenant may have so many."""
         self._on_written = on_written
+        self._on_routes = on_routes
         self._store = store
         self._may_write = may_write
         self._current = current
@@ -77,23 +80,25 @@ class HotState:
         """Presence or endpoints of a device have changed."""
         self._hot.add(device.id)
 
-    async def store(self, device: Device, approvals: tuple[str, ...] | None = None) -> None:
+    async def store(self, device: Device, approvals: tuple[str, ...] | None = None) -> tuple[str, ...] | None:
         """Store the durable part; when the database is away, later.
 
         `approvals` is given when the device announces other routes: those that need nobody's approval.
+        Answers the approved routes as they are stored, None when they were not written now.
         """
         if approvals is not None:
             self._routes[device.id] = tuple(sorted({*self._routes.get(device.id, ()), *approvals}))
         if not self._may_write():
             self._unsaved.add(device.id)
-            return
+            return None
         try:
-            await self._write(device)
+            return await self._write(device)
         except Unavailable as error:
             _log.warning("store_delayed", device=device.id, reason=error.message)
             self._unsaved.add(device.id)
+            return None
 
-    async def _write(self, device: Device) -> None:
+    async def _write(self, device: Device) -> tuple[str, ...] | None:
         await self._store.update_device(
             device.tenant_id,
             device.id,
@@ -104,15 +109,18 @@ class HotState:
         )
         approvals = self._routes.get(device.id)
         if approvals is None:
-            return
+            return None
+        approved: tuple[str, ...] | None = None
         try:
-            await self._store.set_device_routes(
+            stored = await self._store.set_device_routes(
                 device.tenant_id, device.id, announced=device.announced_routes, add_approved=approvals
             )
+            approved = stored.approved_routes
         except NotFound:
             _log.info("routes_of_nobody", device=device.id)
         if self._routes.get(device.id) == approvals:
             del self._routes[device.id]
+        return approved
 
     async def flush(self) -> int:
         """Write what stands in line; returns rows written. On failure everything stays in line."""
@@ -122,7 +130,9 @@ class HotState:
         for device_id in list(self._unsaved):
             device = self._current(device_id)
             if device is not None:
-                await self._write(device)
+                approved = await self._write(device)
+                if approved is not None and approved != device.approved_routes:
+                    self._on_routes(device_id, approved)
             else:
                 self._routes.pop(device_id, None)
             self._unsaved.discard(device_id)

@@ -195,6 +195,12 @@ class Hub:
         """From now on this instance owns the cluster and knows who is connected."""
         self._follows = False
 
+    def put_approvals(self, device_id: DeviceId, approved: tuple[str, ...]) -> None:
+        """The routes that a device may carry are these."""
+        device = self.device(device_id)
+        if device is not None:
+            self.put_device(replace(device, approved_routes=approved))
+
     def expect_back(self, device_id: DeviceId) -> None:
         """A device that was online at the former owner is offline after the grace unless it comes here."""
         device = self.device(device_id)

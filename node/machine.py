@@ -198,10 +198,10 @@ class MachineApi:
         """Store what a device says now; the routes of it that need nobody's approval."""
         while True:
             approvals = self._approvals(old, new)
-            await self.hot.store(new, approvals)
+            stored = await self.hot.store(new, approvals)
             # A policy that came in meanwhile did not find these routes in the database.
             if not set(self._approvals(old, new) or ()).difference(approvals or ()):
-                return approvals or ()
+                return (approvals or ()) if stored is None else stored
 
     def _approvals(self, old: Device, new: Device) -> tuple[str, ...] | None:
         """Routes announced just now that need nobody's approval; None when it announces what it did."""

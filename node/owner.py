@@ -133,7 +133,7 @@ class Owner:
             metrics.operator_request(kind, outcome)
             news.touch()
 
-        hot = HotState(scoped, hub.device, may_write, news.touch)
+        hot = HotState(scoped, hub.device, may_write, news.touch, hub.put_approvals)
         follower.store_hot = hot.mark
         queries = ClientQueries(compress)
         waiters = Waiters(scoped.logins)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from app.buckets import Buckets
-from app.model import Tenant, TenantId
+from app.model import Tenant
 
-#: (code, sentence) for who asks too often.
+#: Of a registration that is refused for it.
 CODE = "quota_requests"
 
 
@@ -17,23 +17,13 @@ class TenantRates:
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` in seconds, of any origin."""
         self._clock = clock
-        self._buckets: dict[TenantId, tuple[int, Buckets]] = {}
+        self._buckets = Buckets()
 
-    def wait_s(self, tenant: Tenant | None) -> float:
+    def wait_s(self, tenant: Tenant) -> float:
         """Counts a request; seconds until it may be made where there were too many, else 0."""
-        if tenant is None or tenant.max_requests is None:
-            if tenant is not None:
-                self._buckets.pop(tenant.id, None)
+        if tenant.max_requests is None:
             return 0.0
-        limit, buckets = self._buckets.get(tenant.id, (0, None))
-        if buckets is None or limit != tenant.max_requests:
-            limit, buckets = tenant.max_requests, Buckets(tenant.max_requests)
-            self._buckets[tenant.id] = limit, buckets
-        now = self._clock()
-        wait_s = buckets.wait_s(tenant.id, now)
-        if wait_s == 0.0:
-            buckets.take(tenant.id, now)
-        return wait_s
+        return self._buckets.try_take(tenant.id, tenant.max_requests, self._clock())
 
 
 def sentence(tenant: Tenant, wait_s: float) -> str:

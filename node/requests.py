@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from app import log
 from app.db.devices import missing_device
 from app.db.scoped import Scoped
 from app.db.users import missing_user
-from app.errors import BadRequest, HsError, LeaseLost, NotFound, Refused, Unavailable
+from app.errors import BadRequest, HsError, LeaseLost, NotFound, Refused
 from app.model import DeviceId, OperatorRequest, TenantId, UserId
 from app.policy.check import accept
 from app.request_kinds import (
@@ -30,13 +31,14 @@ from app.request_kinds import (
     LoginDeny,
     NetmapRebuild,
     PolicySet,
+    RequestArgs,
     RoutesApprove,
     RoutesReject,
     UserCreate,
     UserDelete,
     UserRename,
-    parse_request,
 )
+from app.request_outcome import Result, outcome_of
 from app.scopes import parse_scope
 from node.hub import Hub
 from node.rebuild import Rebuilder
@@ -46,10 +48,6 @@ _log = log.get("requests")
 
 #: Requests are looked for at least this often, should every notification be lost.
 POLL_EVERY_S = 1.0
-#: A request that was taken up so often without an outcome is given up.
-MAX_ATTEMPTS = 10
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +327,7 @@ class RequestRunner:
         request = await self._scoped.claim_request(resume=True)
         if request is None:
             return False
-        result, error = await self._outcome(request)
+        result, error = await outcome_of(request, partial(self._carry_out, request))
         await self._scoped.finish_request(request.id, result=result, error=error)
         outcome = "done" if error is None else "failed"
         self._count(request.kind if request.kind in HANDLERS else "unknown", outcome)
@@ -338,23 +336,12 @@ class RequestRunner:
         )
         return True
 
-    async def _outcome(self, request: OperatorRequest) -> tuple[Result | None, str | None]:
-        if request.attempts > MAX_ATTEMPTS:
-            return None, f"given up after {MAX_ATTEMPTS} attempts: the server's log says why"
-        try:
-            args = parse_request(request.kind, request.args)
-            if request.tenant_id is None:
-                raise BadRequest(f"a {request.kind} request names a tenant")
-            work = Work(
-                *(self._scoped, self._hub, self._refresher, request, request.tenant_id),
-                self._on_rebuild,
-                self._file_rules,
-            )
-            return await HANDLERS[request.kind](work, args), None
-        except (LeaseLost, Unavailable):
-            raise
-        except HsError as error:
-            return None, error.message
-        except Exception:  # noqa: BLE001 - a defect in one handler must not stop the others
-            _log.exception("request_crashed", request=request.id, kind=request.kind)
-            return None, "a defect of the server: its log says more"
+    async def _carry_out(self, request: OperatorRequest, args: RequestArgs) -> Result:
+        if request.tenant_id is None:
+            raise BadRequest(f"a {request.kind} request names a tenant")
+        work = Work(
+            *(self._scoped, self._hub, self._refresher, request, request.tenant_id),
+            self._on_rebuild,
+            self._file_rules,
+        )
+        return await HANDLERS[request.kind](work, args)

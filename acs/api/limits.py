@@ -1,4 +1,4 @@
-"""How often one token or one address may call: what the edge asks before it does anything."""
+"""How often one token or one address may call."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ class RateLimits:
 
     def __init__(self, *, per_token: int, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._tokens = Buckets(per_token)
-        self._addresses = Buckets(ANONYMOUS_PER_MINUTE)
-        self._guesses = Buckets(GUESSES_PER_MINUTE)
+        self._per_token = per_token
+        self._tokens = Buckets()
+        self._addresses = Buckets()
+        self._guesses = Buckets()
 
     def check_token(self, token_id: int) -> None:
         """Counts a call of a token. Raises RateLimited."""
-        self._count(self._tokens, token_id, "this token has made too many calls")
+        wait_s = self._tokens.try_take(token_id, self._per_token, self._clock())
+        _check(wait_s, "this token has made too many calls")
 
     def check_address(self, address: str) -> None:
         """Counts a call without a token. Raises RateLimited."""
-        self._count(self._addresses, address, "too many calls without a token from this address")
+        wait_s = self._addresses.try_take(address, ANONYMOUS_PER_MINUTE, self._clock())
+        _check(wait_s, "too many calls without a token from this address")
 
     def check_guesses(self, address: str) -> None:
         """Raises RateLimited after too many wrong tokens."""
-        wait_s = self._guesses.wait_s(address, self._clock())
+        wait_s = self._guesses.wait_s(address, GUESSES_PER_MINUTE, self._clock())
         if wait_s > 0:
             raise RateLimited("too many wrong tokens from this address", retry_after_s=wait_s)
 
     def guessed(self, address: str) -> None:
         """A token of this address was wrong."""
-        self._guesses.take(address, self._clock())
+        self._guesses.take(address, GUESSES_PER_MINUTE, self._clock())
 
-    def _count(self, buckets: Buckets, key: object, sentence: str) -> None:
-        now = self._clock()
-        wait_s = buckets.wait_s(key, now)
-        if wait_s > 0:
-            raise RateLimited(f"{sentence}: try again in {wait_s:.1f} s", retry_after_s=wait_s)
-        buckets.take(key, now)
+
+def _check(wait_s: float, sentence: str) -> None:
+    if wait_s > 0:
+        raise RateLimited(f"{sentence}: try again in {wait_s:.1f} s", retry_after_s=wait_s)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import asyncpg
 import msgspec
@@ -19,12 +18,10 @@ from app.fleet import (
     AuditRow,
     ClusterRow,
     DeviceRow,
-    KeyRow,
     Overview,
     Page,
     TenantRef,
     Term,
-    UserRow,
     View,
 )
 from app.fleet_lists import LISTS
@@ -48,8 +45,6 @@ NUMBER_FIELDS = ("id", "key", "seen", "expires")
 _LISTED = "SELECT 0::bigint AS tenant_id, 0::bigint AS id WHERE $1::text IS NULL AND false -- LISTED"
 #: Columns in front of a row's own: total, before, now, sort keys.
 _FACTS = 5
-
-RowT = TypeVar("RowT")
 
 
 class Fleet:
@@ -85,19 +80,13 @@ class Fleet:
     async def devices(self, view: View) -> Page[DeviceRow]:
         """A window of devices."""
         arguments = _device_arguments(view)
-        return _page(await self._fetch(QUERIES["fleet_devices"], *arguments), _device)
-
-    async def users(self, view: View) -> Page[UserRow]:
-        """A window of users."""
-        return _page(await self._fetch(QUERIES["fleet_users"], *_arguments(view)), lambda row: UserRow(*row))
-
-    async def keys(self, view: View) -> Page[KeyRow]:
-        """A window of auth keys, without secrets."""
-        return _page(await self._fetch(QUERIES["fleet_keys"], *_arguments(view)), _key)
+        return _page(await self._fetch(QUERIES["fleet_devices"], *arguments))
 
     async def listing(self, name: str, view: View) -> Page[Any]:
         """A window of one of `app.fleet_lists.LISTS`."""
         statements = {
+            "users": QUERIES["fleet_list_users"],
+            "keys": QUERIES["fleet_list_keys"],
             "tenants": QUERIES["fleet_list_tenants"],
             "rebalance": QUERIES["fleet_list_rebalance"],
             "moves": QUERIES["fleet_list_moves"],
@@ -195,11 +184,11 @@ def _terms(terms: tuple[Term, ...]) -> str:
     return orjson.dumps(terms).decode()
 
 
-def _page(found: list[asyncpg.Record], build: Callable[[tuple[Any, ...]], RowT]) -> Page[RowT]:
+def _page(found: list[asyncpg.Record]) -> Page[DeviceRow]:
     total, before, now = found[0][:3]
     rows = [tuple(row) for row in found if row[_FACTS] is not None]
     return Page(
-        rows=tuple(build(row[_FACTS:]) for row in rows),
+        rows=tuple(_device(row[_FACTS:]) for row in rows),
         anchors=tuple(Anchor(row[3], row[4], row[_FACTS + 1], row[_FACTS + 3]) for row in rows),
         total=total,
         before=before,
@@ -212,9 +201,3 @@ def _device(row: tuple[Any, ...]) -> DeviceRow:
     cells[8] = tuple(cells[8])  # tags
     cells[22] = tuple(cells[22])  # endpoints
     return DeviceRow(*cells)
-
-
-def _key(row: tuple[Any, ...]) -> KeyRow:
-    cells = list(row)
-    cells[7] = tuple(cells[7])  # tags
-    return KeyRow(*cells)

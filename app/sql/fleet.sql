@@ -156,149 +156,8 @@ SELECT (SELECT count(*) FROM matching) AS total,
           CASE WHEN NOT $4::boolean THEN r.tenant_id END, CASE WHEN $4::boolean THEN r.tenant_id END DESC,
           CASE WHEN NOT $4::boolean THEN r.id END, CASE WHEN $4::boolean THEN r.id END DESC
 
--- fleet_users --
--- One window of users with what they own.
--- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
-WITH term AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
-        AS x (field text, op text, patterns text[], number float8, negated boolean)
-), owned AS MATERIALIZED (
-    SELECT n.tenant_id, n.user_id, count(*) AS devices, count(*) FILTER (WHERE s.online) AS online
-      FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
-     WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.user_id IS NOT NULL
-     GROUP BY n.tenant_id, n.user_id
-), listed AS (
-    SELECT u.*, t.name AS tenant, COALESCE(o.devices, 0) AS devices, COALESCE(o.online, 0) AS online
-      FROM users u
-      JOIN tenants t ON t.tenant_id = u.tenant_id
-      LEFT JOIN owned o ON o.tenant_id = u.tenant_id AND o.user_id = u.id
-     WHERE $1::text IS NULL OR u.cluster_id = $1
-), matching AS MATERIALIZED (
-    SELECT l.*,
-           (CASE $3::text WHEN 'name' THEN lower(l.name) WHEN 'tenant' THEN l.tenant
-                WHEN 'cluster' THEN l.cluster_id ELSE '' END) COLLATE "C" AS text_key,
-           (CASE $3::text WHEN 'id' THEN l.id WHEN 'devices' THEN l.devices WHEN 'online' THEN l.online
-                WHEN 'created' THEN extract(epoch FROM l.created_at) ELSE 0 END)::float8 AS number_key
-      FROM listed l
-     WHERE NOT EXISTS (
-           SELECT 1 FROM term WHERE term.negated = CASE term.op
-               WHEN 'like' THEN EXISTS (
-                   SELECT 1 FROM unnest(CASE term.field
-                       WHEN 'name' THEN ARRAY[l.name, l.display_name] WHEN 'email' THEN ARRAY[l.email]
-                       WHEN 'cluster' THEN ARRAY[l.cluster_id] WHEN 'tenant' THEN ARRAY[l.tenant]
-                       WHEN 'any' THEN ARRAY[l.name, l.display_name, l.email, l.tenant]
-                       END) AS v WHERE lower(v) LIKE ANY (term.patterns))
-               ELSE COALESCE((SELECT CASE term.op WHEN 'lt' THEN w < term.number WHEN 'gt' THEN w > term.number
-                                                  ELSE w = term.number END
-                       FROM (SELECT (CASE term.field WHEN 'id' THEN l.id WHEN 'devices' THEN l.devices
-                           WHEN 'online' THEN l.online WHEN 'created' THEN extract(epoch FROM now() - l.created_at)
-                           END)::float8 AS w) number_of), false)
-               END)
-), picked AS (
-    SELECT m.* FROM matching m
-     WHERE $8::bigint IS NULL
-        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
-                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
-                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
-     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
-              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
-              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
-              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
-     LIMIT $9
-)
-SELECT (SELECT count(*) FROM matching) AS total,
-       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
-           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
-                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
-                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
-                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
-       extract(epoch FROM now())::float8 AS now,
-       p.text_key, p.number_key, p.cluster_id, p.tenant_id, p.tenant, p.id, p.name, p.display_name, p.email,
-       extract(epoch FROM p.created_at)::float8, p.devices, p.online,
-       (SELECT count(*) FROM pre_auth_keys k WHERE k.tenant_id = p.tenant_id AND k.user_id = p.id) AS keys
-  FROM (SELECT 1) AS always
-  LEFT JOIN picked p ON true
- ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
-          CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
-          CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
-          CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
-
--- fleet_keys --
--- One window of pre-auth keys, without secrets.
--- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
-WITH term AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
-        AS x (field text, op text, patterns text[], number float8, negated boolean)
-), listed AS (
-    SELECT k.*, t.name AS tenant, COALESCE(u.name, '') AS user_name,
-           CASE WHEN k.revoked THEN 'revoked' WHEN k.expiration <= now() THEN 'expired'
-                WHEN k.used AND NOT k.reusable THEN 'used' ELSE 'active' END AS state
-      FROM pre_auth_keys k
-      JOIN tenants t ON t.tenant_id = k.tenant_id
-      LEFT JOIN users u ON u.tenant_id = k.tenant_id AND u.id = k.user_id
-     WHERE $1::text IS NULL OR k.cluster_id = $1
-), matching AS MATERIALIZED (
-    SELECT l.*,
-           (CASE $3::text WHEN 'prefix' THEN l.prefix
-                WHEN 'user' THEN lower(COALESCE(NULLIF(l.user_name, ''), array_to_string(l.tags, ' ')))
-                WHEN 'tenant' THEN l.tenant WHEN 'cluster' THEN l.cluster_id WHEN 'state' THEN l.state
-                ELSE '' END) COLLATE "C" AS text_key,
-           (CASE $3::text WHEN 'id' THEN l.id WHEN 'uses' THEN l.uses
-                WHEN 'created' THEN extract(epoch FROM l.created_at)
-                WHEN 'expires' THEN COALESCE(extract(epoch FROM l.expiration), 'Infinity') ELSE 0 END)::float8
-               AS number_key
-      FROM listed l
-     WHERE NOT EXISTS (
-           SELECT 1 FROM term WHERE term.negated = CASE term.op
-               WHEN 'like' THEN EXISTS (
-                   SELECT 1 FROM unnest(CASE term.field
-                       WHEN 'prefix' THEN ARRAY[l.prefix] WHEN 'user' THEN ARRAY[l.user_name]
-                       WHEN 'tag' THEN l.tags WHEN 'state' THEN ARRAY[l.state]
-                       WHEN 'cluster' THEN ARRAY[l.cluster_id] WHEN 'tenant' THEN ARRAY[l.tenant]
-                       WHEN 'any' THEN l.tags || ARRAY[l.prefix, l.user_name, l.tenant]
-                       END) AS v WHERE lower(v) LIKE ANY (term.patterns))
-               ELSE COALESCE((SELECT CASE term.op WHEN 'lt' THEN w < term.number WHEN 'gt' THEN w > term.number
-                                                  ELSE w = term.number END
-                       FROM (SELECT (CASE term.field WHEN 'id' THEN l.id WHEN 'uses' THEN l.uses
-                           WHEN 'created' THEN extract(epoch FROM now() - l.created_at)
-                           WHEN 'expires' THEN COALESCE(extract(epoch FROM l.expiration - now()), 'Infinity')
-                           END)::float8 AS w) number_of), false)
-               END)
-), picked AS (
-    SELECT m.* FROM matching m
-     WHERE $8::bigint IS NULL
-        OR CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
-                     < ($5::text, $6::float8, $7::bigint, $8::bigint)
-                ELSE (m.text_key, m.number_key, m.tenant_id, m.id) > ($5::text, $6::float8, $7::bigint, $8::bigint) END
-     ORDER BY CASE WHEN NOT $4::boolean THEN m.text_key END, CASE WHEN $4::boolean THEN m.text_key END DESC,
-              CASE WHEN NOT $4::boolean THEN m.number_key END, CASE WHEN $4::boolean THEN m.number_key END DESC,
-              CASE WHEN NOT $4::boolean THEN m.tenant_id END, CASE WHEN $4::boolean THEN m.tenant_id END DESC,
-              CASE WHEN NOT $4::boolean THEN m.id END, CASE WHEN $4::boolean THEN m.id END DESC
-     LIMIT $9
-)
-SELECT (SELECT count(*) FROM matching) AS total,
-       (SELECT count(*) FROM matching m WHERE $8::bigint IS NOT NULL
-           AND CASE WHEN $4::boolean THEN (m.text_key, m.number_key, m.tenant_id, m.id)
-                         >= ($5::text, $6::float8, $7::bigint, $8::bigint)
-                    ELSE (m.text_key, m.number_key, m.tenant_id, m.id)
-                         <= ($5::text, $6::float8, $7::bigint, $8::bigint) END) AS before,
-       extract(epoch FROM now())::float8 AS now,
-       p.text_key, p.number_key, p.cluster_id, p.tenant_id, p.tenant, p.id, p.prefix, p.user_id, p.user_name, p.tags,
-       p.reusable, p.ephemeral, p.used, p.uses, p.revoked, extract(epoch FROM p.expiration)::float8,
-       extract(epoch FROM p.created_at)::float8,
-       COALESCE(j.devices, 0)
-  FROM (SELECT 1) AS always
-  LEFT JOIN picked p ON true
-  LEFT JOIN (SELECT n.tenant_id, n.auth_key_id, count(*) AS devices FROM nodes n
-              WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.auth_key_id IS NOT NULL
-              GROUP BY n.tenant_id, n.auth_key_id) j ON j.tenant_id = p.tenant_id AND j.auth_key_id = p.id
- ORDER BY CASE WHEN NOT $4::boolean THEN p.text_key END, CASE WHEN $4::boolean THEN p.text_key END DESC,
-          CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
-          CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
-          CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
-
 -- fleet_window --
--- One window over a list (in the place of LISTED), filtered and ordered by its columns, or by `_name` for `name`.
+-- One window over a list (in the place of LISTED), ordered by its columns, and filtered by them or their `_name`.
 -- $1 cluster_id or NULL, $2 terms, $3 sort, $4 descending, $5 text, $6 number, $7 tenant_id, $8 id to start after, $9 limit
 WITH term AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::text::jsonb)
@@ -309,10 +168,10 @@ WITH term AS MATERIALIZED (
     SELECT l.tenant_id, l.id, j.j,
            (CASE jsonb_typeof(k.v) WHEN 'string' THEN lower(k.v #>> '{}') ELSE '' END) COLLATE "C" AS text_key,
            (CASE jsonb_typeof(k.v) WHEN 'number' THEN (k.v #>> '{}')::float8 WHEN 'string' THEN 0
-                 ELSE 'Infinity' END)::float8 AS number_key
+                 WHEN 'boolean' THEN (k.v #>> '{}')::boolean::int ELSE 'Infinity' END)::float8 AS number_key
       FROM listed l
      CROSS JOIN LATERAL (SELECT to_jsonb(l) AS j) j
-     CROSS JOIN LATERAL (SELECT COALESCE(j.j -> ('_' || $3::text), j.j -> $3::text) AS v) k
+     CROSS JOIN LATERAL (SELECT j.j -> $3::text AS v) k
      WHERE NOT EXISTS (
            SELECT 1 FROM term
             CROSS JOIN LATERAL (SELECT CASE term.field WHEN 'any' THEN j.j -> 'words'

@@ -1,3 +1,42 @@
+-- fleet_list_users --
+-- Users with what they own.
+-- $1 cluster_id or NULL
+SELECT u.tenant_id, u.id, u.cluster_id, u.cluster_id AS cluster, t.name AS tenant, u.name,
+       ARRAY[u.name, u.display_name] AS _name, u.display_name, u.email,
+       extract(epoch FROM u.created_at)::float8 AS created, extract(epoch FROM now() - u.created_at)::float8 AS _created,
+       COALESCE(o.devices, 0) AS devices, COALESCE(o.online, 0) AS online, COALESCE(k.keys, 0) AS keys,
+       ARRAY[u.name, u.display_name, u.email, t.name] AS words
+  FROM users u
+  JOIN tenants t ON t.tenant_id = u.tenant_id
+  LEFT JOIN (SELECT n.tenant_id, n.user_id, count(*) AS devices, count(*) FILTER (WHERE s.online) AS online
+               FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
+              WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.user_id IS NOT NULL
+              GROUP BY n.tenant_id, n.user_id) o ON o.tenant_id = u.tenant_id AND o.user_id = u.id
+  LEFT JOIN (SELECT p.tenant_id, p.user_id, count(*) AS keys FROM pre_auth_keys p
+              WHERE ($1::text IS NULL OR p.cluster_id = $1) AND p.user_id IS NOT NULL
+              GROUP BY p.tenant_id, p.user_id) k ON k.tenant_id = u.tenant_id AND k.user_id = u.id
+ WHERE $1::text IS NULL OR u.cluster_id = $1
+
+-- fleet_list_keys --
+-- Pre-auth keys, without secrets.
+-- $1 cluster_id or NULL
+SELECT k.tenant_id, k.id, k.cluster_id, k.cluster_id AS cluster, t.name AS tenant, k.prefix, k.user_id,
+       COALESCE(u.name, '') AS user, COALESCE(u.name, array_to_string(k.tags, ' ')) AS owner, k.tags, k.tags AS tag,
+       k.reusable, k.ephemeral, k.used, k.uses, k.revoked, extract(epoch FROM k.expiration)::float8 AS expiration,
+       extract(epoch FROM k.expiration)::float8 AS expires,
+       COALESCE(extract(epoch FROM k.expiration - now()), 'Infinity')::float8 AS _expires,
+       extract(epoch FROM k.created_at)::float8 AS created, extract(epoch FROM now() - k.created_at)::float8 AS _created,
+       CASE WHEN k.revoked THEN 'revoked' WHEN k.expiration <= now() THEN 'expired'
+            WHEN k.used AND NOT k.reusable THEN 'used' ELSE 'active' END AS state,
+       COALESCE(j.devices, 0) AS devices, k.tags || ARRAY[k.prefix, COALESCE(u.name, ''), t.name] AS words
+  FROM pre_auth_keys k
+  JOIN tenants t ON t.tenant_id = k.tenant_id
+  LEFT JOIN users u ON u.tenant_id = k.tenant_id AND u.id = k.user_id
+  LEFT JOIN (SELECT n.tenant_id, n.auth_key_id, count(*) AS devices FROM nodes n
+              WHERE ($1::text IS NULL OR n.cluster_id = $1) AND n.auth_key_id IS NOT NULL
+              GROUP BY n.tenant_id, n.auth_key_id) j ON j.tenant_id = k.tenant_id AND j.auth_key_id = k.id
+ WHERE $1::text IS NULL OR k.cluster_id = $1
+
 -- fleet_list_tenants --
 -- Tenants, with what is used of their limits.
 -- $1 cluster_id or NULL

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 
 from app.errors import BadRequest
-from app.fleet import KeyRow, View
+from app.fleet import KeyRow
 from app.model import TenantId
 from app.settings_values import parse_duration
 from app.tokens import RANDOM_BYTES, make_auth_token
@@ -37,16 +37,13 @@ class KeysScreen(ListScreen[KeyRow]):
         Column("prefix", "PREFIX", 13, 2, sort="prefix"),
         Column("tenant", "TENANT", 12, 3, 1, sort="tenant"),
         Column("cluster", "CLUSTER", 10, 4, 1, sort="cluster"),
-        Column("user", "OWNER / TAGS", 18, 1, 3, sort="user"),
+        Column("user", "OWNER / TAGS", 18, 1, 3, sort="owner"),
         Column("state", "STATE", 9, 1, sort="state"),
         Column("uses", "USES", 6, 1, right=True, sort="uses"),
         Column("flags", "FLAGS", 18, 5),
         Column("created", "CREATED", 16, 6, sort="created"),
         Column("expires", "EXPIRES", 9, 1, right=True, sort="expires"),
     )
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.keys(view)
 
     def key_of(self, row: KeyRow) -> str:
         return f"{row.tenant_id}/{row.id}"

@@ -63,7 +63,7 @@ class NetmapScreen(PlainScreen[ChangeRow]):
 
 
 class AuditScreen(PlainScreen[AuditLine]):
-    """One row for each line of the audit log, the newest first; as far back as one window is read from."""
+    """One row for each of the newest 10,000 lines of the audit log, the newest first."""
 
     NAME = "audit"
     NOUN = "entry"

@@ -80,7 +80,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         return ()
 
     def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        raise KeyError(view.sort)
+        return lambda: self.store.listing(self.NAME, view)
 
     def detail_of(self, row: RowT, width: int) -> tuple[str, list[Text]]:
         """Title and lines of the pane below."""

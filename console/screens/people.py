@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 
-from app.fleet import UserRow, View
+from app.fleet import UserRow
 from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import date_text, plural
@@ -40,9 +40,6 @@ class UsersScreen(ListScreen[UserRow]):
         Column("email", "EMAIL", 16, 5, 2),
         Column("created", "CREATED", 16, 6, sort="created"),
     )
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.users(view)
 
     def key_of(self, row: UserRow) -> str:
         return f"{row.tenant_id}/{row.id}"

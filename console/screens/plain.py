@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.text import Text
 
-from app.fleet import View
 from console.cells import count_text, date_text, plural
 from console.screens.base import ListScreen
 from console.screens.frame import RowT
@@ -25,11 +24,8 @@ class PlainScreen(ListScreen[RowT]):
     #: Fields that only say where a row is stored.
     HIDDEN: ClassVar[frozenset[str]] = frozenset({"id", "tenant_id"})
 
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.listing(self.NAME, view)
-
-    def key_of(self, row: RowT) -> str:
-        return f"{getattr(row, 'tenant_id', 0)}/{getattr(row, 'id')}"  # noqa: B009 - of any row
+    def key_of(self, row: Any) -> str:
+        return f"{getattr(row, 'tenant_id', 0)}/{row.id}"
 
     def cells_of(self, row: RowT) -> dict[str, Text]:
         return {column.name: self.cell_of(row, column.name) for column in self.COLUMNS}
@@ -57,12 +53,12 @@ class PlainScreen(ListScreen[RowT]):
     def moving(self, row: RowT) -> object:
         return ()
 
-    def detail_of(self, row: RowT, width: int) -> tuple[str, list[Text]]:
+    def detail_of(self, row: Any, width: int) -> tuple[str, list[Text]]:
         facts = [
             box_line(
                 self.pen, field.name.replace("_", " "), self._words(field.name, getattr(row, field.name))
             )
-            for field in dataclasses.fields(row)  # type: ignore[arg-type]
+            for field in dataclasses.fields(row)
             if field.name not in self.HIDDEN
         ]
         return self.name_of(row), side_by_side(facts, width)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 
-from app.fleet import View
 from app.fleet_lists import MoveRow, PlanRow
 from console.actions import BY_ID, Action
 from console.cells import count_text, date_text, plural
@@ -110,9 +109,6 @@ class RebalanceScreen(_PlanActions[PlanRow]):
         Column("created", "MADE", 16, 5, sort="created"),
     )
 
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.listing("rebalance", view)
-
     def key_of(self, row: PlanRow) -> str:
         return str(row.id)
 
@@ -192,9 +188,6 @@ class MovesScreen(_PlanActions[MoveRow]):
         Column("ended", "AT", 16, 5, sort="ended"),
         Column("error", "WHY", 12, 4, 3),
     )
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.listing("moves", view)
 
     def key_of(self, row: MoveRow) -> str:
         return str(row.id)

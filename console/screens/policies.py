@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import shlex
 import subprocess
@@ -20,6 +19,7 @@ from app.fleet_lists import PolicyRow
 from app.model import TenantId
 from app.policy.reader import read
 from console.actions import BY_ID
+from console.cells import safe
 from console.dialogs import EditorDialog
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
@@ -82,44 +82,54 @@ class PolicyScreen(PlainScreen[PolicyRow]):
             self._confirm("policy.rollback", row, now, text, f"rollback to version {row.version}")
 
     async def do_policy_edit(self) -> None:
-        """In $EDITOR; a draft that cannot be read is kept and named, and nothing is sent."""
+        """In the operator's editor, or in one of ours where the terminal cannot be lent."""
         row = self.current
         assert row is not None
         old = await self._text(row, row.newest)
         if old is None:
             return
-        draft = Path(tempfile.mkdtemp(prefix="hs-policy-")) / f"{row.tenant_id}-v{row.newest + 1}.hujson"
-        await asyncio.to_thread(draft.write_text, old, encoding="utf-8")
         try:
-            with self.app.suspend():
-                command = [*shlex.split(self.console.editor), str(draft)]
-                # The operator's own editor, which has the terminal until it ends.
-                code = subprocess.run(command, check=False).returncode  # noqa: ASYNC221, S603
+            new = self._in_editor(old)
         except SuspendNotSupported:
-            title = f"Policy of {row.tenant}, from version {row.newest}"
-            self.app.push_screen(
-                EditorDialog(self.pen, title, old),
-                lambda text: None if text is None else self._edited(row, old, text, draft),
-            )
-            return
+            self._in_dialog(row, old)
         except OSError as error:
             self.console.say(f"the editor cannot be started: {error}", "error")
-            return
-        if code:
-            self.console.say(f"the editor ended with {code}; the draft is {draft}", "warning")
-            return
-        new = await asyncio.to_thread(draft.read_text, encoding="utf-8", errors="replace")
-        self._edited(row, old, new, draft)
+        else:
+            self._edited(row, old, new)
 
-    def _edited(self, row: PolicyRow, old: str, new: str, draft: Path) -> None:
+    def _in_editor(self, old: str) -> str:
+        """What the editor leaves; it has the terminal until it ends, and the console stands still."""
+        with tempfile.TemporaryDirectory(prefix="hs-policy-") as directory:
+            file = Path(directory) / "policy.hujson"
+            file.write_text(old, encoding="utf-8")
+            with self.app.suspend():
+                subprocess.run([*shlex.split(self.console.editor), str(file)], check=False)  # noqa: S603
+            return file.read_text(encoding="utf-8", errors="replace")
+
+    def _in_dialog(self, row: PolicyRow, old: str) -> None:
+        if any(safe(line.expandtabs()) != line.expandtabs() for line in old.splitlines()):
+            self.console.say("it holds characters that cannot be shown here: use hs-node policy set", "error")
+            return
+
+        def left(text: str | None) -> None:
+            if text is not None:
+                self._edited(row, old, text)
+
+        title = f"Policy of {row.tenant}, from version {row.newest}"
+        self.app.push_screen(EditorDialog(self.pen, title, old), left)
+
+    def _edited(self, row: PolicyRow, old: str, new: str) -> None:
+        """Asked before it is sent. What cannot be read is not sent, and kept in a file."""
         if new == old:
             self.console.say("nothing was changed", "warning")
             return
-        draft.write_text(new, encoding="utf-8")
         try:
             read(new)
         except HsError as error:
-            self.console.say(f"{error.message}; the draft is {draft}", "error")
+            handle, name = tempfile.mkstemp(prefix="hs-policy-", suffix=".hujson")
+            with open(handle, "w", encoding="utf-8") as draft:
+                draft.write(new)
+            self.console.say(f"{error.message}; the draft is {name}", "error")
             return
         self._confirm("policy.edit", row, old, new, "edited at the console")
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
+from app.errors import BadRequest, HsError
 from app.fleet_lists import JobRow, LoginRow, ProcessRow
 from app.model import TenantId
 from console.actions import BY_ID
@@ -163,7 +164,9 @@ class LoginsScreen(PlainScreen[LoginRow]):
             cluster_id, _, place = answers["tenant"].rpartition("/")
             tenant_id = TenantId(int(place))
             user_id = await self.store.find_user(cluster_id, tenant_id, answers["user"])
-            args = {"login_id": row.login, "user_id": user_id or 0}
+            if user_id is None:
+                raise BadRequest(f"this tenant has no user {answers['user']}", code="no_user")
+            args = {"login_id": row.login, "user_id": user_id}
             label = f"let {row.hostname} in"
             return [Ask(cluster_id, tenant_id, "login_approve", args, f"login:{row.login}", label)]
 
@@ -179,25 +182,24 @@ class LoginsScreen(PlainScreen[LoginRow]):
     async def do_login_deny(self) -> None:
         action = BY_ID["login.deny"]
         rows = self.chosen(action)
-        tenants = {
-            cluster.cluster_id: cluster.home_id for cluster in (await self.store.overview(None)).clusters
-        }
-        asks = [
-            Ask(
-                row.cluster_id,
-                home,
-                "login_deny",
-                {"login_id": row.login},
-                f"login:{row.login}",
-                f"send {row.hostname} away",
-            )
-            for row in rows
-            if (home := tenants.get(row.cluster_id)) is not None
-        ]
+        try:
+            clusters = (await self.store.overview(None)).clusters
+        except HsError as error:
+            self.console.say(error.message, "error")
+            return
+        # Any cluster's owner may decide; the one that the device came to is asked.
+        homes = {cluster.cluster_id: cluster.home_id for cluster in clusters}
         self.console.confirm(
             action,
             f"Send {self.several(rows, 'device')} away",
             [f"{row.hostname}  from {row.address}" for row in rows],
             "The device is told so; its user may try again.",
-            asks,
+            [
+                Ask(
+                    *(row.cluster_id, home, "login_deny", {"login_id": row.login}),
+                    *(f"login:{row.login}", f"send {row.hostname} away"),
+                )
+                for row in rows
+                if (home := homes.get(row.cluster_id)) is not None
+            ],
         )

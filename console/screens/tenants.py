@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 
 from app.errors import HsError, Refused
-from app.fleet import View
 from app.fleet_lists import TenantRow
 from app.model import TenantId
 from app.settings_values import parse_duration
@@ -48,9 +47,6 @@ class TenantsScreen(ListScreen[TenantRow]):
         Column("region", "REGION", 8, 7, 1, sort="region"),
         Column("created", "CREATED", 16, 8, sort="created"),
     )
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.listing("tenants", view)
 
     def key_of(self, row: TenantRow) -> str:
         return str(row.id)

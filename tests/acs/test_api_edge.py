@@ -8,9 +8,10 @@ import json
 import httpx
 import pytest
 
-from acs.api.limits import GUESSES_PER_MINUTE, Buckets, RateLimits
+from acs.api.limits import GUESSES_PER_MINUTE, RateLimits
 from app.api.client import AcsClient
 from app.api.records import NewToken, TokenAsked
+from app.buckets import Buckets
 from app.errors import (
     BadRequest,
     Conflict,
@@ -208,15 +209,16 @@ async def test_guessing_tokens_is_stopped(pg_server: str) -> None:
 
 
 def test_buckets_fill_evenly_and_are_bounded() -> None:
-    buckets = Buckets(60, max_buckets=2)
+    buckets = Buckets(max_buckets=2)
     for _ in range(60):
-        assert buckets.wait_s("a", 0.0) == 0.0
-        buckets.take("a", 0.0)
-    assert buckets.wait_s("a", 0.0) == pytest.approx(1.0)
-    assert buckets.wait_s("a", 1.0) == 0.0
-    buckets.take("b", 1.0)
-    buckets.take("c", 1.0)
-    assert buckets.wait_s("a", 1.0) == 0.0, "whose was unused for longest is forgotten"
+        assert buckets.try_take("a", 60, 0.0) == 0.0
+    assert buckets.try_take("a", 60, 0.0) == pytest.approx(1.0)
+    assert buckets.wait_s("a", 120, 0.0) == pytest.approx(0.5), "twice as many a minute fill twice as fast"
+    assert buckets.wait_s("a", 60, 1.0) == 0.0
+    buckets.take("b", 60, 1.0)
+    buckets.take("c", 60, 1.0)
+    for _ in range(60):
+        assert buckets.try_take("a", 60, 1.0) == 0.0, "whose was unused for longest is forgotten"
 
 
 def test_limits_speak_of_what_they_limit() -> None:

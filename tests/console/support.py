@@ -275,14 +275,9 @@ class FakeStore:
     async def devices(self, view: View) -> Page[DeviceRow]:
         return await self._page(self.device_rows, view, lambda row: row.name)
 
-    async def users(self, view: View) -> Page[UserRow]:
-        return await self._page(self.user_rows, view, lambda row: row.name)
-
-    async def keys(self, view: View) -> Page[KeyRow]:
-        return await self._page(self.key_rows, view, lambda row: f"{row.id:09}")
-
     async def listing(self, name: str, view: View) -> Page[Any]:
-        return await self._page(self.lists.get(name, []), view, lambda row: f"{row.id:09}")
+        rows = {"users": self.user_rows, "keys": self.key_rows, **self.lists}.get(name, [])
+        return await self._page(rows, view, lambda row: row.name if name == "users" else f"{row.id:09}")
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         await self._read()

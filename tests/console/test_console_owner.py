@@ -130,7 +130,7 @@ async def test_notifications_of_the_owner_are_enough(
 
 async def test_a_route_is_approved_and_a_policy_rolled_back_by_key(pg_server: str) -> None:
     """What waits is approved, and the other device hears of it; an old policy is put into force again."""
-    net = "10.7.0.0/16"
+    net, failing = "10.7.0.0/16", '{"tests": [{"src": "alice@", "accept": ["alice@:1"]}], "acls": []}'
     async with fresh_database(pg_server) as dsn, ServeProcess(dsn) as serve, admin(dsn) as shell:
         auth_key = await shell.auth_key("alice")
         await shell.scoped.set_policy(
@@ -168,6 +168,20 @@ async def test_a_route_is_approved_and_a_policy_rolled_back_by_key(pg_server: st
             await peer.wait_for(
                 lambda netmap: any(net in row["AllowedIPs"] for row in netmap.peers.values()), 20
             )
+            # What is no policy is not sent; what the owner refuses is told with the reason.
+            await pilot.press("6")
+            await until(pilot, lambda: app.base is base)
+            for draft, said in (("{", "line 1"), (failing, "tests")):
+                await base.action_command("policy.edit")
+                await until(pilot, lambda: "Go on" in text(app), "the editor")
+                app.screen.query_one("#text").text = draft  # type: ignore[attr-defined]
+                await pilot.press("tab", "tab", "enter")
+                if draft == failing:
+                    await until(pilot, lambda: "To go on type" in text(app), "the dialog")
+                    await pilot.press(*"default", "enter")
+                await until(pilot, lambda said=said: said in toasts(app)[-1], f"the reason: {said}")
+                await until(pilot, lambda: app.screen is base, "the list")
+            assert sorted(row.version for row in base.rows.values()) == [1, 2, 3]
 
 
 async def test_actions_from_the_shell(pg_server: str) -> None:

@@ -24,6 +24,8 @@ class Store:
         self.durable: list[dict[str, Any]] = []
         self.routes: list[tuple[int, tuple[str, ...], tuple[str, ...]]] = []
         self.deleted: set[int] = set()
+        #: Approvals that the tenant may not have any more.
+        self.too_many: set[str] = set()
 
     async def update_device(self, tenant_id: int, device_id: int, **facts: Any) -> bool:
         if self.error is not None:
@@ -37,7 +39,8 @@ class Store:
         if device_id in self.deleted:
             raise NotFound("gone")
         self.routes.append((device_id, routes["announced"], routes["add_approved"]))
-        return device(device_id)
+        kept = tuple(route for route in routes["add_approved"] if route not in self.too_many)
+        return replace(device(device_id), announced_routes=routes["announced"], approved_routes=kept)
 
     async def flush_state(self, batch: list[HotRow]) -> int:
         if self.error is not None:
@@ -52,7 +55,11 @@ class Line:
         self.devices: dict[DeviceId, Device] = {}
         self.may_write = True
         self.asked = 0
-        self.hot = HotState(self.store, self.devices.get, self._may_write)
+        self.corrected: list[tuple[int, tuple[str, ...]]] = []
+        self.hot = HotState(
+            *(self.store, self.devices.get, self._may_write),
+            on_routes=lambda device_id, approved: self.corrected.append((device_id, approved)),
+        )
 
     def _may_write(self) -> bool:
         self.asked += 1
@@ -179,6 +186,20 @@ async def test_routes_are_written_once_with_every_approval_that_was_missed() -> 
     await line.hot.store(line.devices[DeviceId(1)])
     assert len(line.store.routes) == 1
     assert len(line.store.durable) == 2
+
+
+async def test_what_the_database_kept_of_approvals_is_told() -> None:
+    """At once to who stores, and later where it could not be stored then."""
+    line, ten, net = Line(), "10.0.0.0/8", "192.0.2.0/24"
+    line.store.too_many = {net}
+    line.change(1, announced_routes=(ten, net), approved_routes=(ten, net))
+    assert await line.hot.store(line.devices[DeviceId(1)], (ten, net)) == (ten,)
+    line.store.error = Unavailable("away")
+    assert await line.hot.store(line.devices[DeviceId(1)], (ten, net)) is None
+    assert line.corrected == []
+    line.store.error = None
+    await line.hot.flush()
+    assert line.corrected == [(1, (ten,))]
 
 
 async def test_routes_of_a_device_that_is_gone_hold_nobody_up() -> None:

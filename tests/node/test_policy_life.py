@@ -218,6 +218,35 @@ async def test_routes_announced_later_and_no_more(serve: ServeProcess, place: Ad
         )
 
 
+async def test_no_more_routes_of_a_policy_than_a_tenant_may_have(
+    serve: ServeProcess, place: Administration
+) -> None:
+    """What the limit leaves out is not in the netmaps either, announced by a registration or later."""
+    await place.user("alice")
+    await set_policy(serve, place)
+    await run_sql(serve.dsn, f"UPDATE tenants SET max_routes = 1 WHERE tenant_id = {place.tenant.id}")
+    key = await place.auth_key("alice")
+    async with (
+        device(serve.url, key) as first,
+        tagged(serve.url, key, routes=[TEN]) as second,
+        device(serve.url, key) as watcher,
+    ):
+        await join(watcher)
+        await join(first)
+        await first.update(hostinfo={"RoutableIPs": [TEN]})
+        assert await routes_of(place, first) == ([TEN], [TEN])
+        await join(second)
+        assert await routes_of(place, second) == ([TEN], [])
+        await second.update(hostinfo={"RoutableIPs": []})
+        await second.update(hostinfo={"RoutableIPs": [TEN]})
+        assert await routes_of(place, second) == ([TEN], [])
+        # The first goes away from the route: only the second could carry it, and may not.
+        await watcher.wait_for(lambda _: TEN in str(peer(watcher, first)["AllowedIPs"]), 10)
+        await first.update(hostinfo={"RoutableIPs": []})
+        await watcher.wait_for(lambda _: TEN not in str(peer(watcher, first)["AllowedIPs"]), 10)
+        assert TEN not in str(peer(watcher, second)["AllowedIPs"])
+
+
 async def test_a_poll_says_nothing_about_routes(serve: ServeProcess, place: Administration) -> None:
     """Its Hostinfo may be older than that of a lite update (PROTOCOL.md 4.3)."""
     async with device(serve.url, await place.auth_key()) as simulated:

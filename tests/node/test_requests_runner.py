@@ -12,8 +12,9 @@ from app.db.lease import LeaseState
 from app.db.requests import RequestDesk
 from app.db.setup import Database
 from app.model import OperatorRequest, RequestId, Tenant
+from app.request_outcome import MAX_ATTEMPTS
 from node import requests
-from node.requests import HANDLERS, MAX_ATTEMPTS, Work
+from node.requests import HANDLERS, Work
 from tests.node.kit import DatabaseGate, in_process
 from tests.node.support import DEADLINE_S, admin, run_sql
 

@@ -60,7 +60,9 @@ BEGIN
         NEW.approved_routes := merged_texts('{}', ARRAY(
             SELECT r FROM unnest(NEW.approved_routes) WITH ORDINALITY AS w (r, place)
              ORDER BY r = ANY (had) DESC, place LIMIT GREATEST(most - others, cardinality(had))));
-        PERFORM quota_reached(NEW.tenant_id, 'routes', others + cardinality(NEW.approved_routes), most);
+        IF others + cardinality(had) < most THEN
+            PERFORM quota_reached(NEW.tenant_id, 'routes', others + cardinality(NEW.approved_routes), most);
+        END IF;
     END IF;
     RETURN NEW;
 END $$;
