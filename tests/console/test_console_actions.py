@@ -15,7 +15,6 @@ from console.main import ConsoleApp, help_text
 from console.palette import RegistryCommands, title_of
 from tests.console.support import filled, running, shown, text, toasts, until
 
-PLACES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen)]
 WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.needs_write]
 #: What a form needs typed before it goes.
 TYPED = {
@@ -91,11 +90,11 @@ async def test_the_palette_offers_every_action_with_its_key(screen: str) -> None
             assert by_title[title_of(action)].startswith(action.shown_key)
 
 
-@pytest.mark.parametrize(("screen", "action_id"), PLACES)
-async def test_every_action_is_implemented(screen: str, action_id: str) -> None:
-    app = ConsoleApp(filled(), actor="t")
-    name = "do_" + action_id.replace(".", "_")
-    assert hasattr(app.MODES[screen], name) or hasattr(app, name)
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_action_is_implemented(screen: str) -> None:
+    for action in actions_of(screen):
+        name = "do_" + action.id.replace(".", "_")
+        assert hasattr(ConsoleApp.MODES[screen], name) or hasattr(ConsoleApp, name), action.id
 
 
 @pytest.mark.parametrize(("screen", "action_id"), WRITES)
