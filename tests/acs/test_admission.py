@@ -51,6 +51,7 @@ async def test_a_new_cluster_waits_to_be_admitted_where_an_hs_acs_is_in_charge(p
         assert await Database(dsn).ensure_cluster("south") == "active"
 
 
+@pytest.mark.chaos
 async def test_clusters_are_admitted_by_themselves_where_that_is_wanted(pg_server: str) -> None:
     async with (
         fresh_database(pg_server) as dsn,

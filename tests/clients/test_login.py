@@ -62,6 +62,7 @@ def test_a_client_without_a_key_runs_once_approved(
     assert "Approved" in namespace.fetch(url).body
 
 
+@pytest.mark.chaos
 def test_approved_while_the_server_was_away(server: Server, devices: Devices) -> None:
     """The waiting client comes back by itself and is in; it never had to show a second URL."""
     device = devices.start(server, "fir", with_key=False)

@@ -30,7 +30,7 @@ def server(deployment: Deployment) -> Server:
     return deployment.server("centre")
 
 
-@pytest.mark.parametrize("how", ["terminated", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("terminated", marks=pytest.mark.chaos), "killed"])
 def test_traffic_goes_on_and_clients_return(
     server: Server, devices: Devices, record_property: Record, how: str
 ) -> None:

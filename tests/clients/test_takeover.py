@@ -119,6 +119,7 @@ def test_kill_9_behind_an_entry(pair: Pair, devices: Devices, record_property: R
     devices.meet(pair.standby, one, other, third)
 
 
+@pytest.mark.chaos
 def test_kill_9_by_dial_plan(pair: Pair, devices: Devices, record_property: Record) -> None:
     """Clients of the owner's own address know the standby's too, and go there by themselves."""
     pair.advertise()

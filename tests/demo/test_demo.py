@@ -117,6 +117,7 @@ async def test_told_to_stop_it_ends_everything(place: Path) -> None:
     assert leftovers(place) == []
 
 
+@pytest.mark.soak
 async def test_with_a_terminal_the_console_is_on_top_and_live(place: Path) -> None:
     terminal = Terminal(DEMO, environment(place))
     try:

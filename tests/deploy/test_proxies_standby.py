@@ -17,7 +17,9 @@ from tests.node.support import ServeProcess, admin, eventually, free_port
 BACK_DEADLINE_S = 45.0
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.chaos] * (name != "nginx")) for name in COMMANDS]
+)
 async def test_devices_of_a_killed_owner_find_its_standby(name: str, pg_server: str, tmp_path: Path) -> None:
     port = free_port()
     async with behind(name, pg_server, tmp_path, standby_port=port) as place:

@@ -91,6 +91,7 @@ async def test_debug_device(serve: ServeProcess, tenant: Administration) -> None
         assert (gone.code, "there is no device" in gone.err) == (1, True)
 
 
+@pytest.mark.soak
 async def test_debug_device_that_does_not_read(
     serve: ServeProcess, tenant: Administration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

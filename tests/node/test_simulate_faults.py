@@ -74,6 +74,7 @@ async def test_the_owner_is_killed_and_its_standby_takes_over(
         assert devices.report()["reconnect"]["lost"] > 0
 
 
+@pytest.mark.chaos
 async def test_the_database_loses_all_connections_hangs_and_refuses(
     database: str, settings: dict[str, str]
 ) -> None:
@@ -99,6 +100,7 @@ async def _heard_more(devices: Fleet) -> None:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.chaos
 async def test_the_wire_is_cut_and_then_silent(database: str, settings: dict[str, str]) -> None:
     """All connections of the clients break at once; then no byte passes for a while."""
     async with ServeProcess(database, settings=settings) as serve:
