@@ -247,7 +247,7 @@ async def test_what_an_older_server_does_not_know_is_refused(serve: ServeProcess
 
 
 async def test_many_requests_at_once_end_in_order(operator: Operator) -> None:
-    # One after the other: ids are given before the commit, so those of submissions at once may show in any order.
+    # One after the other: ids of submissions at once may become visible in any order.
     asked = [await operator.submit("user_create", name=f"user-{number:02}") for number in range(40)]
     done = await asyncio.gather(*map(operator.end_of, asked))
     assert {request.state for request in done} == {"done"}
