@@ -465,7 +465,7 @@ ACTIONS: tuple[Action, ...] = (
         "mark.toggle", "space", "mark", "Mark the row, or take its mark off.", FLEET, needs_row=True, rank=2
     ),
     Action("mark.range", "V", "mark range", "Mark from the last marked row to here.", FLEET, needs_row=True),
-    Action("mark.all", "*", "mark shown", "Mark all rows of this window.", FLEET),
+    Action("mark.all", "*", "mark all", "Mark everything that matches the filter, shown or not.", FLEET),
     Action("mark.none", "u", "unmark", "Take all marks off.", FLEET),
     Action("row.json", "y", "JSON", "The row as JSON.", needs_row=True),
     Action(

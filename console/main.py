@@ -18,7 +18,7 @@ from textual.theme import Theme
 from textual.widgets import Input
 
 from app.errors import HsError
-from app.fleet import AuditRow
+from app.fleet import AuditRow, View
 from app.model import OperatorRequest
 from console import files
 from console.actions import actions_of
@@ -185,8 +185,8 @@ class ConsoleApp(AskingApp):
                 self._painted.set()
         elif isinstance(report, OperatorRequest):
             self._take_request(report)
-        elif (followed := self.followed.pop(report.request_id, None)) is not None:
-            self.say(f"{followed.ask.label}: the request is gone, its outcome is not known", "warning")
+        else:
+            self._take_vanished(report.request_id)
 
     def _take_link(self, link: Link) -> None:
         before, self.link = self.link, link
@@ -286,16 +286,23 @@ class ConsoleApp(AskingApp):
 
     @work(group="export", exit_on_error=True)
     async def save_rows(
-        self, base: ListScreen[Any], form: str, what: str, rows: Sequence[Any] | None
+        self,
+        base: ListScreen[Any],
+        form: str,
+        what: str,
+        view: View,
+        without: frozenset[str],
+        rows: Sequence[Any] | None,
     ) -> None:
-        """Into a new file of the current directory; without `rows` everything that matches."""
-        at, view = self.clock(), base.view()
+        """Into a new file of the current directory; without `rows` everything of the view, but `without`."""
+        at = self.clock()
         first, count = files.head(form, base.NAME, base.filter_text, self.scope, at, what), 0
         try:
             path = files.new_file(Path.cwd(), base.NAME, form, at)
             with path.open("w", encoding="utf-8") as out:
                 out.write(first)
-                async for page in files.all_rows(base.read, view) if rows is None else _once(rows):
+                async for found in files.all_rows(base.read, view) if rows is None else _once(rows):
+                    page = [row for row in found if base.key_of(row) not in without]
                     out.writelines(files.lines(form, page, first=count == 0))
                     count += len(page)
         except (HsError, OSError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +75,7 @@ class ResourceTable(DataTable[Text]):
         self.pen = pen
         self.all_columns = columns
         self.shown: list[tuple[Column, int]] = []
-        self.marks: set[str] = set()
+        self.marks: Container[str] = frozenset()
         self._rows: dict[str, list[Text]] = {}
         self._pointed: str | None = None
         self._held: tuple[str | None, int, int] | None = None

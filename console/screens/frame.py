@@ -15,8 +15,9 @@ from textual.widgets import DataTable, Static
 
 from app.fleet import WINDOW_ROWS, Anchor, Page, Term, View
 from console.actions import Action, footer_of, why_not
-from console.cells import STYLES, Pen, age, clock_text, count_text, plural
+from console.cells import STYLES, Pen, age, clock_text, count_text, plural, safe
 from console.live import Wanted
+from console.marks import Marks
 from console.store import Store
 from console.table import Column, ResourceTable
 from console.widgets import FilterLine, Line, keys_text, tabs_text
@@ -64,6 +65,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.is_partial = True
         #: Rows of the newest picture that the one before had not, or had otherwise.
         self.rows_changed = 0
+        self.marks: Marks[RowT] = Marks()
         self._made: dict[str, tuple[RowT, object, list[Text]]] = {}
 
     # -- for subclasses -------------------------------------------------------------------------
@@ -139,6 +141,7 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     def on_mount(self) -> None:
         self.wanted_since = self.console.clock()
+        self.table.marks = self.marks
         self.table.focus()
 
     def on_screen_resume(self) -> None:
@@ -210,6 +213,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         if self.from_end:
             page = dataclasses.replace(page, rows=page.rows[::-1])
         self.page = page
+        self.marks.seen(self.terms, page.total, {self.key_of(row): row for row in page.rows})
         self.show_rows()
 
     def show_rows(self) -> None:
@@ -257,13 +261,6 @@ class ListFrame(Screen[None], Generic[RowT]):
         key = self.table.cursor_key if self.is_ready else None
         return self.rows.get(key) if key is not None else None
 
-    def chosen(self, action: Action) -> list[RowT]:
-        """The marked rows, else the one under the cursor: as they are at this moment."""
-        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
-        if action.many and marked:
-            return marked
-        return [self.current] if self.current is not None else []
-
     # -- painting -------------------------------------------------------------------------------
 
     def paint_frame(self) -> None:
@@ -297,8 +294,9 @@ class ListFrame(Screen[None], Generic[RowT]):
                 parts.append(f"rows {count_text(first)}-{count_text(last)} of {count_text(page.total)}")
             else:
                 parts.append(plural(page.total, self.NOUN))
-        if self.table.marks:
-            parts.append(f"{len(self.table.marks)} marked")
+        if self.marks:
+            which = f" ({self.marks.text})" if self.marks.text and self.marks.text != self.filter_text else ""
+            parts.append(f"{count_text(len(self.marks))} marked{safe(which)}")
         if self.console.feed_pending:
             parts.append(f"{self.pen.glyph('change')} {plural(self.console.feed_pending, 'request')}")
         title = next((column.title.lower() for column in self.COLUMNS if column.sort == self.sort_by), "")
