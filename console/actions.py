@@ -484,6 +484,8 @@ ACTIONS: tuple[Action, ...] = (
         needs_row=True,
     ),
     Action("list.export", "e", "export", "Save marked, shown or all matching rows: CSV, JSON.", FLEET),
+    Action("view.pin", "d", "pin", "Keep the pane below on this row, or let it follow again.", FLEET),
+    Action("view.zoom", "z", "zoom", "The list alone on the screen, and back."),
     Action("view.top", "g", "top", "First row."),
     Action("view.end", "G", "end", "Last row."),
     Action("view.last", "-", "last view", "The view before this one, and back."),

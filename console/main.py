@@ -231,8 +231,11 @@ class ConsoleApp(AskingApp):
             f"since {clock_text(since)} ({age(now - since)} ago); try {link.attempt}, the next in {wait} s",
         )
 
+    def link_line(self, picture_at: float | None) -> Text:
+        return link_text(self.pen, self.link, picture_at, self.clock())
+
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
-        link = link_text(self.pen, self.link, picture_at, self.clock())
+        link = self.link_line(picture_at)
         mode = "RW" if self.store.writable else "RO"
         if self.store.writable and not self.link.is_up:
             mode = f"RW{'>' if self.pen.ascii else '→'}RO"

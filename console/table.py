@@ -49,6 +49,17 @@ def choose(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     return [(column, column.width + (left * column.grow // shares if shares else 0)) for column in kept]
 
 
+def sized(text: Text, column: Column, size: int) -> Text:
+    """The cell, cut to the width of its column."""
+    blank = size - text.cell_len
+    if blank < 0:
+        text.truncate(size, overflow="ellipsis")
+        blank = size - text.cell_len
+    if column.right:
+        text.pad_left(blank)
+    return text
+
+
 class _Mark(Text):
     """The first cell of a row: cursor and mark; it also knows the row's place in the order asked for."""
 

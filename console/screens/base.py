@@ -44,6 +44,8 @@ class ListScreen(ListFrame[RowT]):
 
     #: What a marked filter held when the key was pressed, while its action looks at it.
     _captured: list[RowT] | None = None
+    #: The row the pane below stays with.
+    _pinned: tuple[str, RowT] | None = None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
@@ -215,6 +217,23 @@ class ListScreen(ListFrame[RowT]):
         self.table.paint_marks()
         self.paint_frame()
         return done
+
+    def looked_at(self) -> RowT | None:
+        if self._pinned is None:
+            return self.current
+        key, row = self._pinned
+        self._pinned = key, self.rows.get(key, row)
+        return self._pinned[1]
+
+    async def do_view_pin(self) -> None:
+        key, row = self.table.cursor_key, self.current
+        self._pinned = None if self.is_pinned or key is None or row is None else (key, row)
+        self.is_pinned = self._pinned is not None
+        self.paint_detail()
+
+    async def do_view_zoom(self) -> None:
+        self.toggle_class("zoomed")
+        self.paint_frame()
 
     async def do_view_top(self) -> None:
         if self.anchors or self.from_end:

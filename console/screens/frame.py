@@ -19,7 +19,7 @@ from console.cells import STYLES, Pen, age, clock_text, count_text, plural, safe
 from console.live import Wanted
 from console.marks import Marks
 from console.store import Store
-from console.table import Column, ResourceTable
+from console.table import Column, ResourceTable, sized
 from console.widgets import FilterLine, Line, keys_text, tabs_text
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ SLIDE_ROWS = 250
 FIRST_ROWS = 100
 #: A screen is called loading only after this long.
 LOADING_AFTER_S = 0.2
+#: A smaller terminal is told so instead.
+MIN_SIZE = (60, 15)
+NEED_SIZE = f"need {MIN_SIZE[0]}x{MIN_SIZE[1]}"
 STYLE_LOST = STYLES["attention"]
 
 
@@ -45,6 +48,7 @@ class ListFrame(Screen[None], Generic[RowT]):
     SORT: ClassVar[str] = "name"
     NEWEST_FIRST: ClassVar[bool] = False
     AUTO_FOCUS = "#table"
+    is_pinned = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,6 +127,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         return self.query_one(ResourceTable)
 
     def compose(self) -> ComposeResult:
+        yield Line("small")
         yield Line("bar")
         yield Line("crumbs")
         yield FilterLine()
@@ -156,6 +161,8 @@ class ListFrame(Screen[None], Generic[RowT]):
         """Columns for the width there is; rows are written anew where that changes them."""
         if not self.is_ready:
             return
+        size = self.app.size
+        self.set_class(size.width < MIN_SIZE[0] or size.height < MIN_SIZE[1], "small")
         if self.table.lay_out(self.app.size.width - 1, self.sort_by, self.descending):
             self._made.clear()
             if self.page:
@@ -227,22 +234,13 @@ class ListFrame(Screen[None], Generic[RowT]):
                 made[key] = known
                 continue
             cells = self.cells_of(row)
-            made[key] = row, moving, [self._sized(cells[column.name], column, size) for column, size in shown]
+            made[key] = row, moving, [sized(cells[column.name], column, size) for column, size in shown]
         self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
         self.rows_changed += len(self._made.keys() - made.keys())
         self._made = made
         lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
         if lost is not None:
             self.lost_key = lost
-
-    def _sized(self, text: Text, column: Column, size: int) -> Text:
-        blank = size - text.cell_len
-        if blank < 0:
-            text.truncate(size, overflow="ellipsis")
-            blank = size - text.cell_len
-        if column.right:
-            text.pad_left(blank)
-        return text
 
     @property
     def now(self) -> float:
@@ -261,6 +259,10 @@ class ListFrame(Screen[None], Generic[RowT]):
         key = self.table.cursor_key if self.is_ready else None
         return self.rows.get(key) if key is not None else None
 
+    def looked_at(self) -> RowT | None:
+        """The row of the pane below."""
+        return self.current
+
     # -- painting -------------------------------------------------------------------------------
 
     def paint_frame(self) -> None:
@@ -275,6 +277,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
         self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
+        self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
         self.paint_notice()
         self.paint_detail()
 
@@ -343,7 +346,7 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     def paint_detail(self) -> None:
         detail = self.query_one("#detail", Static)
-        row = self.current
+        row = self.looked_at()
         if row is None or self.page is None or not self.page.rows:
             detail.border_title = None
             detail.update(Text(""))
@@ -351,6 +354,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
         width = max(20, self.app.size.width - 4)
         title, lines = self.detail_of(row, width)
+        title += "  (pinned; d lets it go)" if self.is_pinned else ""
         if self.lost_key is not None:
             lines = [Text("the row under the cursor was removed", STYLE_LOST), *lines]
         if short:

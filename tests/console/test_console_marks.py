@@ -1,4 +1,4 @@
-"""Marks: a filter as a whole, rows one by one, and what an action on them takes."""
+"""What an operator keeps hold of: marked rows, a marked filter, a pinned row, the list alone."""
 
 from __future__ import annotations
 
@@ -110,3 +110,22 @@ async def test_marks_outlive_sort_filter_and_refresh() -> None:
         await until(pilot, lambda: base.wanted_since is None)
         assert list(base.marks.rows) == marked
         assert text(app).count("✓") == len(marked)
+
+
+async def test_pin_zoom_and_a_terminal_that_is_too_small() -> None:
+    async with running(filled(40)) as (app, pilot):
+        await shown(app, pilot)
+        await pilot.press("d", "down", "down")
+        await until(pilot, lambda: "device-0001  alice  (pinned" in text(app))
+        await pilot.press("d")
+        await until(pilot, lambda: "device-0003  alice " in text(app) and "pinned" not in text(app))
+        rows = text(app).count("device-0")
+        await pilot.press("z")
+        await until(pilot, lambda: text(app).count("device-0") > rows and "hostname" not in text(app))
+        await pilot.press("z")
+        await until(pilot, lambda: "hostname" in text(app))
+        await pilot.resize_terminal(59, 20)
+        await until(pilot, lambda: text(app).split("\n")[0].startswith("need 60x15  ● live"))
+        assert "device-0001" not in text(app)
+        await pilot.resize_terminal(60, 15)
+        await until(pilot, lambda: "device-0001" in text(app) and "need" not in text(app))
