@@ -226,6 +226,14 @@ class AcsSettings(_Group):
         return self
 
 
+class ConsoleSettings(_Group):
+    """How hs-console looks and is handled."""
+
+    keys: Annotated[tuple[str, ...], Texts] = Field(
+        (), description="Other keys for its actions, such as device.expire=E; `?` names them."
+    )
+
+
 class Settings(BaseSettings):
     """Every setting of the product; see `load`."""
 
@@ -263,6 +271,7 @@ class Settings(BaseSettings):
     dns: DnsSettings = DnsSettings()
     policy: PolicySettings = PolicySettings()
     acs: AcsSettings = AcsSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
     timing: TimingSettings = TimingSettings()
 

@@ -40,11 +40,10 @@ class Action:
     def needs_write(self) -> bool:
         return bool(self.kind)
 
-    @property
-    def shown_key(self) -> str:
-        return {"space": "space", "enter": "enter", "escape": "esc"}.get(self.key) or self.key.replace(
-            "ctrl+", "^"
-        )
+
+def shown(key: str) -> str:
+    """A key as people write it."""
+    return "esc" if key == "escape" else key.replace("ctrl+", "^")
 
 
 def _on(screen: str) -> frozenset[str]:

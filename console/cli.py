@@ -24,6 +24,7 @@ from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
 from console import export, query, scripted, terminal
 from console.actions import BY_ID
+from console.keymap import keys_of
 from console.main import ConsoleApp
 from console.store import PgStore
 
@@ -88,6 +89,7 @@ def cli(
             "the console needs a terminal; without one: hs-console show SCREEN, hs-console shot SCREEN"
         )
     settings = load_settings(config)
+    keys = keys_of(settings.console.keys)
 
     async def run() -> None:
         async with database(settings) as dsn:
@@ -99,6 +101,7 @@ def cli(
                 start=start,
                 ascii_only=ascii_only,
                 editor=os.environ.get("EDITOR") or "vi",
+                keys=keys,
             )
             terminal.tend(app.exit)
             keep_terminal_clean(settings)

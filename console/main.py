@@ -29,6 +29,7 @@ from console.dialogs import (
     LostDialog,
     PageDialog,
 )
+from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
 from console.screens.access import KeysScreen
@@ -113,12 +114,15 @@ class ConsoleApp(AskingApp):
         start: str = "overview",
         ascii_only: bool = False,
         editor: str = "vi",
+        keys: Keys = REGISTRY_KEYS,
         clock: Callable[[], float] = now_s,
     ) -> None:
         super().__init__(store, actor, scope, ascii_only=ascii_only, clock=clock)
         self.start_screen = start
         #: The operator's editor, with its arguments.
         self.editor = editor
+        self.keys = keys
+        self.set_keymap(dict(keys.changed))
         self.paused = False
         self.held = 0
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
@@ -401,17 +405,17 @@ class ConsoleApp(AskingApp):
     async def do_app_help(self) -> None:
         base = self.base
         assert base is not None
-        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME))
+        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME, self.keys))
 
     async def do_app_quit(self) -> None:
         self.exit()
 
 
-def help_text(screen: str) -> Text:
+def help_text(screen: str, keys: Keys) -> Text:
     """All keys of a screen, from the registry."""
     text = Text(end="")
     for action in actions_of(screen):
-        text.append(f"{action.shown_key:>7}  ", "bold #56b4e9").append(f"{action.label:<13}", "bold")
+        text.append(f"{keys.shown(action):>7}  ", "bold #56b4e9").append(f"{action.label:<13}", "bold")
         text.append(f" {action.help}\n")
     text.append("     ^p  ", "bold #56b4e9").append("palette      ", "bold").append(" All of this by name.\n")
     return text

@@ -6,8 +6,9 @@ from rich.cells import cell_len
 from rich.text import Text
 from textual.widgets import Input, Static
 
-from console.actions import DIGITS, Action
+from console.actions import BY_ID, DIGITS, Action
 from console.cells import Pen, age, clock_text
+from console.keymap import Keys
 from console.live import STALE_AFTER_S, Link
 
 #: Below this width words are shortened.
@@ -85,18 +86,16 @@ def tabs_text(width: int, current: str) -> Text:
     return text
 
 
-def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]]) -> tuple[Text, Text]:
+def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Keys) -> tuple[Text, Text]:
     """As many actions as fit, disabled ones dimmed; palette and help always."""
     right = Text(end="")
-    for key, word in (("^p", "palette"), ("?", "help")):
+    for key, word in (("^p", "palette"), (keys.shown(BY_ID["app.help"]), "help")):
         right.append(f" {key}", "bold #56b4e9").append(f" {word} ")
     left = Text(" ", end="")
     for action, enabled in actions:
-        key = (
-            {"space": "␣", "enter": "⏎"}.get(action.key, action.shown_key)
-            if not pen.ascii
-            else action.shown_key
-        )
+        key = keys.shown(action)
+        if not pen.ascii:
+            key = {"space": "␣", "enter": "⏎"}.get(key, key)
         if left.cell_len + len(key) + len(action.label) + 3 > width - right.cell_len:
             break
         left.append(key, "bold #56b4e9" if enabled else "dim")

@@ -50,7 +50,11 @@ class ListScreen(ListFrame[RowT]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
             typing = isinstance(self.focused, Input)
-            if typing and parameters[0] != "app.back" and "+" not in BY_ID[str(parameters[0])].key:
+            if (
+                typing
+                and parameters[0] != "app.back"
+                and "+" not in self.console.keys.of(BY_ID[str(parameters[0])])
+            ):
                 return False
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True

@@ -275,7 +275,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
         self.query_one("#tabs", Line).put(tabs_text(width, self.NAME))
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
-        self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions))
+        self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
         self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
         self.paint_notice()
