@@ -232,6 +232,13 @@ class ConsoleSettings(_Group):
     keys: Annotated[tuple[str, ...], Texts] = Field(
         (), description="Other keys for its actions, such as device.expire=E; `?` names them."
     )
+    theme: str = Field("hs-safe", description="hs-safe, one of Textual's, or one of console.themes.")
+    themes: Path | None = Field(None, description="TOML file with a table of colours for each theme.")
+
+    @field_validator("themes", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
 
 
 class Settings(BaseSettings):

@@ -48,7 +48,7 @@ def link_text(pen: Pen, link: Link, picture_at: float | None, now: float) -> Tex
     if link.kind == "down":
         wait = max(0, round(link.retry_at - now))
         text = pen.state("off", f"no database, retry in {wait} s (try {link.attempt})")
-        text.stylize("bold #d55e00")
+        text.stylize(f"bold {pen.styles['failed']}")
         return text
     if link.kind == "refused":
         return pen.state("failed", "refused")
@@ -74,15 +74,16 @@ def status_line(
     return left, right
 
 
-def tabs_text(width: int, current: str) -> Text:
+def tabs_text(pen: Pen, width: int, current: str) -> Text:
+    muted = pen.styles["muted"]
     text = Text(end="")
     for name, digit in DIGITS.items():
         word = SHORT_TABS[name] if width < NARROW else name.title()
         here = name == current
         if width < NARROW:
-            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else "#8a8a8a")
+            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else muted)
         else:
-            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else "#8a8a8a")
+            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else muted)
     return text
 
 
@@ -90,7 +91,7 @@ def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Ke
     """As many actions as fit, disabled ones dimmed; palette and help always."""
     right = Text(end="")
     for key, word in (("^p", "palette"), (keys.shown(BY_ID["app.help"]), "help")):
-        right.append(f" {key}", "bold #56b4e9").append(f" {word} ")
+        right.append(f" {key}", pen.styles["key"]).append(f" {word} ")
     left = Text(" ", end="")
     for action, enabled in actions:
         key = keys.shown(action)
@@ -98,7 +99,7 @@ def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Ke
             key = {"space": "␣", "enter": "⏎"}.get(key, key)
         if left.cell_len + len(key) + len(action.label) + 3 > width - right.cell_len:
             break
-        left.append(key, "bold #56b4e9" if enabled else "dim")
+        left.append(key, pen.styles["key"] if enabled else "dim")
         left.append(f" {action.label}  ", "" if enabled else "dim strike")
     return left, right
 

@@ -106,7 +106,9 @@ class ListScreen(ListFrame[RowT]):
     def marked_view(self) -> View:
         """Everything that matches what is marked, in the order shown."""
         terms = self.terms if self.marks.terms is None else self.marks.terms
-        return dataclasses.replace(self.view(), terms=terms, after=None, limit=WINDOW_ROWS)
+        return dataclasses.replace(
+            self.view(), terms=(*self.scope_terms, *terms), after=None, limit=WINDOW_ROWS
+        )
 
     def chosen(self, action: Action) -> list[RowT]:
         """The marked rows, else the one under the cursor: as they are at this moment."""

@@ -15,9 +15,10 @@ from textual.widgets import DataTable, Static
 
 from app.fleet import WINDOW_ROWS, Anchor, Page, Term, View
 from console.actions import Action, footer_of, why_not
-from console.cells import STYLES, Pen, age, clock_text, count_text, plural, safe
+from console.cells import Pen, age, clock_text, count_text, plural, safe
 from console.live import Wanted
 from console.marks import Marks
+from console.query import tenant_terms
 from console.store import Store
 from console.table import Column, ResourceTable, sized
 from console.widgets import FilterLine, Line, keys_text, tabs_text
@@ -36,7 +37,6 @@ LOADING_AFTER_S = 0.2
 #: A smaller terminal is told so instead.
 MIN_SIZE = (60, 15)
 NEED_SIZE = f"need {MIN_SIZE[0]}x{MIN_SIZE[1]}"
-STYLE_LOST = STYLES["attention"]
 
 
 class ListFrame(Screen[None], Generic[RowT]):
@@ -169,18 +169,30 @@ class ListFrame(Screen[None], Generic[RowT]):
                 self.show_rows()
         self.paint_frame()
 
+    def repaint(self) -> None:
+        """Cells as well as what is around them."""
+        self._made.clear()
+        if self.page is not None:
+            self.show_rows()
+        self.paint_frame()
+
     # -- data -----------------------------------------------------------------------------------
 
     def view(self) -> View:
         """What to ask the database for now."""
         return View(
-            terms=self.terms,
+            terms=(*self.scope_terms, *self.terms),
             sort=self.sort_by,
             descending=self.descending != self.from_end,
             after=self.anchors[-1] if self.anchors else None,
             cluster_id=self.console.scope,
             limit=FIRST_ROWS if self.is_partial else WINDOW_ROWS,
         )
+
+    @property
+    def scope_terms(self) -> tuple[Term, ...]:
+        """What `--tenant` adds to every filter."""
+        return tenant_terms(self.NAME, self.console.tenant)
 
     def wanted(self) -> Wanted:
         return Wanted(self.NAME, self.serial, self.read(self.view()))
@@ -273,7 +285,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
         bar.put(*self.console.status_line(width, self.received_at))
         crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
-        self.query_one("#tabs", Line).put(tabs_text(width, self.NAME))
+        self.query_one("#tabs", Line).put(tabs_text(self.pen, width, self.NAME))
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
         self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
@@ -312,7 +324,7 @@ class ListFrame(Screen[None], Generic[RowT]):
             parts.append(f"data as of {clock_text(self.received_at)} ({age(gone)} ago)")
         elif width >= 100:
             parts.append("live" if self.console.link.is_up else self.console.link.kind)
-        return Text(" | ".join(parts) + " ", "#8a8a8a", end="")
+        return Text(" | ".join(parts) + " ", self.pen.styles["muted"], end="")
 
     def paint_notice(self) -> None:
         """What stands where rows would be when there are none."""
@@ -356,7 +368,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         title, lines = self.detail_of(row, width)
         title += "  (pinned; d lets it go)" if self.is_pinned else ""
         if self.lost_key is not None:
-            lines = [Text("the row under the cursor was removed", STYLE_LOST), *lines]
+            lines = [Text("the row under the cursor was removed", self.pen.styles["attention"]), *lines]
         if short:
             line = self.pen.join(self.pen.cell(title, "strong"), "  ")
             for part in lines:
