@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from rich.cells import cell_len
 from rich.text import Text
+from textual.binding import BindingType
+from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
 from console.actions import BY_ID, DIGITS, Action
@@ -124,12 +129,26 @@ def side_by_side(parts: list[Text], width: int, gap: int = 3) -> list[Text]:
     return lines
 
 
+class _Completion(Suggester):
+    """Looks at the rows as they are now, so nothing is kept."""
+
+    def __init__(self, complete: Callable[[str], str | None]) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self.complete = complete
+
+    async def get_suggestion(self, value: str) -> str | None:
+        return self.complete(value)
+
+
 class FilterLine(Input):
     """The `/` line. Hidden while there is no filter and nobody types one."""
 
-    def __init__(self) -> None:
-        hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear)"
-        super().__init__(placeholder=hint, id="filter", compact=True)
+    BINDINGS: ClassVar[list[BindingType]] = [("tab", "cursor_right", "complete")]
+
+    def __init__(self, complete: Callable[[str], str | None]) -> None:
+        """`complete`: the line with its last word completed, None when it cannot be."""
+        hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear, tab completes)"
+        super().__init__(placeholder=hint, id="filter", compact=True, suggester=_Completion(complete))
         self.can_focus = False
 
     def open(self, shown: bool) -> None:

@@ -16,9 +16,10 @@ from textual.widgets import DataTable, Static
 from app.fleet import WINDOW_ROWS, Anchor, Page, Term, View
 from console.actions import Action, footer_of, why_not
 from console.cells import Pen, age, clock_text, count_text, plural, safe
+from console.completion import complete, values_of
 from console.live import Wanted
 from console.marks import Marks
-from console.query import tenant_terms
+from console.query import SCREENS, tenant_terms
 from console.store import Store
 from console.table import Column, ResourceTable, sized
 from console.widgets import FilterLine, Line, keys_text, tabs_text
@@ -130,7 +131,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         yield Line("small")
         yield Line("bar")
         yield Line("crumbs")
-        yield FilterLine()
+        yield FilterLine(self.complete)
         yield Line("complaintline")
         yield from self.compose_above()
         with Vertical(id="body"):
@@ -140,6 +141,10 @@ class ListFrame(Screen[None], Generic[RowT]):
         yield Static("", id="detail", markup=False)
         yield Line("tabs")
         yield Line("keys")
+
+    def complete(self, text: str) -> str | None:
+        rows = self.rows.values()
+        return complete(text, SCREENS[self.NAME], lambda field: values_of(rows, field))
 
     def compose_above(self) -> ComposeResult:
         yield from ()
