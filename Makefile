@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: demo serve test lint types check soak chaos bench docs clean
+.PHONY: goldens demo serve test lint types check soak chaos bench docs clean
 
 demo: $(READY)  ## two clusters, forty devices, one embedded database; HEADLESS=1 prints and ends
 	@$(BIN)/python -m deploy.demo $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -30,6 +30,9 @@ types: $(STAMP)
 	$(BIN)/mypy app node console acs
 
 check: lint types test
+
+goldens: $(STAMP)  ## writes the pictures of the console anew; look at the difference
+	HS_WRITE_GOLDENS=1 $(BIN)/python -m pytest tests/console/test_console_screens.py -k goldens -q
 
 bench: $(STAMP)  ## figures for bench/RESULTS.md
 	$(BIN)/python -m bench

@@ -36,7 +36,15 @@ DERP_VARIABLE = "DERP_MAP_URL"
 TEST_PREFIX = "HS_TEST_"
 #: Relative values count from the configuration file's directory.
 PATH_KEYS = frozenset(
-    {"state_dir", "secret_key_file", "tls_cert_path", "tls_key_path", "derp.paths", "policy.path"}
+    {
+        "state_dir",
+        "secret_key_file",
+        "tls_cert_path",
+        "tls_key_path",
+        "derp.paths",
+        "policy.path",
+        "console.themes",
+    }
 )
 
 

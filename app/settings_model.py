@@ -226,6 +226,21 @@ class AcsSettings(_Group):
         return self
 
 
+class ConsoleSettings(_Group):
+    """How hs-console looks and is handled."""
+
+    keys: Annotated[tuple[str, ...], Texts] = Field(
+        (), description="Other keys for its actions, such as device.expire=E; `?` names them."
+    )
+    theme: str = Field("hs-safe", description="hs-safe, one of Textual's, or one of console.themes.")
+    themes: Path | None = Field(None, description="TOML file with a table of colours for each theme.")
+
+    @field_validator("themes", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+
 class Settings(BaseSettings):
     """Every setting of the product; see `load`."""
 
@@ -263,6 +278,7 @@ class Settings(BaseSettings):
     dns: DnsSettings = DnsSettings()
     policy: PolicySettings = PolicySettings()
     acs: AcsSettings = AcsSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
     timing: TimingSettings = TimingSettings()
 

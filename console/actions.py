@@ -40,11 +40,10 @@ class Action:
     def needs_write(self) -> bool:
         return bool(self.kind)
 
-    @property
-    def shown_key(self) -> str:
-        return {"space": "space", "enter": "enter", "escape": "esc"}.get(self.key) or self.key.replace(
-            "ctrl+", "^"
-        )
+
+def shown(key: str) -> str:
+    """A key as people write it."""
+    return "esc" if key == "escape" else key.replace("ctrl+", "^")
 
 
 def _on(screen: str) -> frozenset[str]:
@@ -465,7 +464,7 @@ ACTIONS: tuple[Action, ...] = (
         "mark.toggle", "space", "mark", "Mark the row, or take its mark off.", FLEET, needs_row=True, rank=2
     ),
     Action("mark.range", "V", "mark range", "Mark from the last marked row to here.", FLEET, needs_row=True),
-    Action("mark.all", "*", "mark shown", "Mark all rows of this window.", FLEET),
+    Action("mark.all", "*", "mark all", "Mark everything that matches the filter, shown or not.", FLEET),
     Action("mark.none", "u", "unmark", "Take all marks off.", FLEET),
     Action("row.json", "y", "JSON", "The row as JSON.", needs_row=True),
     Action(
@@ -484,6 +483,8 @@ ACTIONS: tuple[Action, ...] = (
         needs_row=True,
     ),
     Action("list.export", "e", "export", "Save marked, shown or all matching rows: CSV, JSON.", FLEET),
+    Action("view.pin", "d", "pin", "Keep the pane below on this row, or let it follow again.", FLEET),
+    Action("view.zoom", "z", "zoom", "The list alone on the screen, and back."),
     Action("view.top", "g", "top", "First row."),
     Action("view.end", "G", "end", "Last row."),
     Action("view.last", "-", "last view", "The view before this one, and back."),

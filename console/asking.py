@@ -11,7 +11,7 @@ from typing import Any, cast
 from textual import work
 from textual.app import App
 
-from app.errors import HsError
+from app.errors import HsError, Unavailable
 from app.model import OperatorRequest, RequestId
 from console.actions import Action
 from console.cells import Pen, safe
@@ -23,6 +23,8 @@ from console.store import Ask, Store
 
 #: A request that nobody has taken up after this long is worth a word.
 QUEUED_NOTE_S = 3.0
+#: Of more requests at once a word is said when all are at their end.
+TOLD_ONE_BY_ONE = 5
 SAID_LINES = 50
 
 Asks = Callable[[dict[str, str]], "list[Ask] | Awaitable[list[Ask]]"]
@@ -34,7 +36,38 @@ class Followed:
 
     ask: Ask
     since: float
+    batch: Batch
+
+
+@dataclass(slots=True)
+class Batch:
+    """Requests of one key press: many of them are told of once, at their end."""
+
+    label: str
+    size: int
+    open: int = 0
+    done: int = 0
+    failed: int = 0
+    error: str = ""
     noted: bool = False
+
+    @property
+    def is_told_at_its_end(self) -> bool:
+        return self.size > TOLD_ONE_BY_ONE
+
+    def settle(self, error: str | None) -> None:
+        if error is None:
+            self.done += 1
+        else:
+            self.failed += 1
+            self.error = self.error or error
+
+    def __str__(self) -> str:
+        failed = f", {self.failed:,} failed: {self.error}" if self.failed else ""
+        rest = self.size - self.done - self.failed
+        return f"{self.label}: {self.done:,} of {self.size:,} done{failed}" + (
+            f", {rest:,} not asked for" if rest else ""
+        )
 
 
 class AskingApp(App[None]):
@@ -60,10 +93,10 @@ class AskingApp(App[None]):
         return len(self.followed)
 
     def note_waiting(self) -> None:
-        """A word about each request that waits for an owner, once."""
+        """A word about what waits for an owner, once a key press."""
         for followed in self.followed.values():
-            if not followed.noted and self.clock() - followed.since > QUEUED_NOTE_S:
-                followed.noted = True
+            if not followed.batch.noted and self.clock() - followed.since > QUEUED_NOTE_S:
+                followed.batch.noted = True
                 cluster_id = followed.ask.cluster_id
                 whom = f"the owner of cluster {cluster_id}" if cluster_id else "a leading hs-acs"
                 text = f"waiting for {whom}; it is kept and carried out when there is one"
@@ -128,24 +161,53 @@ class AskingApp(App[None]):
 
     async def _submit(self, asks: list[Ask]) -> int:
         """How many of them are stored; of the others it is told why not."""
-        sent = 0
+        label = asks[0].label + (f" and {len(asks) - 1:,} more" if len(asks) > 1 else "") if asks else ""
+        batch, sent = Batch(label, len(asks)), 0
+        #: Held open until the last is sent, so its end is told once.
+        batch.open = 1
         for ask in asks:
             try:
                 request_id = await self.store.submit(ask, self.actor)
             except HsError as error:
-                self.say(f"{ask.label}: {error.message}", "error")
+                batch.settle(error.message)
+                if not batch.is_told_at_its_end:
+                    self.say(f"{ask.label}: {error.message}", "error")
+                elif isinstance(error, Unavailable):
+                    # The others would wait for the same link, one timeout after the other.
+                    break
                 continue
-            self.followed[request_id] = Followed(ask, self.clock())
+            batch.open += 1
+            self.followed[request_id] = Followed(ask, self.clock(), batch)
             self.feed.followed[request_id] = ask.label
             sent += 1
+        self._close(batch)
         self.feed.kick()
         return sent
+
+    def _close(self, batch: Batch) -> None:
+        batch.open -= 1
+        if batch.open == 0 and batch.is_told_at_its_end:
+            self.say(str(batch), "error" if batch.failed else "information")
+
+    def _take_vanished(self, request_id: RequestId) -> None:
+        followed = self.followed.pop(request_id, None)
+        if followed is None:
+            return
+        gone = "the request is gone, its outcome is not known"
+        followed.batch.settle(gone)
+        if not followed.batch.is_told_at_its_end:
+            self.say(f"{followed.ask.label}: {gone}", "warning")
+        self._close(followed.batch)
 
     def _take_request(self, request: OperatorRequest) -> None:
         if not request.is_finished or request.id not in self.followed:
             return
-        ask = self.followed.pop(request.id).ask
-        if request.state == "failed":
+        followed = self.followed.pop(request.id)
+        ask = followed.ask
+        followed.batch.settle(request.error or request.state if request.state != "done" else None)
+        if followed.batch.is_told_at_its_end:
+            self._close(followed.batch)
+        elif request.state == "failed":
             self.say(f"{ask.label}: {request.error}", "error")
         else:
             cost = f", {rebuild_text(request.result)}" if ask.kind == REBUILD and request.result else ""

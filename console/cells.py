@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -87,9 +87,10 @@ _UNICODE = {**_GLYPHS, "cursor": "►", "mark": "✓", "up": "▲", "down": "▼
 
 @dataclass(frozen=True, slots=True)
 class Pen:
-    """How to write on this terminal."""
+    """How to write on this terminal. `styles`: role -> Rich style."""
 
     ascii: bool = False
+    styles: Mapping[str, str] = field(default_factory=lambda: STYLES)
 
     def glyph(self, name: str) -> str:
         return (_ASCII if self.ascii else _UNICODE)[name]
@@ -103,11 +104,11 @@ class Pen:
             text = fit(text, width, right=right)
             if self.ascii:
                 text = text.replace("…", "~")
-        return Text(text, STYLES[role], no_wrap=True, end="")
+        return Text(text, self.styles[role], no_wrap=True, end="")
 
     def state(self, role: str, word: str) -> Text:
         """Glyph and word of a state, in its colour."""
-        return Text(f"{self.glyph(role)} {safe(word)}", STYLES.get(role, ""), no_wrap=True, end="")
+        return Text(f"{self.glyph(role)} {safe(word)}", self.styles.get(role, ""), no_wrap=True, end="")
 
     def join(self, *parts: Text | str) -> Text:
         """Parts in a row; plain strings are our own words."""

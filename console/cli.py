@@ -24,8 +24,10 @@ from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
 from console import export, query, scripted, terminal
 from console.actions import BY_ID
+from console.keymap import keys_of
 from console.main import ConsoleApp
 from console.store import PgStore
+from console.themes import choose_theme, read_themes
 
 config_option = click.option("-c", "--config", "config", metavar="PATH", help="Configuration file.")
 cluster_option = click.option("--cluster", "scope", metavar="ID", help="Show this cluster only.")
@@ -67,7 +69,11 @@ def operator() -> str:
 @config_option
 @cluster_option
 @click.option("--read-only", is_flag=True, help="Change nothing; the database refuses it too.")
+@click.option("--tenant", metavar="NAME", help="Show what is this tenant's only, where lists know tenants.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="No signs beyond ASCII.")
+@click.option("--theme", metavar="NAME", help="Default: console.theme of the settings, hs-safe.")
+@click.option("--mouse", type=click.Choice(["on", "off"]), default="on", show_default=True)
+@click.option("--no-live", is_flag=True, help="Hold the picture still until p or ^r.")
 @click.option(
     "--screen", "start", type=click.Choice(list(query.SCREENS)), default="overview", show_default=True
 )
@@ -77,7 +83,11 @@ def cli(
     config: str | None,
     scope: str | None,
     read_only: bool,
+    tenant: str | None,
     ascii_only: bool,
+    theme: str | None,
+    mouse: str,
+    no_live: bool,
     start: str,
 ) -> None:
     """Operations console of a deployment: all clusters, live."""
@@ -88,6 +98,9 @@ def cli(
             "the console needs a terminal; without one: hs-console show SCREEN, hs-console shot SCREEN"
         )
     settings = load_settings(config)
+    keys = keys_of(settings.console.keys)
+    themes = read_themes(settings.console.themes)
+    theme = choose_theme(theme or settings.console.theme, themes)
 
     async def run() -> None:
         async with database(settings) as dsn:
@@ -99,12 +112,17 @@ def cli(
                 start=start,
                 ascii_only=ascii_only,
                 editor=os.environ.get("EDITOR") or "vi",
+                keys=keys,
+                theme=theme,
+                themes=themes,
+                live=not no_live,
+                tenant=tenant,
             )
             terminal.tend(app.exit)
             keep_terminal_clean(settings)
             # The libraries stay; looking through them for garbage again and again is a pause under the keys.
             gc.freeze()
-            await app.run_async()
+            await app.run_async(mouse=mouse == "on")
 
     asyncio.run(run())
 

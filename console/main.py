@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from textual.theme import Theme
 from textual.widgets import Input
 
 from app.errors import HsError
-from app.fleet import AuditRow
+from app.fleet import AuditRow, View
 from app.model import OperatorRequest
 from console import files
 from console.actions import actions_of
@@ -29,6 +30,7 @@ from console.dialogs import (
     LostDialog,
     PageDialog,
 )
+from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
 from console.screens.access import KeysScreen
@@ -43,24 +45,9 @@ from console.screens.processes import JobsScreen, LoginsScreen, ProcessesScreen
 from console.screens.routes import RoutesScreen
 from console.screens.tenants import TenantsScreen
 from console.store import Store, now_s
+from console.themes import HS_SAFE, styles_of
 from console.trail import Place, Trail
 from console.widgets import link_text, status_line
-
-#: Okabe-Ito on near black: told apart with every kind of colour vision, at least 4.8:1.
-HS_SAFE = Theme(
-    name="hs-safe",
-    primary="#56B4E9",
-    secondary="#0072B2",
-    accent="#56B4E9",
-    success="#009E73",
-    warning="#E69F00",
-    error="#D55E00",
-    background="#121212",
-    surface="#1c1c1c",
-    panel="#262626",
-    foreground="#e4e4e4",
-    dark=True,
-)
 
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
@@ -113,13 +100,23 @@ class ConsoleApp(AskingApp):
         start: str = "overview",
         ascii_only: bool = False,
         editor: str = "vi",
+        keys: Keys = REGISTRY_KEYS,
+        theme: str = HS_SAFE.name,
+        themes: Sequence[Theme] = (),
+        live: bool = True,
+        tenant: str | None = None,
         clock: Callable[[], float] = now_s,
     ) -> None:
         super().__init__(store, actor, scope, ascii_only=ascii_only, clock=clock)
         self.start_screen = start
         #: The operator's editor, with its arguments.
         self.editor = editor
-        self.paused = False
+        self.keys = keys
+        self.set_keymap(dict(keys.changed))
+        self.start_theme, self.themes = theme, (HS_SAFE, *themes)
+        #: Only what is this tenant's is shown, where a list knows tenants.
+        self.tenant = tenant
+        self.paused = not live
         self.held = 0
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
         self.link: Link = self.feed.link
@@ -129,12 +126,22 @@ class ConsoleApp(AskingApp):
         self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
-        self.register_theme(HS_SAFE)
-        self.theme = "hs-safe"
+        for theme in self.themes:
+            self.register_theme(theme)
+        self.theme_changed_signal.subscribe(self, self.take_theme)
+        self.theme = self.start_theme
+        self.take_theme(self.current_theme)
         self.switch_mode(self.start_screen)
         self.trail.visit((self.start_screen, ""))
         self.run_feed()
         self.set_interval(1.0, self.tick)
+
+    def take_theme(self, theme: Theme) -> None:
+        """Cells are written anew in the colours of the theme."""
+        self.pen = dataclasses.replace(self.pen, styles=styles_of(theme))
+        base = self.base
+        if base is not None and base.is_ready:
+            base.repaint()
 
     @work(exclusive=True, group="feed", exit_on_error=True)
     async def run_feed(self) -> None:
@@ -185,8 +192,8 @@ class ConsoleApp(AskingApp):
                 self._painted.set()
         elif isinstance(report, OperatorRequest):
             self._take_request(report)
-        elif (followed := self.followed.pop(report.request_id, None)) is not None:
-            self.say(f"{followed.ask.label}: the request is gone, its outcome is not known", "warning")
+        else:
+            self._take_vanished(report.request_id)
 
     def _take_link(self, link: Link) -> None:
         before, self.link = self.link, link
@@ -231,14 +238,16 @@ class ConsoleApp(AskingApp):
             f"since {clock_text(since)} ({age(now - since)} ago); try {link.attempt}, the next in {wait} s",
         )
 
+    def link_line(self, picture_at: float | None) -> Text:
+        return link_text(self.pen, self.link, picture_at, self.clock())
+
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
-        link = link_text(self.pen, self.link, picture_at, self.clock())
+        link = self.link_line(picture_at)
         mode = "RW" if self.store.writable else "RO"
         if self.store.writable and not self.link.is_up:
             mode = f"RW{'>' if self.pen.ascii else '→'}RO"
-        return status_line(
-            self.pen, width, self.store.where, self.scope or "all", link, mode, self.actor, self.clock()
-        )
+        scope = (self.scope or "all") + (f" tenant:{self.tenant}" if self.tenant else "")
+        return status_line(self.pen, width, self.store.where, scope, link, mode, self.actor, self.clock())
 
     # -- small things ---------------------------------------------------------------------------
 
@@ -286,16 +295,23 @@ class ConsoleApp(AskingApp):
 
     @work(group="export", exit_on_error=True)
     async def save_rows(
-        self, base: ListScreen[Any], form: str, what: str, rows: Sequence[Any] | None
+        self,
+        base: ListScreen[Any],
+        form: str,
+        what: str,
+        view: View,
+        without: frozenset[str],
+        rows: Sequence[Any] | None,
     ) -> None:
-        """Into a new file of the current directory; without `rows` everything that matches."""
-        at, view = self.clock(), base.view()
+        """Into a new file of the current directory; without `rows` everything of the view, but `without`."""
+        at = self.clock()
         first, count = files.head(form, base.NAME, base.filter_text, self.scope, at, what), 0
         try:
             path = files.new_file(Path.cwd(), base.NAME, form, at)
             with path.open("w", encoding="utf-8") as out:
                 out.write(first)
-                async for page in files.all_rows(base.read, view) if rows is None else _once(rows):
+                async for found in files.all_rows(base.read, view) if rows is None else _once(rows):
+                    page = [row for row in found if base.key_of(row) not in without]
                     out.writelines(files.lines(form, page, first=count == 0))
                     count += len(page)
         except (HsError, OSError) as error:
@@ -380,7 +396,11 @@ class ConsoleApp(AskingApp):
         self.feed.kick()
 
     async def do_view_reload(self) -> None:
-        self.feed.kick()
+        base = self.base
+        if base is not None:
+            # Also while the picture is held still.
+            base.wanted_since = self.clock()
+        self.feed.kick(urgent=True)
 
     async def do_view_screenshot(self) -> None:
         self.say(f"saved {self.save_screenshot()}")
@@ -391,19 +411,19 @@ class ConsoleApp(AskingApp):
     async def do_app_help(self) -> None:
         base = self.base
         assert base is not None
-        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME))
+        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME, self.keys, self.pen.styles["key"]))
 
     async def do_app_quit(self) -> None:
         self.exit()
 
 
-def help_text(screen: str) -> Text:
+def help_text(screen: str, keys: Keys, style: str = "bold") -> Text:
     """All keys of a screen, from the registry."""
     text = Text(end="")
     for action in actions_of(screen):
-        text.append(f"{action.shown_key:>7}  ", "bold #56b4e9").append(f"{action.label:<13}", "bold")
+        text.append(f"{keys.shown(action):>7}  ", style).append(f"{action.label:<13}", "bold")
         text.append(f" {action.help}\n")
-    text.append("     ^p  ", "bold #56b4e9").append("palette      ", "bold").append(" All of this by name.\n")
+    text.append("     ^p  ", style).append("palette      ", "bold").append(" All of this by name.\n")
     return text
 
 

@@ -26,7 +26,9 @@ class RegistryCommands(Provider):
         offers = []
         for action in actions_of(screen.NAME):
             obstacle = screen.obstacle(action)
-            help_line = f"{action.shown_key}  {action.help}" + (f" (not now: {obstacle})" if obstacle else "")
+            help_line = f"{screen.console.keys.shown(action)}  {action.help}" + (
+                f" (not now: {obstacle})" if obstacle else ""
+            )
             offers.append((action, help_line, partial(screen.action_command, action.id)))
         return offers
 

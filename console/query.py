@@ -298,6 +298,19 @@ SCREENS: Mapping[str, FieldKinds] = {
     "tenants": TENANT_FIELDS,
     "moves": MOVE_FIELDS,
 }
+
+
+def tenant_terms(screen: str, tenant: str | None) -> tuple[Term, ...]:
+    """What shows a tenant's rows alone, on the screens whose rows belong to tenants."""
+    if tenant is None:
+        return ()
+    fields = SCREENS[screen]
+    name = "name" if screen == "tenants" else "tenant"
+    return (
+        terms((Condition(name, "=", (tenant,)),), fields) if "tenant" in fields or screen == "tenants" else ()
+    )
+
+
 _ALIASES = {"clusters": "overview", "nodes": "devices", "plans": "rebalance", "preauthkeys": "keys"}
 
 

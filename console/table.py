@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,6 +49,17 @@ def choose(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
     return [(column, column.width + (left * column.grow // shares if shares else 0)) for column in kept]
 
 
+def sized(text: Text, column: Column, size: int) -> Text:
+    """The cell, cut to the width of its column."""
+    blank = size - text.cell_len
+    if blank < 0:
+        text.truncate(size, overflow="ellipsis")
+        blank = size - text.cell_len
+    if column.right:
+        text.pad_left(blank)
+    return text
+
+
 class _Mark(Text):
     """The first cell of a row: cursor and mark; it also knows the row's place in the order asked for."""
 
@@ -75,7 +86,7 @@ class ResourceTable(DataTable[Text]):
         self.pen = pen
         self.all_columns = columns
         self.shown: list[tuple[Column, int]] = []
-        self.marks: set[str] = set()
+        self.marks: Container[str] = frozenset()
         self._rows: dict[str, list[Text]] = {}
         self._pointed: str | None = None
         self._held: tuple[str | None, int, int] | None = None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from rich.cells import cell_len
 from rich.text import Text
+from textual.binding import BindingType
+from textual.suggester import Suggester
 from textual.widgets import Input, Static
 
-from console.actions import DIGITS, Action
+from console.actions import BY_ID, DIGITS, Action
 from console.cells import Pen, age, clock_text
+from console.keymap import Keys
 from console.live import STALE_AFTER_S, Link
 
 #: Below this width words are shortened.
@@ -47,7 +53,7 @@ def link_text(pen: Pen, link: Link, picture_at: float | None, now: float) -> Tex
     if link.kind == "down":
         wait = max(0, round(link.retry_at - now))
         text = pen.state("off", f"no database, retry in {wait} s (try {link.attempt})")
-        text.stylize("bold #d55e00")
+        text.stylize(f"bold {pen.styles['failed']}")
         return text
     if link.kind == "refused":
         return pen.state("failed", "refused")
@@ -73,33 +79,32 @@ def status_line(
     return left, right
 
 
-def tabs_text(width: int, current: str) -> Text:
+def tabs_text(pen: Pen, width: int, current: str) -> Text:
+    muted = pen.styles["muted"]
     text = Text(end="")
     for name, digit in DIGITS.items():
         word = SHORT_TABS[name] if width < NARROW else name.title()
         here = name == current
         if width < NARROW:
-            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else "#8a8a8a")
+            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else muted)
         else:
-            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else "#8a8a8a")
+            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else muted)
     return text
 
 
-def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]]) -> tuple[Text, Text]:
+def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Keys) -> tuple[Text, Text]:
     """As many actions as fit, disabled ones dimmed; palette and help always."""
     right = Text(end="")
-    for key, word in (("^p", "palette"), ("?", "help")):
-        right.append(f" {key}", "bold #56b4e9").append(f" {word} ")
+    for key, word in (("^p", "palette"), (keys.shown(BY_ID["app.help"]), "help")):
+        right.append(f" {key}", pen.styles["key"]).append(f" {word} ")
     left = Text(" ", end="")
     for action, enabled in actions:
-        key = (
-            {"space": "␣", "enter": "⏎"}.get(action.key, action.shown_key)
-            if not pen.ascii
-            else action.shown_key
-        )
+        key = keys.shown(action)
+        if not pen.ascii:
+            key = {"space": "␣", "enter": "⏎"}.get(key, key)
         if left.cell_len + len(key) + len(action.label) + 3 > width - right.cell_len:
             break
-        left.append(key, "bold #56b4e9" if enabled else "dim")
+        left.append(key, pen.styles["key"] if enabled else "dim")
         left.append(f" {action.label}  ", "" if enabled else "dim strike")
     return left, right
 
@@ -124,12 +129,26 @@ def side_by_side(parts: list[Text], width: int, gap: int = 3) -> list[Text]:
     return lines
 
 
+class _Completion(Suggester):
+    """Looks at the rows as they are now, so nothing is kept."""
+
+    def __init__(self, complete: Callable[[str], str | None]) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self.complete = complete
+
+    async def get_suggestion(self, value: str) -> str | None:
+        return self.complete(value)
+
+
 class FilterLine(Input):
     """The `/` line. Hidden while there is no filter and nobody types one."""
 
-    def __init__(self) -> None:
-        hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear)"
-        super().__init__(placeholder=hint, id="filter", compact=True)
+    BINDINGS: ClassVar[list[BindingType]] = [("tab", "cursor_right", "complete")]
+
+    def __init__(self, complete: Callable[[str], str | None]) -> None:
+        """`complete`: the line with its last word completed, None when it cannot be."""
+        hint = "os:linux seen<1d !tag:x word @cluster    (enter apply, esc clear, tab completes)"
+        super().__init__(placeholder=hint, id="filter", compact=True, suggester=_Completion(complete))
         self.can_focus = False
 
     def open(self, shown: bool) -> None:

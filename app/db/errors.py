@@ -26,6 +26,8 @@ WRONG_SESSION = "HS403"
 CONTENTION = frozenset({"40001", "40P01", "55P03"})
 
 _UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
+#: A table, column or function that is not there.
+_SCHEMA = frozenset({"42P01", "42703", "42883"})
 _LOGIN_REFUSED = frozenset({"28000", "28P01", "3D000"})
 
 
@@ -44,6 +46,12 @@ def from_postgres(error: asyncpg.PostgresError) -> HsError:
         return Conflict(f"something this refers to does not exist here ({constraint})", constraint=constraint)
     if state == "42501":
         return Refused(f"the database does not permit this: {text}", code="not_permitted")
+    if state in _SCHEMA:
+        return HsError(
+            f"the database's schema is not this version's: {text} (hs-node migrates it)",
+            code="schema",
+            sqlstate=state,
+        )
     if state in CONTENTION:
         return Unavailable("the database is busy with a conflicting change", code="busy", sqlstate=state)
     if state in _LOGIN_REFUSED:

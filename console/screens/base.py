@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+
 import orjson
 from rich.text import Text
 from textual import on
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Input
 
+from app.errors import HsError
+from app.fleet import WINDOW_ROWS, View
 from console import query
-from console.actions import BY_ID, actions_of
+from console.actions import BY_ID, Action, actions_of
 from console.cells import count_text, plural
 from console.dialogs import ChoiceDialog
-from console.files import FORMATS
+from console.files import FORMATS, all_rows
+from console.marks import MARKED_ROWS_MAX
 from console.screens.frame import ListFrame, RowT
 from console.widgets import FilterLine, Line
+
+#: The rows of a marked filter are waited for so long, under the key that acts on them.
+CAPTURE_S = 6.0
 
 
 def bindings_of(screen: str) -> list[BindingType]:
@@ -33,10 +42,19 @@ def bindings_of(screen: str) -> list[BindingType]:
 class ListScreen(ListFrame[RowT]):
     """Subclasses say what a row is; they hold no SQL, no key strings and no formatting of raw values."""
 
+    #: What a marked filter held when the key was pressed, while its action looks at it.
+    _captured: list[RowT] | None = None
+    #: The row the pane below stays with.
+    _pinned: tuple[str, RowT] | None = None
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "command" and parameters:
             typing = isinstance(self.focused, Input)
-            if typing and parameters[0] != "app.back" and "+" not in BY_ID[str(parameters[0])].key:
+            if (
+                typing
+                and parameters[0] != "app.back"
+                and "+" not in self.console.keys.of(BY_ID[str(parameters[0])])
+            ):
                 return False
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True
@@ -52,7 +70,53 @@ class ListScreen(ListFrame[RowT]):
             return
         name = "do_" + action_id.replace(".", "_")
         owner = self if hasattr(self, name) else self.console
+        if action.many and self.marks.terms is not None:
+            rows = await self._capture()
+            if rows:
+                self._captured = rows
+                await getattr(owner, name)()
+                self._captured = None
+            return
         await getattr(owner, name)()
+
+    async def _capture(self) -> list[RowT]:
+        """The rows of a marked filter, as they are at this moment; none, with a word, when it is too many."""
+        found: list[RowT] = []
+        try:
+            async with asyncio.timeout(CAPTURE_S):
+                async for rows in all_rows(self.read, self.marked_view()):
+                    found += [row for row in rows if self.key_of(row) not in self.marks.without]
+                    if len(found) > MARKED_ROWS_MAX:
+                        most, count = (
+                            count_text(MARKED_ROWS_MAX),
+                            count_text(max(len(found), len(self.marks))),
+                        )
+                        self.console.say(f"{count} are marked, at most {most} at once: filter more", "error")
+                        return []
+        except TimeoutError:
+            self.console.say("the marked rows could not be read in time", "error")
+            return []
+        except HsError as error:
+            self.console.say(error.message, "error")
+            return []
+        if not found:
+            self.console.say("nothing matches the marked filter any more", "warning")
+        return found
+
+    def marked_view(self) -> View:
+        """Everything that matches what is marked, in the order shown."""
+        terms = self.terms if self.marks.terms is None else self.marks.terms
+        return dataclasses.replace(
+            self.view(), terms=(*self.scope_terms, *terms), after=None, limit=WINDOW_ROWS
+        )
+
+    def chosen(self, action: Action) -> list[RowT]:
+        """The marked rows, else the one under the cursor: as they are at this moment."""
+        if action.many and self._captured is not None:
+            return self._captured
+        if action.many and self.marks:
+            return list(self.marks.rows.values())
+        return [self.current] if self.current is not None else []
 
     @on(DataTable.RowSelected)
     async def open_row(self) -> None:
@@ -102,7 +166,7 @@ class ListScreen(ListFrame[RowT]):
             line.value = self.filter_text
         elif self.filter_text:
             self.set_filter("")
-        elif self.table.marks:
+        elif self.marks:
             await self.do_mark_none()
         line.open(bool(self.filter_text))
         self.query_one("#complaintline", Line).remove_class("shown")
@@ -128,28 +192,53 @@ class ListScreen(ListFrame[RowT]):
 
     async def do_mark_toggle(self) -> None:
         key = self.table.cursor_key
-        if key is not None:
-            self.table.marks ^= {key}
-            self.table.paint_marks([key])
+        if key is not None and self._kept(self.marks.toggle(key, self.rows[key])):
             self.table.action_cursor_down()
-        self.paint_frame()
 
     async def do_mark_range(self) -> None:
         keys, here = self.table.keys, self.table.cursor_row
-        marked = [number for number, key in enumerate(keys) if key in self.table.marks]
+        marked = [number for number, key in enumerate(keys) if key in self.marks]
         start = min(marked, key=lambda number: abs(number - here), default=here)
-        self.table.marks |= set(keys[min(start, here) : max(start, here) + 1])
-        self.table.paint_marks()
-        self.paint_frame()
+        self._kept(
+            self.marks.add({key: self.rows[key] for key in keys[min(start, here) : max(start, here) + 1]})
+        )
 
     async def do_mark_all(self) -> None:
-        self.table.marks |= set(self.rows)
-        self.table.paint_marks()
-        self.paint_frame()
+        if self.page is not None and self.wanted_since is None:
+            self.marks.matching(self.terms, self.filter_text, self.page.total, self.rows)
+        self._kept(self.page is not None)
 
     async def do_mark_none(self) -> None:
-        self.table.marks.clear()
+        self.marks.clear()
+        self._kept(True)
+
+    def _kept(self, done: bool) -> bool:
+        """Shows what is marked now; a word when that was not possible."""
+        if not done and self.marks.terms is None:
+            self.console.say(
+                f"at most {count_text(MARKED_ROWS_MAX)} rows are marked one by one; * marks all", "warning"
+            )
+        elif not done:
+            self.console.say("all that matches another filter is marked: u takes that off first", "warning")
         self.table.paint_marks()
+        self.paint_frame()
+        return done
+
+    def looked_at(self) -> RowT | None:
+        if self._pinned is None:
+            return self.current
+        key, row = self._pinned
+        self._pinned = key, self.rows.get(key, row)
+        return self._pinned[1]
+
+    async def do_view_pin(self) -> None:
+        key, row = self.table.cursor_key, self.current
+        self._pinned = None if self.is_pinned or key is None or row is None else (key, row)
+        self.is_pinned = self._pinned is not None
+        self.paint_detail()
+
+    async def do_view_zoom(self) -> None:
+        self.toggle_class("zoomed")
         self.paint_frame()
 
     async def do_view_top(self) -> None:
@@ -179,17 +268,20 @@ class ListScreen(ListFrame[RowT]):
 
     async def do_list_export(self) -> None:
         """What is marked, else what is in the window, or everything that matches."""
-        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
+        marked = list(self.marks.rows.values())
         near = marked or [self.rows[key] for key in self.table.keys]
-        what = f"{len(near)} {'marked' if marked else 'shown'}"
+        what = f"{count_text(len(near))} {'marked' if marked else 'shown'}"
         total = self.page.total if self.page is not None else 0
         everything = f"all {count_text(total)} matching"
+        if self.marks.terms is not None:
+            everything = f"all {count_text(len(self.marks))} marked"
         choices = [(f"{word}, {form}", f"{word}|{form}") for word in (what, everything) for form in FORMATS]
 
         def chosen(choice: str | None) -> None:
             if choice is not None:
                 word, _, form = choice.rpartition("|")
-                self.console.save_rows(self, form, word, None if word == everything else near)
+                view, without = self.marked_view(), frozenset(self.marks.without)
+                self.console.save_rows(self, form, word, view, without, None if word == everything else near)
 
         hint = "a number saves it, esc closes"
         self.app.push_screen(ChoiceDialog(self.pen, "Export", choices, hint, show_values=False), chosen)

@@ -15,10 +15,13 @@ from textual.widgets import DataTable, Static
 
 from app.fleet import WINDOW_ROWS, Anchor, Page, Term, View
 from console.actions import Action, footer_of, why_not
-from console.cells import STYLES, Pen, age, clock_text, count_text, plural
+from console.cells import Pen, age, clock_text, count_text, plural, safe
+from console.completion import complete, values_of
 from console.live import Wanted
+from console.marks import Marks
+from console.query import SCREENS, tenant_terms
 from console.store import Store
-from console.table import Column, ResourceTable
+from console.table import Column, ResourceTable, sized
 from console.widgets import FilterLine, Line, keys_text, tabs_text
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ SLIDE_ROWS = 250
 FIRST_ROWS = 100
 #: A screen is called loading only after this long.
 LOADING_AFTER_S = 0.2
-STYLE_LOST = STYLES["attention"]
+#: A smaller terminal is told so instead.
+MIN_SIZE = (60, 15)
+NEED_SIZE = f"need {MIN_SIZE[0]}x{MIN_SIZE[1]}"
 
 
 class ListFrame(Screen[None], Generic[RowT]):
@@ -44,6 +49,7 @@ class ListFrame(Screen[None], Generic[RowT]):
     SORT: ClassVar[str] = "name"
     NEWEST_FIRST: ClassVar[bool] = False
     AUTO_FOCUS = "#table"
+    is_pinned = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,6 +70,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.is_partial = True
         #: Rows of the newest picture that the one before had not, or had otherwise.
         self.rows_changed = 0
+        self.marks: Marks[RowT] = Marks()
         self._made: dict[str, tuple[RowT, object, list[Text]]] = {}
 
     # -- for subclasses -------------------------------------------------------------------------
@@ -121,9 +128,10 @@ class ListFrame(Screen[None], Generic[RowT]):
         return self.query_one(ResourceTable)
 
     def compose(self) -> ComposeResult:
+        yield Line("small")
         yield Line("bar")
         yield Line("crumbs")
-        yield FilterLine()
+        yield FilterLine(self.complete)
         yield Line("complaintline")
         yield from self.compose_above()
         with Vertical(id="body"):
@@ -134,11 +142,16 @@ class ListFrame(Screen[None], Generic[RowT]):
         yield Line("tabs")
         yield Line("keys")
 
+    def complete(self, text: str) -> str | None:
+        rows = self.rows.values()
+        return complete(text, SCREENS[self.NAME], lambda field: values_of(rows, field))
+
     def compose_above(self) -> ComposeResult:
         yield from ()
 
     def on_mount(self) -> None:
         self.wanted_since = self.console.clock()
+        self.table.marks = self.marks
         self.table.focus()
 
     def on_screen_resume(self) -> None:
@@ -153,10 +166,19 @@ class ListFrame(Screen[None], Generic[RowT]):
         """Columns for the width there is; rows are written anew where that changes them."""
         if not self.is_ready:
             return
+        size = self.app.size
+        self.set_class(size.width < MIN_SIZE[0] or size.height < MIN_SIZE[1], "small")
         if self.table.lay_out(self.app.size.width - 1, self.sort_by, self.descending):
             self._made.clear()
             if self.page:
                 self.show_rows()
+        self.paint_frame()
+
+    def repaint(self) -> None:
+        """Cells as well as what is around them."""
+        self._made.clear()
+        if self.page is not None:
+            self.show_rows()
         self.paint_frame()
 
     # -- data -----------------------------------------------------------------------------------
@@ -164,13 +186,18 @@ class ListFrame(Screen[None], Generic[RowT]):
     def view(self) -> View:
         """What to ask the database for now."""
         return View(
-            terms=self.terms,
+            terms=(*self.scope_terms, *self.terms),
             sort=self.sort_by,
             descending=self.descending != self.from_end,
             after=self.anchors[-1] if self.anchors else None,
             cluster_id=self.console.scope,
             limit=FIRST_ROWS if self.is_partial else WINDOW_ROWS,
         )
+
+    @property
+    def scope_terms(self) -> tuple[Term, ...]:
+        """What `--tenant` adds to every filter."""
+        return tenant_terms(self.NAME, self.console.tenant)
 
     def wanted(self) -> Wanted:
         return Wanted(self.NAME, self.serial, self.read(self.view()))
@@ -210,6 +237,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         if self.from_end:
             page = dataclasses.replace(page, rows=page.rows[::-1])
         self.page = page
+        self.marks.seen(self.terms, page.total, {self.key_of(row): row for row in page.rows})
         self.show_rows()
 
     def show_rows(self) -> None:
@@ -223,22 +251,13 @@ class ListFrame(Screen[None], Generic[RowT]):
                 made[key] = known
                 continue
             cells = self.cells_of(row)
-            made[key] = row, moving, [self._sized(cells[column.name], column, size) for column, size in shown]
+            made[key] = row, moving, [sized(cells[column.name], column, size) for column, size in shown]
         self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
         self.rows_changed += len(self._made.keys() - made.keys())
         self._made = made
         lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
         if lost is not None:
             self.lost_key = lost
-
-    def _sized(self, text: Text, column: Column, size: int) -> Text:
-        blank = size - text.cell_len
-        if blank < 0:
-            text.truncate(size, overflow="ellipsis")
-            blank = size - text.cell_len
-        if column.right:
-            text.pad_left(blank)
-        return text
 
     @property
     def now(self) -> float:
@@ -257,12 +276,9 @@ class ListFrame(Screen[None], Generic[RowT]):
         key = self.table.cursor_key if self.is_ready else None
         return self.rows.get(key) if key is not None else None
 
-    def chosen(self, action: Action) -> list[RowT]:
-        """The marked rows, else the one under the cursor: as they are at this moment."""
-        marked = [self.rows[key] for key in self.table.keys if key in self.table.marks]
-        if action.many and marked:
-            return marked
-        return [self.current] if self.current is not None else []
+    def looked_at(self) -> RowT | None:
+        """The row of the pane below."""
+        return self.current
 
     # -- painting -------------------------------------------------------------------------------
 
@@ -274,10 +290,11 @@ class ListFrame(Screen[None], Generic[RowT]):
         bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
         bar.put(*self.console.status_line(width, self.received_at))
         crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
-        self.query_one("#tabs", Line).put(tabs_text(width, self.NAME))
+        self.query_one("#tabs", Line).put(tabs_text(self.pen, width, self.NAME))
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
-        self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions))
+        self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
+        self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
         self.paint_notice()
         self.paint_detail()
 
@@ -297,8 +314,9 @@ class ListFrame(Screen[None], Generic[RowT]):
                 parts.append(f"rows {count_text(first)}-{count_text(last)} of {count_text(page.total)}")
             else:
                 parts.append(plural(page.total, self.NOUN))
-        if self.table.marks:
-            parts.append(f"{len(self.table.marks)} marked")
+        if self.marks:
+            which = f" ({self.marks.text})" if self.marks.text and self.marks.text != self.filter_text else ""
+            parts.append(f"{count_text(len(self.marks))} marked{safe(which)}")
         if self.console.feed_pending:
             parts.append(f"{self.pen.glyph('change')} {plural(self.console.feed_pending, 'request')}")
         title = next((column.title.lower() for column in self.COLUMNS if column.sort == self.sort_by), "")
@@ -311,7 +329,7 @@ class ListFrame(Screen[None], Generic[RowT]):
             parts.append(f"data as of {clock_text(self.received_at)} ({age(gone)} ago)")
         elif width >= 100:
             parts.append("live" if self.console.link.is_up else self.console.link.kind)
-        return Text(" | ".join(parts) + " ", "#8a8a8a", end="")
+        return Text(" | ".join(parts) + " ", self.pen.styles["muted"], end="")
 
     def paint_notice(self) -> None:
         """What stands where rows would be when there are none."""
@@ -345,7 +363,7 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     def paint_detail(self) -> None:
         detail = self.query_one("#detail", Static)
-        row = self.current
+        row = self.looked_at()
         if row is None or self.page is None or not self.page.rows:
             detail.border_title = None
             detail.update(Text(""))
@@ -353,8 +371,9 @@ class ListFrame(Screen[None], Generic[RowT]):
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
         width = max(20, self.app.size.width - 4)
         title, lines = self.detail_of(row, width)
+        title += "  (pinned; d lets it go)" if self.is_pinned else ""
         if self.lost_key is not None:
-            lines = [Text("the row under the cursor was removed", STYLE_LOST), *lines]
+            lines = [Text("the row under the cursor was removed", self.pen.styles["attention"]), *lines]
         if short:
             line = self.pen.join(self.pen.cell(title, "strong"), "  ")
             for part in lines:

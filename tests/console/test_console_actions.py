@@ -11,6 +11,7 @@ from textual.command import CommandPalette, DiscoveryHit
 from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
 from console.dialogs import ConfirmDialog, EditorDialog, FormDialog, PageDialog
+from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp, help_text
 from console.palette import RegistryCommands, title_of
 from tests.console.support import filled, running, shown, text, toasts, until
@@ -53,9 +54,9 @@ def test_keys_are_unique_on_a_screen(screen: str) -> None:
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_help_names_every_action(screen: str) -> None:
-    lines = help_text(screen).plain
+    lines = help_text(screen, REGISTRY_KEYS).plain
     for action in actions_of(screen):
-        assert f"{action.shown_key:>7}  {action.label}" in lines
+        assert f"{REGISTRY_KEYS.shown(action):>7}  {action.label}" in lines
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -87,7 +88,7 @@ async def test_the_palette_offers_every_action_with_its_key(screen: str) -> None
         assert all(isinstance(hit, DiscoveryHit) for hit in hits)
         by_title = {str(hit.display): hit.help or "" for hit in hits}
         for action in actions_of(screen):
-            assert by_title[title_of(action)].startswith(action.shown_key)
+            assert by_title[title_of(action)].startswith(REGISTRY_KEYS.shown(action))
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -19,6 +19,7 @@ from console.actions import actions_of
 from console.dialogs import SecretDialog
 from console.main import ConsoleApp
 from tests.console.hostile import NAMES
+from tests.console.pictures import styled_of
 from tests.console.support import (
     NOW,
     FakeStore,
@@ -73,16 +74,42 @@ def check(name: str, picture: str) -> None:
     assert picture == golden.read_text(encoding="utf-8"), f"{name}: set {WRITE_VARIABLE}=1 to write it anew"
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=lambda size: f"{size[0]}x{size[1]}")
+SIZES = [(80, 24), (100, 30), (120, 36), (200, 60)]
+
+
+async def settled(app: ConsoleApp, pilot: Any, size: tuple[int, int]) -> None:
+    """The screen in another size, all painted."""
+    await pilot.resize_terminal(*size)
+    base = await shown(app, pilot)
+    await until(pilot, lambda: base.size == size and app.link.is_up)
+    base.lay_out()
+    await pilot.pause()
+    await pilot.pause()
+
+
 @pytest.mark.parametrize("screen", SCREENS)
-async def test_goldens(screen: str, size: tuple[int, int]) -> None:
-    async with running(filled(), screen, size) as (app, pilot):
-        await shown(app, pilot)
-        await until(pilot, lambda: app.link.is_up)
-        assert app.base is not None
-        app.base.paint_frame()
+async def test_goldens(screen: str) -> None:
+    async with running(filled(), screen, SIZES[0]) as (app, pilot):
+        for size in SIZES:
+            await settled(app, pilot, size)
+            check(f"{screen}-{size[0]}x{size[1]}", text(app))
+
+
+@pytest.mark.parametrize("colour", ["colour", "nocolour"])
+async def test_goldens_with_styles(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each cell looks like, on some screens and over one dialog."""
+    if colour == "nocolour":
+        monkeypatch.setenv("NO_COLOR", "1")
+    async with running(filled(), "overview", (100, 30)) as (app, pilot):
+        for screen in ("overview", "tenants", "routes", "processes", "devices"):
+            app.go_to(screen)
+            await until(pilot, lambda screen=screen: app.base is not None and screen == app.base.NAME)
+            await settled(app, pilot, (100, 30))
+            check(f"{screen}-{colour}", styled_of(app.export_screenshot()))
+        await pilot.press("space", "x")
+        await until(pilot, lambda: "Cancel" in text(app))
         await pilot.pause()
-        check(f"{screen}-{size[0]}x{size[1]}", text(app))
+        check(f"dialog-{colour}", styled_of(app.export_screenshot()))
 
 
 async def test_ascii_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,9 @@ def postgres(state: str, text: str = "text") -> asyncpg.PostgresError:
         ("58030", Unavailable, "unavailable"),
         ("28P01", ConfigError, "database_login"),
         ("3D000", ConfigError, "database_login"),
-        ("42P01", HsError, "database"),
+        ("42P01", HsError, "schema"),
+        ("42703", HsError, "schema"),
+        ("42601", HsError, "database"),
     ],
 )
 def test_sqlstates(state: str, expected: type[HsError], code: str) -> None:
