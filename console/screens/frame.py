@@ -19,7 +19,7 @@ from console.cells import STYLES, Pen, age, clock_text, count_text, plural
 from console.live import Wanted
 from console.store import Store
 from console.table import Column, ResourceTable
-from console.widgets import FilterLine, Line, keys_text, tabs_text
+from console.widgets import FilterLine, Line, keys_text, show, tabs_text
 
 if TYPE_CHECKING:
     from console.main import ConsoleApp
@@ -226,7 +226,10 @@ class ListFrame(Screen[None], Generic[RowT]):
             made[key] = row, moving, [self._sized(cells[column.name], column, size) for column, size in shown]
         self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
         self.rows_changed += len(self._made.keys() - made.keys())
+        same = list(made) == list(self._made) and all(made[key] is self._made[key] for key in made)
         self._made = made
+        if same:
+            return
         lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
         if lost is not None:
             self.lost_key = lost
@@ -334,7 +337,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.table.display = text is None
         if text is None and self.focused is None:
             self.table.focus()
-        notice.update(text if text is not None else Text(""))
+        show(notice, text if text is not None else Text(""))
 
     def empty_text(self) -> Text:
         if self.terms:
@@ -348,7 +351,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         row = self.current
         if row is None or self.page is None or not self.page.rows:
             detail.border_title = None
-            detail.update(Text(""))
+            show(detail, Text(""))
             return
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
         width = max(20, self.app.size.width - 4)
@@ -360,10 +363,10 @@ class ListFrame(Screen[None], Generic[RowT]):
             for part in lines:
                 line.append_text(part).append("  ")
             line.truncate(self.app.size.width - 2, overflow="ellipsis")
-            detail.update(line)
+            show(detail, line)
         else:
             detail.border_title = self.pen.cell(title)
-            detail.update(Text("\n", end="").join(lines))
+            show(detail, Text("\n", end="").join(lines))
 
     @on(DataTable.RowHighlighted)
     def follow_cursor(self) -> None:
