@@ -139,7 +139,8 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     def on_mount(self) -> None:
         self.wanted_since = self.console.clock()
-        self.table.focus()
+        # At once: put off, it would take the filter line from whoever types ahead.
+        self.set_focus(self.table)
 
     def on_screen_resume(self) -> None:
         self.lay_out()

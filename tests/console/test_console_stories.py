@@ -59,7 +59,7 @@ async def test_a_customer_cannot_reach_the_printer(pg_server: str, tmp_path: Pat
         async with console(dsn, tmp_path, size=(120, 36)) as pane:
             await pane.sees(r"eu-1 +● healthy +2 +2")
             pane.keys("2")
-            await pane.sees(r"► ?branch-gw .*● online[\s\S]*?laptop .*● online")
+            await pane.sees("2 devices")  # of the overview: what follows is typed ahead
             pane.keys("/")
             pane.type("name:laptop")
             pane.keys("Enter")
