@@ -24,6 +24,18 @@ SHORT_TABS = {
 }
 
 
+def show(widget: Static, text: Text) -> None:
+    """Puts a text where a like one is not shown already.
+
+    With every read and every second most of the frame stays as it is; painting it anew is most of the cost.
+    """
+    old = widget.content
+    if isinstance(old, Text) and (old.plain, old.style, old.spans) == (text.plain, text.style, text.spans):
+        return
+    # The sizes of these widgets come from the style sheet, never from what they show.
+    widget.update(text, layout=False)
+
+
 class Line(Static):
     """One line of our own making; never markup."""
 
@@ -41,7 +53,7 @@ class Line(Static):
             left.pad_right(max(0, room - left.cell_len))
             left.append_text(right)
         left.no_wrap = True
-        self.update(left)
+        show(self, left)
 
 
 def link_text(pen: Pen, link: Link, picture_at: float | None, now: float) -> Text:

@@ -22,7 +22,7 @@ from console.marks import Marks
 from console.query import SCREENS, tenant_terms
 from console.store import Store
 from console.table import Column, ResourceTable, sized
-from console.widgets import FilterLine, Line, keys_text, tabs_text
+from console.widgets import FilterLine, Line, keys_text, show, tabs_text
 
 if TYPE_CHECKING:
     from console.main import ConsoleApp
@@ -152,7 +152,8 @@ class ListFrame(Screen[None], Generic[RowT]):
     def on_mount(self) -> None:
         self.wanted_since = self.console.clock()
         self.table.marks = self.marks
-        self.table.focus()
+        # At once: put off, it would take the filter line from whoever types ahead.
+        self.set_focus(self.table)
 
     def on_screen_resume(self) -> None:
         self.lay_out()
@@ -254,7 +255,10 @@ class ListFrame(Screen[None], Generic[RowT]):
             made[key] = row, moving, [sized(cells[column.name], column, size) for column, size in shown]
         self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
         self.rows_changed += len(self._made.keys() - made.keys())
+        same = list(made) == list(self._made) and all(made[key] is self._made[key] for key in made)
         self._made = made
+        if same:
+            return
         lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
         if lost is not None:
             self.lost_key = lost
@@ -352,7 +356,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.table.display = text is None
         if text is None and self.focused is None:
             self.table.focus()
-        notice.update(text if text is not None else Text(""))
+        show(notice, text if text is not None else Text(""))
 
     def empty_text(self) -> Text:
         if self.terms:
@@ -366,7 +370,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         row = self.looked_at()
         if row is None or self.page is None or not self.page.rows:
             detail.border_title = None
-            detail.update(Text(""))
+            show(detail, Text(""))
             return
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
         width = max(20, self.app.size.width - 4)
@@ -379,10 +383,10 @@ class ListFrame(Screen[None], Generic[RowT]):
             for part in lines:
                 line.append_text(part).append("  ")
             line.truncate(self.app.size.width - 2, overflow="ellipsis")
-            detail.update(line)
+            show(detail, line)
         else:
             detail.border_title = self.pen.cell(title)
-            detail.update(Text("\n", end="").join(lines))
+            show(detail, Text("\n", end="").join(lines))
 
     @on(DataTable.RowHighlighted)
     def follow_cursor(self) -> None:

@@ -22,7 +22,7 @@ from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
-from console.widgets import box_line, side_by_side
+from console.widgets import box_line, show, side_by_side
 
 #: One sample of the number of online devices this often, so many are kept: five minutes.
 SAMPLE_S = 5.0
@@ -184,10 +184,10 @@ class OverviewScreen(ListScreen[ClusterRow]):
     def _tile(self, name: str, title: str, lines: list[Text]) -> None:
         tile = self.query_one(f"#tile-{name}", Static)
         if self.app.size.height < 30 or self.app.size.width < 100:
-            tile.update(Text("  ", end="").join(lines[:2]))
+            show(tile, Text("  ", end="").join(lines[:2]))
             return
         tile.border_title = title
-        tile.update(Text("\n", end="").join(lines))
+        show(tile, Text("\n", end="").join(lines))
 
     def detail_of(self, row: ClusterRow, width: int) -> tuple[str, list[Text]]:
         health = health_of(row)

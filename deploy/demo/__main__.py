@@ -15,10 +15,12 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from app.api.client import AcsClient
 from app.database import database_dsn
 from app.db.setup import Database
 from app.errors import HsError
@@ -58,7 +60,19 @@ def directory() -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The demo as it runs, its devices met."""
+
+    servers: list[Server]
+    api: AcsClient
+    places: Places
+    fleet: Fleet
+
+
+@asynccontextmanager
+async def deployment(state_dir: Path, progress: Progress) -> AsyncIterator[Deployment]:
+    """Clusters, hs-acs and devices, from started to ended in order."""
     servers = [Server(cluster, state_dir) for cluster in CLUSTERS]
     async with AsyncExitStack() as stack:
         for server in servers:
@@ -86,16 +100,23 @@ async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
         await choose_relays(fleet)
         await meet(fleet)
         progress.say("every device sees the others of its tenant, and nobody else")
+        yield Deployment(servers, api, places, fleet)
+
+
+async def demo(state_dir: Path, headless: bool, progress: Progress) -> int:
+    async with deployment(state_dir, progress) as made:
+        fleet = made.fleet
         if headless:
-            database = Database(await stack.enter_async_context(database_dsn(servers[0].settings)))
-            progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
-            await happen(fleet, HEADLESS_EVENT_S, HEADLESS_S)
-            progress.say(await move_somebody(api, CLUSTERS))
-            await meet(fleet)
-            report(await settled(database, places, api, fleet), fleet)
+            async with database_dsn(made.servers[0].settings) as dsn:
+                database = Database(dsn)
+                progress.say(f"for {HEADLESS_S:g} s devices leave, come back, or move")
+                await happen(fleet, HEADLESS_EVENT_S, HEADLESS_S)
+                progress.say(await move_somebody(made.api, CLUSTERS))
+                await meet(fleet)
+                report(await settled(database, made.places, made.api, fleet), fleet)
         else:
             progress.say("the console opens; q ends it and the demo")
-            await watch(fleet, servers[0].env, progress)
+            await watch(fleet, made.servers[0].env, progress)
         progress.say("stopping devices, clusters and database")
     violations = fleet.world.tally.violations
     for row in violations.rows():

@@ -1,91 +1,157 @@
-"""Pictures of every screen from a fleet that really joined, as SVG and as text: `make docs`.
+"""Pictures of every screen, from the running demo: `make docs`.
 
-Starts a throwaway database and control server, lets simulated devices join, takes the pictures, stops all.
+Starts what `make demo` starts, lets some things happen, and takes a picture of each screen of the registry
+and of what opens over them. docs/console/README.md is written with them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from app.pg import EmbeddedPostgres
-from console import export, query
-from console.dialogs import LostDialog
+from app.api.records import RebalanceAsked
+from app.database import database_dsn
+from console import export
+from console.actions import BY_ID, SCREENS, footer_of
 from console.main import ConsoleApp
 from console.store import PgStore
+from deploy.demo.__main__ import CLUSTERS, Deployment, deployment, directory
+from deploy.demo.acs import CUSTOMERS, move_somebody
+from deploy.demo.fleet import happen, meet, simulated
+from deploy.demo.progress import Progress
 from tests.console.support import until
-from tests.node.kit import DatabaseGate
-from tests.node.support import ServeProcess, admin, device, fresh_database, join
 
 HERE = Path(__file__).parent
-SIZES = ((200, 50), (120, 36), (80, 24))
-DEVICES = 24
-KINDS = ("build-runner", "laptop", "kiosk")
+SIZE, SMALL = (120, 36), (80, 24)
+HAPPEN_S, EVENT_S = 3.0, 0.05
+#: All pictures together.
+MAX_BYTES = 2_000_000
+#: The subnet that the printer of the stories is in; its routers wait for an approval.
+SUBNET = "10.20.0.0/16"
+
+#: What opens over a list: its picture, the list, the keys, and what it is for.
+OVERLAYS = (
+    ("record", "devices", ("enter",), "One object in full", "All that the list has no room for."),
+    (
+        "palette",
+        "devices",
+        ("ctrl+p",),
+        "All commands by name",
+        "Type a part of a name, or an action's words.",
+    ),
+    (
+        "help",
+        "devices",
+        ("question_mark",),
+        "All keys of a screen",
+        "From the registry, so never out of date.",
+    ),
+    ("confirm", "devices", ("x",), "Before something changes", "What is touched, and how to take it back."),
+    (
+        "danger",
+        "devices",
+        ("space", "space", "D"),
+        "Before it cannot be undone",
+        "How many, and what to type.",
+    ),
+    (
+        "form",
+        "devices",
+        ("r",),
+        "Something to fill in",
+        "Checked while it is typed; kept when it is refused.",
+    ),
+)
+
+
+async def pictures(progress: Progress) -> None:
+    with directory() as place:
+        async with deployment(place, progress) as made, AsyncExitStack() as stack:
+            dsn = await stack.enter_async_context(database_dsn(made.servers[0].settings))
+            await events(made)
+            for old in (*HERE.glob("*.svg"), *HERE.glob("*.txt")):
+                old.unlink()
+            for screen in SCREENS:
+                for size in (SIZE, SMALL) if screen in ("overview", "devices") else (SIZE,):
+                    app = ConsoleApp(PgStore(dsn, read_only=True), actor="console:ops", start=screen)
+                    keep(picture_of(screen, size), await export.picture(app, size))
+                    progress.say(f"{screen} {size[0]}x{size[1]}")
+            for name, screen, keys, *_ in OVERLAYS:
+                await overlay(dsn, name, screen, keys)
+                progress.say(name)
+            progress.say("stopping devices, clusters and database")
+
+
+async def events(made: Deployment) -> None:
+    """Devices leave and move, some announce a subnet, a customer moves, and there is a plan to approve."""
+    for device in simulated(made.fleet):
+        if device.hostname.endswith(("-nas", "-server")):
+            await device.update(hostinfo={"RoutableIPs": [SUBNET]})
+    await happen(made.fleet, EVENT_S, HAPPEN_S)
+    await move_somebody(made.api, CLUSTERS)
+    await meet(made.fleet)
+    somebody = await made.api.tenant(CUSTOMERS[1])
+    await made.api.propose_rebalance(RebalanceAsked(purpose="evacuate", cluster=somebody.cluster, why="demo"))
+
+
+async def overlay(dsn: str, name: str, screen: str, keys: tuple[str, ...]) -> None:
+    app = ConsoleApp(PgStore(dsn), actor="console:ops", start=screen)
+    async with app.run_test(size=SIZE) as pilot:
+        await app.rows_shown()
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press(*keys)
+        await until(pilot, lambda: app.screen is not app.base)
+        await pilot.pause(0.5)
+        keep(f"over-{name}", app.export_screenshot())
+
+
+def picture_of(screen: str, size: tuple[int, int]) -> str:
+    return f"{screen}-{size[0]}x{size[1]}"
+
+
+def keep(stem: str, svg: str) -> None:
+    lines = [line.rstrip() for line in svg.splitlines()]
+    (HERE / f"{stem}.svg").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def page() -> str:
+    """README.md of the pictures: for each what it answers, and its keys."""
+    lines = [
+        "# The console in pictures",
+        "",
+        "Made by `make docs` from the running demo (`make demo`), never by hand. The registry of actions"
+        " (`console/actions.py`) decides which screens and keys there are."
+        " [Three stories](../STORIES.md) tell how an operator works with them.",
+        "",
+    ]
+    for screen in SCREENS:
+        about = BY_ID.get(f"screen.{screen}")
+        key = about.shown_key if about else f":{screen}"
+        purpose = (ConsoleApp.MODES[screen].__doc__ or "").strip().splitlines()[0]
+        shown = [f"`{a.shown_key}` {a.label}" for a in footer_of(screen)]
+        lines += [f"## {screen.title()} (`{key}`)", "", *([about.help] if about else []), purpose, ""]
+        lines += [f"Keys: {', '.join(shown)}.", ""] if shown else []
+        lines += [f"![{screen}]({picture_of(screen, SIZE)}.svg)", ""]
+        if screen == "overview" or screen == "devices":
+            lines += [
+                "The same in a small terminal:",
+                "",
+                f"![{screen}]({picture_of(screen, SMALL)}.svg)",
+                "",
+            ]
+    for name, screen, keys, title, about_it in OVERLAYS:
+        lines += [f"## {title}", "", f"On {screen}: {' '.join(f'`{key}`' for key in keys)}.", about_it, ""]
+        lines += [f"![{name}](over-{name}.svg)", ""]
+    return "\n".join(lines)
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="hs-docs-") as name:
-        place = Path(name)
-        place.chmod(0o711)
-        server = EmbeddedPostgres(place / "pg", durable=False)
-        try:
-            asyncio.run(pictures(server.acquire()))
-        finally:
-            server.release()
-
-
-async def pictures(pg_dsn: str) -> None:
-    async with (
-        fresh_database(pg_dsn) as dsn,
-        ServeProcess(dsn, "eu-1") as serve,
-        AsyncExitStack() as fleet,
-    ):
-        async with admin(dsn, "eu-1") as shell:
-            key = await shell.auth_key(reusable=True)
-        for number in range(DEVICES):
-            one = device(serve.url, key, hostname=f"{KINDS[number % len(KINDS)]}-{number:02}")
-            await join(await fleet.enter_async_context(one), poll=number % 5 > 0)
-        await dialogs(dsn)
-        for screen in query.SCREENS:
-            for size in SIZES:
-                svg = await export.picture(
-                    ConsoleApp(PgStore(dsn, read_only=True), actor="console:ops", start=screen), size
-                )
-                stem = HERE / f"{screen}-{size[0]}x{size[1]}"
-                stem.with_suffix(".svg").write_text(svg, encoding="utf-8")
-                stem.with_suffix(".txt").write_text(export.text_of(svg) + "\n", encoding="utf-8")
-
-
-def keep(stem: str, app: ConsoleApp) -> None:
-    svg = app.export_screenshot()
-    (HERE / f"{stem}.svg").write_text(svg, encoding="utf-8")
-    (HERE / f"{stem}.txt").write_text(export.text_of(svg) + "\n", encoding="utf-8")
-
-
-async def dialogs(dsn: str) -> None:
-    """What opens over a list, at 80x24: a confirmation, a form, the help, and a database that is lost."""
-    async with DatabaseGate(dsn) as gate:
-        app = ConsoleApp(PgStore(gate.dsn), actor="console:ops", start="devices")
-        async with app.run_test(size=(80, 24)) as pilot:
-            await app.rows_shown()
-            await until(pilot, lambda: app.link.is_up)
-            for stem, keys in (
-                ("delete", ("space", "space", "D")),
-                ("rename", ("r",)),
-                ("help", ("question_mark",)),
-            ):
-                await pilot.press(*keys)
-                await until(pilot, lambda: app.screen is not app.base)
-                await pilot.pause()
-                keep(f"dialog-{stem}-80x24", app)
-                await pilot.press("escape")
-                await until(pilot, lambda: app.screen is app.base)
-            await gate.refuse()
-            await until(pilot, lambda: isinstance(app.screen, LostDialog))
-            await pilot.pause()
-            keep("dialog-lost-80x24", app)
+    asyncio.run(pictures(Progress()))
+    (HERE / "README.md").write_text(page(), encoding="utf-8")
+    total = sum(path.stat().st_size for path in HERE.glob("*.svg"))
+    if total > MAX_BYTES:
+        raise SystemExit(f"the pictures are {total:,} bytes, more than {MAX_BYTES:,}")
 
 
 if __name__ == "__main__":
