@@ -1,0 +1,90 @@
+"""What can be done to users, auth keys and policies. Pure."""
+
+from __future__ import annotations
+
+from console.action import Action, on
+
+PEOPLE: tuple[Action, ...] = (
+    Action(
+        "user.rebuild",
+        "R",
+        "rebuild",
+        "Read the devices of a user again and send their netmaps whole.",
+        on("users"),
+        1,
+        "netmap_rebuild",
+        needs_row=True,
+        many=True,
+        rank=9,
+    ),
+    Action(
+        "policy.edit",
+        "E",
+        "edit",
+        "Edit the policy in force in $EDITOR; checked before it is put into force.",
+        on("policy"),
+        2,
+        "policy_set",
+        needs_row=True,
+        rank=3,
+    ),
+    Action(
+        "policy.rollback",
+        "B",
+        "roll back",
+        "Put this version into force again, as a new one.",
+        on("policy"),
+        2,
+        "policy_set",
+        needs_row=True,
+        rank=4,
+    ),
+    Action(
+        "user.create", "a", "add user", "Create a user in a tenant.", on("users"), 1, "user_create", rank=3
+    ),
+    Action(
+        "user.rename",
+        "r",
+        "rename",
+        "Give a user another name.",
+        on("users"),
+        1,
+        "user_rename",
+        needs_row=True,
+        rank=5,
+    ),
+    Action(
+        "user.delete",
+        "D",
+        "delete",
+        "Delete a user without devices, and its auth keys.",
+        on("users"),
+        2,
+        "user_delete",
+        needs_row=True,
+        many=True,
+        rank=6,
+    ),
+    Action(
+        "key.create",
+        "a",
+        "new key",
+        "Create an auth key; its text is shown once.",
+        on("keys"),
+        1,
+        "key_create",
+        rank=3,
+    ),
+    Action(
+        "key.expire",
+        "x",
+        "expire",
+        "End an auth key; devices that joined with it stay.",
+        on("keys"),
+        1,
+        "key_expire",
+        needs_row=True,
+        many=True,
+        rank=4,
+    ),
+)
