@@ -21,13 +21,16 @@ from app.request_kinds import (
     ClusterDrain,
     ClusterUndrain,
     JobRun,
+    PlanStep,
     QuotaOverride,
     RebalancePropose,
     RebalanceVerb,
     RequestArgs,
     TenantMove,
+    TenantPin,
     TenantResume,
     TenantSuspend,
+    TenantUnpin,
 )
 from app.request_outcome import Result, outcome_of
 
@@ -103,6 +106,26 @@ async def _resume(work: Work, args: TenantResume) -> Result:
     return await _status(work, args.tenant_id, args.version, "suspended", "active")
 
 
+async def _pin(work: Work, args: TenantPin) -> Result:
+    return await _pinned(work, TenantId(args.tenant_id), args.cluster, args.version)
+
+
+async def _unpin(work: Work, args: TenantUnpin) -> Result:
+    return await _pinned(work, TenantId(args.tenant_id), "", args.version)
+
+
+async def _pinned(work: Work, tenant_id: TenantId, cluster: str, version: int) -> Result:
+    tenant = await work.store.tenant(tenant_id)
+    if not (work.again and (tenant.pinned or "") == cluster):
+        if cluster and tenant.cluster_id != cluster:
+            raise Conflict(f"tenant {tenant.name!r} lives in {tenant.cluster_id} now", code="tenant_moved")
+        action = "tenant_pin" if cluster else "tenant_unpin"
+        await work.store.update_tenant(
+            tenant_id, actor=work.actor, action=action, pinned=cluster, version=version
+        )
+    return {"tenant": tenant_id, "pinned": cluster or None}
+
+
 async def _override(work: Work, args: QuotaOverride) -> Result:
     if args.until <= work.rebalancing.clock():
         raise BadRequest("an override ends in the future", code="bad_until")
@@ -152,9 +175,20 @@ async def _verb(work: Work, args: RebalanceVerb) -> Result:
     return _told(await work.rebalancing.verb(args.plan, args.verb, actor=work.actor, version=args.version))
 
 
+async def _step(work: Work, args: PlanStep) -> Result:
+    if work.again and (await work.store.rebalance(args.plan)).version > args.version:
+        return _told(await work.store.rebalance(args.plan))
+    plan = await work.rebalancing.leave_out(
+        args.plan, args.step, skip=args.skip, actor=work.actor, version=args.version
+    )
+    return _told(plan) | {"notes": plan.dry_run["notes"]}
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "tenant_move": _move,
+    "tenant_pin": _pin,
+    "tenant_unpin": _unpin,
     "tenant_suspend": _suspend,
     "tenant_resume": _resume,
     "quota_override": _override,
@@ -163,6 +197,7 @@ HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "cluster_undrain": _undrain,
     "rebalance_propose": _propose,
     "rebalance_verb": _verb,
+    "plan_step": _step,
 }
 
 

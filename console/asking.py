@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from textual import work
@@ -82,20 +82,25 @@ class AskingApp(App[None]):
         effect: str,
         asks: list[Ask],
         typed: str = "",
+        why: str = "",
     ) -> None:
         """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
 
+        `why`: what a reason is wanted for; it goes with each request.
         The dialog is there at once, so keys typed ahead cannot reach the list.
         """
         wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
 
         def decided(yes: bool | None) -> None:
-            if yes:
+            if yes and dialog.reason:
+                self.submit([replace(ask, args={**ask.args, "reason": dialog.reason}) for ask in asks])
+            elif yes:
                 self.submit(asks)
 
         if asks:
             verb = action.label.capitalize()
-            self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
+            dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why)
+            self.push_screen(dialog, decided)
 
     def why_not_now(self) -> str:
         """Why nothing can be asked at this moment; empty when it can."""

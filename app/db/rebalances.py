@@ -104,6 +104,30 @@ class Rebalances(PoolBase):
                 {"state": then},
             )
 
+    async def skip_step(
+        self, plan_id: int, step: int, checked: MovePlan, *, skip: bool, actor: str, version: int
+    ) -> None:
+        """Leaves a step of a proposed plan out, or takes it in again. Raises NotFound, Conflict."""
+        async with self._connection() as conn, conn.transaction():
+            row = await _locked(conn, plan_id)
+            if row is None:
+                raise NotFound(f"there is no plan {plan_id}")
+            if version != row[1]:
+                raise Conflict(f"plan {plan_id} has another version now: read it again", code="version")
+            if row[0] != "proposed":
+                raise Conflict(f"plan {plan_id} is {row[0]}: its steps stand", code="plan_state")
+            was, then = ("waiting", "skipped") if skip else ("skipped", "waiting")
+            if await conn.fetchval(QUERIES["skip_step"], plan_id, step, was, then) is None:
+                raise Conflict(f"step {step} of plan {plan_id} is not {was}", code="step_state")
+            after, notes = orjson.dumps(dict(checked.after)).decode(), orjson.dumps(checked.notes).decode()
+            await conn.execute(QUERIES["put_checks"], plan_id, after, notes)
+            await write_audit(
+                conn,
+                *(NO_CLUSTER, None, actor, "plan_step", f"rebalance:{plan_id}"),
+                {"step": step, "state": was},
+                {"step": step, "state": then},
+            )
+
     async def due_rebalances(self, pause_s: float, settle_s: float) -> list[int]:
         """Plans whose next wave, or whose verification, is due."""
         return [row[0] for row in await self._fetch(QUERIES["due_rebalances"], pause_s, settle_s)]

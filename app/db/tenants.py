@@ -220,9 +220,10 @@ class Tenants(PoolBase):
         max_keys: int | None = None,
         max_routes: int | None = None,
         max_requests: int | None = None,
+        pinned: str | None = None,
         version: int | None = None,
     ) -> TenantFacts:
-        """Changes what is given; -1 takes a limit away, the plan '' the plan. Home tenants stay as they are.
+        """Changes what is given; -1 takes a limit away, '' plan or pin. Home tenants stay as they are.
 
         Raises NotFound, Conflict for another version or a name that is taken, Refused.
         """
@@ -245,7 +246,7 @@ class Tenants(PoolBase):
             changed = await conn.fetchval(
                 QUERIES["update_tenant"],
                 *(tenant_id, name, status, plan, _text(labels), max_devices, max_users, max_keys, version),
-                *(max_routes, max_requests),
+                *(max_routes, max_requests, pinned),
             )
             if changed is None:
                 raise _changed_meanwhile(f"tenant {tenant_id}")
@@ -261,6 +262,7 @@ class Tenants(PoolBase):
                 "max_keys": max_keys,
                 "max_routes": max_routes,
                 "max_requests": max_requests,
+                "pinned": pinned,
             }
             after = {key: value for key, value in given_now.items() if value is not None}
             old = {key: getattr(before, key) for key in after}

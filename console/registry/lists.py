@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from console.action import FLEET, Action
 
+#: The space bar of the moves of a plan leaves one out.
+MARKABLE = FLEET - {"moves"}
+
 OF_LISTS: tuple[Action, ...] = (
     Action(
         "row.open",
@@ -19,7 +22,13 @@ OF_LISTS: tuple[Action, ...] = (
     Action("list.sort", "o", "sort", "Sort by the next column.", FLEET, rank=8),
     Action("list.reverse", "O", "reverse", "Turn the order round.", FLEET),
     Action(
-        "mark.toggle", "space", "mark", "Mark the row, or take its mark off.", FLEET, needs_row=True, rank=2
+        "mark.toggle",
+        "space",
+        "mark",
+        "Mark the row, or unmark it.",
+        MARKABLE,
+        needs_row=True,
+        rank=2,
     ),
     Action("mark.range", "V", "mark range", "Mark from the last marked row to here.", FLEET, needs_row=True),
     Action("mark.all", "*", "mark shown", "Mark all rows of this window.", FLEET),
