@@ -90,7 +90,8 @@ async def _status(work: Work, tenant_id: int, version: int, was: str, then: str)
     if work.again and tenant.status == then:
         return {"tenant": tenant_id, "state": then}
     if tenant.status != was:
-        raise Conflict(f"tenant {tenant.name!r} is {tenant.status}", code="tenant_status")
+        changed = {"status": [was, tenant.status]}
+        raise Conflict(f"tenant {tenant.name!r} is {tenant.status}", code="tenant_status", changed=changed)
     action = "tenant_suspend" if then == "suspended" else "tenant_resume"
     tenant = await work.store.update_tenant(
         tenant.id, actor=work.actor, action=action, status=then, version=version
@@ -118,7 +119,9 @@ async def _pinned(work: Work, tenant_id: TenantId, cluster: str, version: int) -
     tenant = await work.store.tenant(tenant_id)
     if not (work.again and (tenant.pinned or "") == cluster):
         if cluster and tenant.cluster_id != cluster:
-            raise Conflict(f"tenant {tenant.name!r} lives in {tenant.cluster_id} now", code="tenant_moved")
+            changed = {"cluster": [cluster, tenant.cluster_id]}
+            sentence = f"tenant {tenant.name!r} lives in {tenant.cluster_id} now"
+            raise Conflict(sentence, code="tenant_moved", changed=changed)
         action = "tenant_pin" if cluster else "tenant_unpin"
         await work.store.update_tenant(
             tenant_id, actor=work.actor, action=action, pinned=cluster, version=version

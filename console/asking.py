@@ -15,6 +15,7 @@ from app.errors import HsError
 from app.model import OperatorRequest, RequestId
 from console.actions import Action
 from console.cells import Pen, safe
+from console.conflict import ConflictDialog
 from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
 from console.live import Feed
 from console.rebuild import KIND as REBUILD
@@ -152,12 +153,20 @@ class AskingApp(App[None]):
         ask = self.followed.pop(request.id).ask
         if request.state == "failed":
             self.say(f"{ask.label}: {request.error}", "error")
+            changed = (request.result or {}).get("conflict")
+            if changed:
+                self.push_screen(ConflictDialog(self.pen, ask.label, changed), self._reload_or_not)
         else:
             cost = f", {rebuild_text(request.result)}" if ask.kind == REBUILD and request.result else ""
             self.say(f"{ask.label}: done{cost}")
             if ask.secret:
                 self.push_screen(SecretDialog(ask.secret))
         self.feed.kick()
+
+    def _reload_or_not(self, reload: bool | None) -> None:
+        """Nothing was written; what is on the screen is read anew, so the next wish is made from that."""
+        if reload:
+            self.feed.kick(urgent=True)
 
     @work(group="tenants", exclusive=True, exit_on_error=True)
     async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:

@@ -281,7 +281,8 @@ async def _release_lease(work: Work, args: LeaseRelease) -> Result:
     if epoch != args.epoch:
         if work.again:
             return {"epoch": epoch}
-        raise Conflict(f"the cluster has changed hands meanwhile: epoch {epoch} now", code="version")
+        sentence = f"the cluster has changed hands meanwhile: epoch {epoch} now"
+        raise Conflict(sentence, code="version", changed={"epoch": [args.epoch, epoch]})
     standbys = await work.scoped.count_standbys()
     if not standbys and len(args.reason.strip()) < REASON_MIN:
         raise Refused(

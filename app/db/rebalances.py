@@ -92,7 +92,7 @@ class Rebalances(PoolBase):
             if row is None:
                 raise NotFound(f"there is no plan {plan_id}")
             if version is not None and version != row[1]:
-                raise Conflict(f"plan {plan_id} has another version now: read it again", code="version")
+                raise _changed_meanwhile(plan_id, version, row)
             if row[0] not in allowed:
                 raise Conflict(f"plan {plan_id} is {row[0]}: it cannot {verb} now", code="plan_state")
             approved_by = actor if verb == "approve" else None
@@ -113,7 +113,7 @@ class Rebalances(PoolBase):
             if row is None:
                 raise NotFound(f"there is no plan {plan_id}")
             if version != row[1]:
-                raise Conflict(f"plan {plan_id} has another version now: read it again", code="version")
+                raise _changed_meanwhile(plan_id, version, row)
             if row[0] != "proposed":
                 raise Conflict(f"plan {plan_id} is {row[0]}: its steps stand", code="plan_state")
             was, then = ("waiting", "skipped") if skip else ("skipped", "waiting")
@@ -212,6 +212,12 @@ def _rebalance(row: Any) -> Rebalance:
     values = list(row)
     values[5] = orjson.loads(values[5])
     return Rebalance(*values)
+
+
+def _changed_meanwhile(plan_id: int, seen: int, now: tuple[str, int]) -> Conflict:
+    changed = {"version": [seen, now[1]], "state": [None, now[0]]}
+    sentence = f"plan {plan_id} has another version now: read it again"
+    return Conflict(sentence, code="version", changed=changed)
 
 
 async def _locked(conn: PoolConnection, plan_id: int) -> tuple[str, int] | None:

@@ -249,7 +249,7 @@ class Tenants(PoolBase):
                 *(max_routes, max_requests, pinned),
             )
             if changed is None:
-                raise _changed_meanwhile(f"tenant {tenant_id}")
+                raise await self._tenant_changed(tenant_id, version)
             if name is not None:
                 await conn.execute(QUERIES["rename_in_join_tokens"], before.name, name)
             given_now = {
@@ -270,6 +270,15 @@ class Tenants(PoolBase):
                 conn, before.cluster_id, tenant_id, actor, action, f"tenant:{tenant_id}", old, after
             )
         return await self.tenant(tenant_id)
+
+    async def _tenant_changed(self, tenant_id: TenantId, seen: int | None) -> Conflict:
+        now = await self.tenant(tenant_id)
+        changed = {
+            "version": [seen, now.version],
+            **{name: [None, getattr(now, name)] for name in ("name", "status", "cluster_id", "pinned")},
+        }
+        sentence = f"tenant {tenant_id} has another version now: read it again"
+        return Conflict(sentence, code="version", changed=changed)
 
     async def purge_tenants(self, grace_s: float, *, actor: str) -> list[str]:
         """Takes tenants deleted longer ago than the grace away for good, one by one; their names.

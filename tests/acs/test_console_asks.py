@@ -105,6 +105,13 @@ async def test_a_plan_that_changed_meanwhile_is_not_touched(deployment: Deployme
         await admin.rebalance_verb(plan.id, "stop")
         await pilot.press(*str(plan.id), "enter")
         await until(pilot, lambda: any("has another version now" in line for line in toasts(app)), "refused")
+        await until(pilot, lambda: "Changed meanwhile" in text(app), "the difference")
+        assert f"version: {plan.version} -> {plan.version + 1}" in text(app)
+        assert "state: stopped now" in text(app)
+        assert app.focused is not None
+        assert app.focused.id == "reload"
+        await pilot.press("enter")
+        await until(pilot, lambda: base.rows[str(plan.id)].state == "stopped", "what is there now")
     assert (await admin.rebalance(plan.id)).state == "stopped"
 
 
