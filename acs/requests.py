@@ -18,6 +18,7 @@ from app.errors import BadRequest, Conflict, Refused, Unavailable
 from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
+    REASON_MIN,
     ClusterDrain,
     ClusterUndrain,
     JobRun,
@@ -175,6 +176,11 @@ async def _propose(work: Work, args: RebalancePropose) -> Result:
 async def _verb(work: Work, args: RebalanceVerb) -> Result:
     if work.again and (await work.store.rebalance(args.plan)).version > args.version:
         return _told(await work.store.rebalance(args.plan))
+    notes = (await work.store.rebalance(args.plan)).dry_run["notes"]
+    if args.verb == "approve" and notes and len(args.reason.strip()) < REASON_MIN:
+        raise Refused(
+            f"plan {args.plan} has warnings: give a reason ({REASON_MIN} characters)", code="reason_wanted"
+        )
     return _told(await work.rebalancing.verb(args.plan, args.verb, actor=work.actor, version=args.version))
 
 
