@@ -17,7 +17,7 @@ from app import log, planner
 from app.db.admission import Admission
 from app.errors import HsError, Refused, Unavailable
 from app.model import Rebalance, TenantId
-from app.planner import MovePlan
+from app.planner import MovePlan, Step
 from app.settings_model import RebalanceSettings
 from app.settings_values import hours_of
 
@@ -88,6 +88,24 @@ class Rebalancing:
         if verb == "rollback" and before.purpose == planner.DRAIN:
             # Or nobody could come back to it.
             await self.store.update_cluster(before.subject, actor=actor, state="active")
+        return await self.store.rebalance(plan_id)
+
+    async def leave_out(self, plan_id: int, step: int, *, skip: bool, actor: str, version: int) -> Rebalance:
+        """A step less, or one more, of a plan that nobody has approved yet; the rest is checked anew.
+
+        Raises NotFound, Conflict.
+        """
+        steps = await self.store.rebalance_steps(plan_id)
+        kept = [
+            Step(s.tenant_id, s.tenant, s.source, s.target, s.devices)
+            for s in steps
+            if (s.state == "waiting" if s.step != step else not skip)
+        ]
+        plan = await self.store.rebalance(plan_id)
+        checked = planner.checked(
+            plan.purpose, kept, await self.store.cluster_loads(), await self.store.seats()
+        )
+        await self.store.skip_step(plan_id, step, checked, skip=skip, actor=actor, version=version)
         return await self.store.rebalance(plan_id)
 
     async def carry_on(self) -> str:

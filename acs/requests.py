@@ -18,16 +18,20 @@ from app.errors import BadRequest, Conflict, Refused, Unavailable
 from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
+    REASON_MIN,
     ClusterDrain,
     ClusterUndrain,
     JobRun,
+    PlanStep,
     QuotaOverride,
     RebalancePropose,
     RebalanceVerb,
     RequestArgs,
     TenantMove,
+    TenantPin,
     TenantResume,
     TenantSuspend,
+    TenantUnpin,
 )
 from app.request_outcome import Result, outcome_of
 
@@ -87,7 +91,8 @@ async def _status(work: Work, tenant_id: int, version: int, was: str, then: str)
     if work.again and tenant.status == then:
         return {"tenant": tenant_id, "state": then}
     if tenant.status != was:
-        raise Conflict(f"tenant {tenant.name!r} is {tenant.status}", code="tenant_status")
+        changed = {"status": [was, tenant.status]}
+        raise Conflict(f"tenant {tenant.name!r} is {tenant.status}", code="tenant_status", changed=changed)
     action = "tenant_suspend" if then == "suspended" else "tenant_resume"
     tenant = await work.store.update_tenant(
         tenant.id, actor=work.actor, action=action, status=then, version=version
@@ -101,6 +106,28 @@ async def _suspend(work: Work, args: TenantSuspend) -> Result:
 
 async def _resume(work: Work, args: TenantResume) -> Result:
     return await _status(work, args.tenant_id, args.version, "suspended", "active")
+
+
+async def _pin(work: Work, args: TenantPin) -> Result:
+    return await _pinned(work, TenantId(args.tenant_id), args.cluster, args.version)
+
+
+async def _unpin(work: Work, args: TenantUnpin) -> Result:
+    return await _pinned(work, TenantId(args.tenant_id), "", args.version)
+
+
+async def _pinned(work: Work, tenant_id: TenantId, cluster: str, version: int) -> Result:
+    tenant = await work.store.tenant(tenant_id)
+    if not (work.again and (tenant.pinned or "") == cluster):
+        if cluster and tenant.cluster_id != cluster:
+            changed = {"cluster": [cluster, tenant.cluster_id]}
+            sentence = f"tenant {tenant.name!r} lives in {tenant.cluster_id} now"
+            raise Conflict(sentence, code="tenant_moved", changed=changed)
+        action = "tenant_pin" if cluster else "tenant_unpin"
+        await work.store.update_tenant(
+            tenant_id, actor=work.actor, action=action, pinned=cluster, version=version
+        )
+    return {"tenant": tenant_id, "pinned": cluster or None}
 
 
 async def _override(work: Work, args: QuotaOverride) -> Result:
@@ -149,12 +176,28 @@ async def _propose(work: Work, args: RebalancePropose) -> Result:
 async def _verb(work: Work, args: RebalanceVerb) -> Result:
     if work.again and (await work.store.rebalance(args.plan)).version > args.version:
         return _told(await work.store.rebalance(args.plan))
+    notes = (await work.store.rebalance(args.plan)).dry_run["notes"]
+    if args.verb == "approve" and notes and len(args.reason.strip()) < REASON_MIN:
+        raise Refused(
+            f"plan {args.plan} has warnings: give a reason ({REASON_MIN} characters)", code="reason_wanted"
+        )
     return _told(await work.rebalancing.verb(args.plan, args.verb, actor=work.actor, version=args.version))
+
+
+async def _step(work: Work, args: PlanStep) -> Result:
+    if work.again and (await work.store.rebalance(args.plan)).version > args.version:
+        return _told(await work.store.rebalance(args.plan))
+    plan = await work.rebalancing.leave_out(
+        args.plan, args.step, skip=args.skip, actor=work.actor, version=args.version
+    )
+    return _told(plan) | {"notes": plan.dry_run["notes"]}
 
 
 #: Kind of request -> what carries it out.
 HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "tenant_move": _move,
+    "tenant_pin": _pin,
+    "tenant_unpin": _unpin,
     "tenant_suspend": _suspend,
     "tenant_resume": _resume,
     "quota_override": _override,
@@ -163,6 +206,7 @@ HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "cluster_undrain": _undrain,
     "rebalance_propose": _propose,
     "rebalance_verb": _verb,
+    "plan_step": _step,
 }
 
 

@@ -82,6 +82,8 @@ class MoveRow:
     ended: float | None
     plan_state: str
     plan_version: int
+    #: Warnings of the plan.
+    plan_notes: int
 
 
 @dataclass(frozen=True, slots=True)

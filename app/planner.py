@@ -17,6 +17,8 @@ from app.placement import ClusterLoad, Wish, place, refusal
 BAND = 0.10
 #: Above so many devices to shed, the choice of tenants is made by size alone: exact would cost too much.
 MAX_EXACT = 65_536
+#: Tenants that a note names.
+NAMED = 8
 
 REBALANCE, DRAIN, EVACUATE, MOVE = "rebalance", "drain", "evacuate", "move"
 PURPOSES = (REBALANCE, DRAIN, EVACUATE, MOVE)
@@ -130,6 +132,23 @@ def move(tenant_id: int, target: str, clusters: Sequence[ClusterLoad], seats: Se
     return board.plan(MOVE)
 
 
+def checked(
+    purpose: str, steps: Sequence[Step], clusters: Sequence[ClusterLoad], seats: Sequence[Seat]
+) -> MovePlan:
+    """These steps over the picture of now: what comes of them, and a note on each that would be refused."""
+    board = _Board(clusters, seats)
+    for step in steps:
+        seat = board.seats.get(step.source, {}).get(step.tenant_id)
+        load = board.loads.get(step.target)
+        if seat is None or load is None:
+            board.notes.append(f"tenant {step.tenant!r} cannot go from {step.source} to {step.target} now")
+        elif (reason := refusal(seat.wish, load)) is not None:
+            board.notes.append(f"{step.target} cannot take tenant {step.tenant!r}: {reason}")
+        else:
+            board.move(seat, step.target)
+    return board.plan(purpose)
+
+
 def rebalance(clusters: Sequence[ClusterLoad], seats: Sequence[Seat], *, band: float = BAND) -> MovePlan:
     """As few devices as can be, so that no cluster is fuller than the mean by more than the band.
 
@@ -143,6 +162,11 @@ def rebalance(clusters: Sequence[ClusterLoad], seats: Sequence[Seat], *, band: f
         return board.plan(REBALANCE)
     mean = sum(load.reserved for load in taking) / weight
     ceilings = {load.cluster_id: load.weight * mean * (1 + band) for load in taking}
+    for cluster_id in sorted(ceilings):
+        staying = [s.name for s in _by_size(board.seats[cluster_id].values()) if s.wish.pinned == cluster_id]
+        if staying and board.loads[cluster_id].reserved > ceilings[cluster_id]:
+            names = ", ".join(staying[:NAMED]) + (" and others" if len(staying) > NAMED else "")
+            board.notes.append(f"pinned to {cluster_id}, so staying there: {names}")
     progress = True
     while progress:
         progress = False
@@ -164,7 +188,11 @@ def _shed(board: _Board, cluster_id: str, ceilings: Mapping[str, float]) -> bool
     moved = False
     stuck: set[int] = set()
     while (excess := board.loads[cluster_id].reserved - ceilings[cluster_id]) > 0:
-        seats = [s for s in board.seats[cluster_id].values() if s.tenant_id not in stuck]
+        seats = [
+            s
+            for s in board.seats[cluster_id].values()
+            if s.tenant_id not in stuck and s.wish.pinned != cluster_id
+        ]
         chosen = choose(_by_size(seats), excess)
         if not chosen:
             return moved

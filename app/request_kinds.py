@@ -18,8 +18,14 @@ LATEST_S = 1e11
 Time = Annotated[float, msgspec.Meta(gt=EARLIEST_S, lt=LATEST_S)]
 
 
-class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all arguments."""
+#: Characters of a reason, where one has to be given.
+REASON_MIN, REASON_MAX = 8, 500
+
+
+class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all arguments. `reason`: in the operator's words; the audit log keeps it."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX)] = ""
 
 
 class DeviceExpire(_Args, frozen=True):
@@ -74,6 +80,12 @@ class KeyExpire(_Args, frozen=True):
     key_id: int
 
 
+class KeyDelete(_Args, frozen=True):
+    """Delete an auth key."""
+
+    key_id: int
+
+
 class UserCreate(_Args, frozen=True):
     """Create a user."""
 
@@ -88,6 +100,13 @@ class UserRename(_Args, frozen=True):
 
     user_id: int
     name: str
+
+
+class UserRole(_Args, frozen=True):
+    """Give a user another role, by which policies may name it."""
+
+    user_id: int
+    role: str
 
 
 class UserDelete(_Args, frozen=True):
@@ -135,6 +154,27 @@ class PolicySet(_Args, frozen=True):
     text: str
     expected_version: int
     note: str = ""
+
+
+class LeaseRelease(_Args, frozen=True):
+    """Let a standby have the cluster. `epoch` of the lease as seen; without a standby for a reason."""
+
+    epoch: int
+
+
+class TenantPin(_Args, frozen=True):
+    """Keep a tenant in the cluster where it lives."""
+
+    tenant_id: int
+    cluster: str
+    version: int
+
+
+class TenantUnpin(_Args, frozen=True):
+    """Let a tenant be moved again."""
+
+    tenant_id: int
+    version: int
 
 
 class TenantSuspend(_Args, frozen=True):
@@ -196,6 +236,15 @@ class RebalanceVerb(_Args, frozen=True):
     version: int
 
 
+class PlanStep(_Args, frozen=True):
+    """Leave a step of a proposed plan out, or take it in again; `version` of the plan as it was seen."""
+
+    plan: int
+    step: int
+    skip: bool
+    version: int
+
+
 RequestArgs = (
     DeviceExpire
     | DeviceRename
@@ -204,8 +253,10 @@ RequestArgs = (
     | DeviceMoveUser
     | KeyCreate
     | KeyExpire
+    | KeyDelete
     | UserCreate
     | UserRename
+    | UserRole
     | UserDelete
     | NetmapRebuild
     | RoutesApprove
@@ -214,6 +265,9 @@ RequestArgs = (
     | LoginDeny
     | PolicySet
     | TenantMove
+    | LeaseRelease
+    | TenantPin
+    | TenantUnpin
     | TenantSuspend
     | TenantResume
     | QuotaOverride
@@ -222,11 +276,14 @@ RequestArgs = (
     | ClusterUndrain
     | RebalancePropose
     | RebalanceVerb
+    | PlanStep
 )
 
 #: What hs-acs carries out: kind as stored -> its arguments.
 ACS_KINDS: dict[str, type[RequestArgs]] = {
     "tenant_move": TenantMove,
+    "tenant_pin": TenantPin,
+    "tenant_unpin": TenantUnpin,
     "tenant_suspend": TenantSuspend,
     "tenant_resume": TenantResume,
     "quota_override": QuotaOverride,
@@ -235,6 +292,7 @@ ACS_KINDS: dict[str, type[RequestArgs]] = {
     "cluster_undrain": ClusterUndrain,
     "rebalance_propose": RebalancePropose,
     "rebalance_verb": RebalanceVerb,
+    "plan_step": PlanStep,
 }
 
 #: Kind as stored -> its arguments.
@@ -246,8 +304,10 @@ KINDS: dict[str, type[RequestArgs]] = {
     "device_move_user": DeviceMoveUser,
     "key_create": KeyCreate,
     "key_expire": KeyExpire,
+    "key_delete": KeyDelete,
     "user_create": UserCreate,
     "user_rename": UserRename,
+    "user_role": UserRole,
     "user_delete": UserDelete,
     "netmap_rebuild": NetmapRebuild,
     "routes_approve": RoutesApprove,
@@ -255,6 +315,7 @@ KINDS: dict[str, type[RequestArgs]] = {
     "login_approve": LoginApprove,
     "login_deny": LoginDeny,
     "policy_set": PolicySet,
+    "lease_release": LeaseRelease,
     **ACS_KINDS,
 }
 

@@ -23,6 +23,8 @@ async def outcome_of(
 ) -> tuple[Result | None, str | None]:
     """(result, error): a refusal is an outcome, its sentence is what the operator sees.
 
+    What was changed meanwhile is `conflict` in the result.
+
     Raises LeaseLost and Unavailable: the request is taken up again then.
     """
     if request.attempts > MAX_ATTEMPTS:
@@ -32,7 +34,9 @@ async def outcome_of(
     except (LeaseLost, Unavailable):
         raise
     except HsError as error:
-        return None, error.message
+        # Field -> (seen, now): what the console shows as a difference.
+        changed = error.facts.get("changed")
+        return ({"conflict": changed} if changed else None), error.message
     except Exception:  # noqa: BLE001 - a defect in one handler must not stop the others
         _log.exception("request_crashed", request=request.id, kind=request.kind)
         return None, "a defect of the server: its log says more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from textual import work
@@ -15,6 +15,7 @@ from app.errors import HsError, Unavailable
 from app.model import OperatorRequest, RequestId
 from console.actions import Action
 from console.cells import Pen, safe
+from console.conflict import ConflictDialog
 from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
 from console.live import Feed
 from console.rebuild import KIND as REBUILD
@@ -115,20 +116,25 @@ class AskingApp(App[None]):
         effect: str,
         asks: list[Ask],
         typed: str = "",
+        why: str = "",
     ) -> None:
         """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
 
+        `why`: what a reason is wanted for; it goes with each request.
         The dialog is there at once, so keys typed ahead cannot reach the list.
         """
         wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
 
         def decided(yes: bool | None) -> None:
-            if yes:
+            if yes and dialog.reason:
+                self.submit([replace(ask, args={**ask.args, "reason": dialog.reason}) for ask in asks])
+            elif yes:
                 self.submit(asks)
 
         if asks:
             verb = action.label.capitalize()
-            self.push_screen(ConfirmDialog(self.pen, title, objects, effect, verb, wanted), decided)
+            dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why)
+            self.push_screen(dialog, decided)
 
     def why_not_now(self) -> str:
         """Why nothing can be asked at this moment; empty when it can."""
@@ -209,12 +215,20 @@ class AskingApp(App[None]):
             self._close(followed.batch)
         elif request.state == "failed":
             self.say(f"{ask.label}: {request.error}", "error")
+            changed = (request.result or {}).get("conflict")
+            if changed:
+                self.push_screen(ConflictDialog(self.pen, ask.label, changed), self._reload_or_not)
         else:
             cost = f", {rebuild_text(request.result)}" if ask.kind == REBUILD and request.result else ""
             self.say(f"{ask.label}: done{cost}")
             if ask.secret:
                 self.push_screen(SecretDialog(ask.secret))
         self.feed.kick()
+
+    def _reload_or_not(self, reload: bool | None) -> None:
+        """Nothing was written; what is on the screen is read anew, so the next wish is made from that."""
+        if reload:
+            self.feed.kick(urgent=True)
 
     @work(group="tenants", exclusive=True, exit_on_error=True)
     async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:

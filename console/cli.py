@@ -24,10 +24,14 @@ from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
 from console import export, query, scripted, terminal
 from console.actions import BY_ID
+from console.conflict import differences
 from console.keymap import keys_of
 from console.main import ConsoleApp
 from console.store import PgStore
 from console.themes import choose_theme, read_themes
+
+#: `do`: what was asked for was changed meanwhile, nothing was written.
+CONFLICT_EXIT = 5
 
 config_option = click.option("-c", "--config", "config", metavar="PATH", help="Configuration file.")
 cluster_option = click.option("--cluster", "scope", metavar="ID", help="Show this cluster only.")
@@ -209,6 +213,7 @@ def shot(
 @click.argument("words", metavar="NAME=VALUE...", nargs=-1)
 @click.option("--tenant", help="Whose, by name or id; not needed where there is one.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--reason", default="", help="Why, for the audit log; some actions want one.")
 @click.option("--wait", "wait_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @config_option
@@ -218,6 +223,7 @@ def do(
     words: tuple[str, ...],
     tenant: str | None,
     yes: bool,
+    reason: str,
     wait_s: float,
     output: str,
     config: str | None,
@@ -228,6 +234,8 @@ def do(
     Its row is in the audit log like that of a key press. VALUE may be JSON.
     """
     arguments = scripted.arguments_of(action, words)
+    if reason:
+        arguments["reason"] = reason
     if not yes:
         click.confirm(f"{BY_ID[action].help} {arguments}. Go on?", abort=True, err=True)
     settings = load_settings(config)
@@ -256,7 +264,10 @@ def do(
     else:
         click.echo(log.escape("  ".join(f"{name}: {value}" for name, value in told.items() if value)))
     if request.error is not None:
-        raise SystemExit(Refused.exit_code)
+        changed = (request.result or {}).get("conflict")
+        for line in differences(changed or {}):
+            click.echo(log.escape(line), err=True)
+        raise SystemExit(CONFLICT_EXIT if changed else Refused.exit_code)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Select, Static, TextArea
 
+from app.request_kinds import REASON_MAX, REASON_MIN
 from console.cells import Pen, safe
 
 #: Of a value to choose no more is shown.
@@ -28,14 +29,25 @@ def words(text: Text | str, *, id: str | None = None, classes: str | None = None
 
 
 class ConfirmDialog(ModalScreen[bool]):
-    """What will happen, to what, and whether it can be undone. `typed`: must be typed first (tier 2)."""
+    """What will happen, to what, and whether it can be undone. `typed`: must be typed first (tier 2).
+
+    `why`: what a reason is wanted for (tier 3); it is in `reason` afterwards.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "Cancel"), ("y", "confirm", "Confirm")]
 
     def __init__(
-        self, pen: Pen, title: str, objects: Sequence[str], effect: str, verb: str, typed: str = ""
+        self,
+        pen: Pen,
+        title: str,
+        objects: Sequence[str],
+        effect: str,
+        verb: str,
+        typed: str = "",
+        why: str = "",
     ) -> None:
         super().__init__()
+        self.why, self.reason = why, ""
         self.pen, self.heading, self.objects = pen, title, list(objects)
         self.effect, self.verb, self.typed = effect, verb, typed
 
@@ -51,9 +63,14 @@ class ConfirmDialog(ModalScreen[bool]):
             if self.typed:
                 yield words(self.pen.join("To go on type ", self.pen.cell(self.typed, "strong"), ":"))
                 yield Input(id="typed", select_on_focus=False)
+            if self.why:
+                yield words(Text(safe(f"{self.why} Reason, at least {REASON_MIN} characters:")))
+                yield Input(id="reason", max_length=REASON_MAX)
             with Horizontal(classes="buttons"):
                 yield Button("Cancel  esc", id="cancel")
-                yield Button(f"{self.verb}  y", id="confirm", variant="error", disabled=bool(self.typed))
+                yield Button(
+                    f"{self.verb}  y", id="confirm", variant="error", disabled=bool(self.typed or self.why)
+                )
 
     def on_mount(self) -> None:
         self.query_one("#cancel").focus()
@@ -63,6 +80,10 @@ class ConfirmDialog(ModalScreen[bool]):
         """Not before the dialog is there to be read."""
         if not self.query("#confirm"):
             return False
+        if self.why:
+            self.reason = self.query_one("#reason", Input).value.strip()
+            if len(self.reason) < REASON_MIN:
+                return False
         return not self.typed or self.query_one("#typed", Input).value == self.typed
 
     def on_key(self, event: events.Key) -> None:
@@ -87,9 +108,11 @@ class ConfirmDialog(ModalScreen[bool]):
 
     @on(Input.Submitted)
     def typed_enough(self) -> None:
-        """Enter on the right line is the confirmation."""
+        """Enter on the right line is the confirmation, or leads to the reason."""
         if self.may_confirm:
             self.dismiss(True)
+        elif self.why:
+            self.query_one("#reason", Input).focus()
 
     @on(Button.Pressed, "#confirm")
     def action_confirm(self) -> None:

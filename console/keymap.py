@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import ConfigError
-from console.actions import BY_ID, SCREENS, Action, actions_of, shown
+from console.action import shown
+from console.actions import BY_ID, SCREENS, Action, actions_of
 
 #: One printable sign, a function key, or a sign with ctrl or alt. A comma would part two keys.
 _KEY = re.compile(r"[!-+\--~]|f([1-9]|1[0-2])|(ctrl|alt)\+[a-z0-9]|space|insert|backspace|delete", re.ASCII)

@@ -119,10 +119,12 @@ class Owner:
         limits: ConnectionLimits,
         relay: Supervisor | None,
         may_write: Callable[[], bool],
+        hand_over: Callable[[], None],
         learn: Callable[[bytes, str, float], None],
     ) -> Owner:
         """`may_write`: whether the lease is held for certain at this moment. `relay`: runs already.
 
+        `hand_over`: ends this process, so that a standby takes the cluster.
         `learn`: where a machine was sent, for the entry (app.entry.machines).
         """
         hub, refresher = follower.hub, follower.refresher
@@ -174,6 +176,7 @@ class Owner:
             may_write=may_write,
             count=on_request,
             on_rebuild=metrics.rebuilt,
+            hand_over=hand_over,
             file_rules=settings.policy.file is not None,
         )
         return cls(

@@ -16,17 +16,20 @@ from app import log
 from app.db.devices import missing_device
 from app.db.scoped import Scoped
 from app.db.users import missing_user
-from app.errors import BadRequest, HsError, LeaseLost, NotFound, Refused
+from app.errors import BadRequest, Conflict, HsError, LeaseLost, NotFound, Refused
 from app.model import DeviceId, OperatorRequest, TenantId, UserId
 from app.policy.check import accept
 from app.request_kinds import (
+    REASON_MIN,
     DeviceDelete,
     DeviceExpire,
     DeviceMoveUser,
     DeviceRename,
     DeviceTag,
     KeyCreate,
+    KeyDelete,
     KeyExpire,
+    LeaseRelease,
     LoginApprove,
     LoginDeny,
     NetmapRebuild,
@@ -37,6 +40,7 @@ from app.request_kinds import (
     UserCreate,
     UserDelete,
     UserRename,
+    UserRole,
 )
 from app.request_outcome import Result, outcome_of
 from app.scopes import parse_scope
@@ -159,6 +163,15 @@ async def _expire_key(work: Work, args: KeyExpire) -> Result:
     return {"key_id": key.id}
 
 
+async def _delete_key(work: Work, args: KeyDelete) -> Result:
+    try:
+        await work.scoped.delete_auth_key(work.tenant_id, args.key_id, actor=work.actor)
+    except NotFound:
+        if not work.again:
+            raise
+    return {"key_id": args.key_id}
+
+
 async def _create_user(work: Work, args: UserCreate) -> Result:
     if work.again:
         for made in await work.scoped.list_users(work.tenant_id, args.name):
@@ -180,6 +193,13 @@ async def _create_user(work: Work, args: UserCreate) -> Result:
 async def _rename_user(work: Work, args: UserRename) -> Result:
     user_id = work.user(args.user_id)
     await work.scoped.rename_user(work.tenant_id, user_id, args.name, actor=work.actor)
+    await work.refresher.reload_user(work.tenant_id, user_id)
+    return {"user_id": user_id}
+
+
+async def _user_role(work: Work, args: UserRole) -> Result:
+    user_id = work.user(args.user_id)
+    await work.scoped.set_user_role(work.tenant_id, user_id, args.role, actor=work.actor)
     await work.refresher.reload_user(work.tenant_id, user_id)
     return {"user_id": user_id}
 
@@ -255,6 +275,23 @@ async def _set_policy(work: Work, args: PolicySet) -> Result:
     return {"version": stored.version}
 
 
+async def _release_lease(work: Work, args: LeaseRelease) -> Result:
+    """Only decided here: the owner lets go when the outcome is written."""
+    epoch = work.request.claimed_epoch
+    if epoch != args.epoch:
+        if work.again:
+            return {"epoch": epoch}
+        sentence = f"the cluster has changed hands meanwhile: epoch {epoch} now"
+        raise Conflict(sentence, code="version", changed={"epoch": [args.epoch, epoch]})
+    standbys = await work.scoped.count_standbys()
+    if not standbys and len(args.reason.strip()) < REASON_MIN:
+        raise Refused(
+            f"nobody stands by: whoever ends the only process gives a reason ({REASON_MIN} characters)",
+            code="no_standby",
+        )
+    return {"epoch": epoch, "standbys": standbys}
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_expire": _expire_device,
@@ -264,8 +301,10 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_move_user": _move_device,
     "key_create": _create_key,
     "key_expire": _expire_key,
+    "key_delete": _delete_key,
     "user_create": _create_user,
     "user_rename": _rename_user,
+    "user_role": _user_role,
     "user_delete": _delete_user,
     "netmap_rebuild": _rebuild_netmaps,
     "routes_approve": _approve_routes,
@@ -273,6 +312,7 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "login_approve": _approve_login,
     "login_deny": _deny_login,
     "policy_set": _set_policy,
+    "lease_release": _release_lease,
 }
 
 
@@ -288,10 +328,13 @@ class RequestRunner:
         may_write: Callable[[], bool],
         count: Callable[[str, str], None],
         on_rebuild: Callable[[str, float], None],
+        hand_over: Callable[[], None],
         file_rules: bool = False,
     ) -> None:
         """`may_write`: whether the lease is held and not frozen. `count` hears kind and outcome,
-        `on_rebuild` the kind of scope and seconds. `file_rules`: the home tenant's policy is a file."""
+        `on_rebuild` the kind of scope and seconds. `file_rules`: the home tenant's policy is a file.
+        `hand_over`: lets go of the cluster."""
+        self._hand_over = hand_over
         self._scoped = scoped
         self._hub = hub
         self._refresher = refresher
@@ -334,6 +377,8 @@ class RequestRunner:
         _log.info(
             f"request_{outcome}", request=request.id, kind=request.kind, by=request.requested_by, reason=error
         )
+        if request.kind == "lease_release" and result is not None and "standbys" in result:
+            self._hand_over()
         return True
 
     async def _carry_out(self, request: OperatorRequest, args: RequestArgs) -> Result:

@@ -78,6 +78,7 @@ class Serving:
     relay: Supervisor | None = None
     _relay_config: DerpConfig | None = None
     was_deposed: bool = False
+    was_handed_over: bool = False
     policy_file: PolicyFile | None = None
     was_stale: bool = False
 
@@ -124,6 +125,8 @@ class Serving:
             raise LeaseLost(
                 f"another instance has taken cluster {settings.cluster_id!r} over: this one has stopped"
             )
+        if self.was_handed_over:
+            raise LeaseLost(f"cluster {settings.cluster_id!r} was handed over at an operator's word")
         if self.was_stale:
             raise Unavailable(
                 f"pg_dsn: the database was away for longer than timing.max_stale"
@@ -285,6 +288,12 @@ class Serving:
                 _log.warning("takeover_delayed", reason=error.message)
                 await asyncio.sleep(TAKEOVER_PAUSE_S)
 
+    def _hand_over(self) -> None:
+        """An operator wants a standby to have the cluster: end in order, and give the lease back."""
+        _log.warning("cluster_handed_over")
+        self.was_handed_over = True
+        self.daemon.stopping.set()
+
     async def _give_cluster_back(self) -> None:
         assert self.lease is not None
         try:
@@ -316,6 +325,7 @@ class Serving:
             limits=front.limits,
             relay=self.relay,
             may_write=follower.may_write,
+            hand_over=self._hand_over,
             learn=front.exchange.machines.learn,
         )
         if takes_over:

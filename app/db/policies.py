@@ -63,7 +63,13 @@ class Policies(ScopedBase):
             head = await conn.fetchrow(QUERIES["current_policy_version"], self.cluster_id, tenant_id)
             current: int = 0 if head is None else head["version"]
             if expected_version is not None and expected_version != current:
-                raise Conflict(_changed(expected_version, current), code="policy_changed", version=current)
+                changed = {"version": [expected_version, current]}
+                raise Conflict(
+                    _changed(expected_version, current),
+                    code="policy_changed",
+                    version=current,
+                    changed=changed,
+                )
             row = await conn.fetchrow(
                 QUERIES["insert_policy"], self.cluster_id, tenant_id, current + 1, text, digest, author, note
             )

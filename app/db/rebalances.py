@@ -92,7 +92,7 @@ class Rebalances(PoolBase):
             if row is None:
                 raise NotFound(f"there is no plan {plan_id}")
             if version is not None and version != row[1]:
-                raise Conflict(f"plan {plan_id} has another version now: read it again", code="version")
+                raise _changed_meanwhile(plan_id, version, row)
             if row[0] not in allowed:
                 raise Conflict(f"plan {plan_id} is {row[0]}: it cannot {verb} now", code="plan_state")
             approved_by = actor if verb == "approve" else None
@@ -102,6 +102,30 @@ class Rebalances(PoolBase):
                 *(NO_CLUSTER, None, actor, f"rebalance_{verb}", f"rebalance:{plan_id}"),
                 {"state": row[0]},
                 {"state": then},
+            )
+
+    async def skip_step(
+        self, plan_id: int, step: int, checked: MovePlan, *, skip: bool, actor: str, version: int
+    ) -> None:
+        """Leaves a step of a proposed plan out, or takes it in again. Raises NotFound, Conflict."""
+        async with self._connection() as conn, conn.transaction():
+            row = await _locked(conn, plan_id)
+            if row is None:
+                raise NotFound(f"there is no plan {plan_id}")
+            if version != row[1]:
+                raise _changed_meanwhile(plan_id, version, row)
+            if row[0] != "proposed":
+                raise Conflict(f"plan {plan_id} is {row[0]}: its steps stand", code="plan_state")
+            was, then = ("waiting", "skipped") if skip else ("skipped", "waiting")
+            if await conn.fetchval(QUERIES["skip_step"], plan_id, step, was, then) is None:
+                raise Conflict(f"step {step} of plan {plan_id} is not {was}", code="step_state")
+            after, notes = orjson.dumps(dict(checked.after)).decode(), orjson.dumps(checked.notes).decode()
+            await conn.execute(QUERIES["put_checks"], plan_id, after, notes)
+            await write_audit(
+                conn,
+                *(NO_CLUSTER, None, actor, "plan_step", f"rebalance:{plan_id}"),
+                {"step": step, "state": was},
+                {"step": step, "state": then},
             )
 
     async def due_rebalances(self, pause_s: float, settle_s: float) -> list[int]:
@@ -188,6 +212,12 @@ def _rebalance(row: Any) -> Rebalance:
     values = list(row)
     values[5] = orjson.loads(values[5])
     return Rebalance(*values)
+
+
+def _changed_meanwhile(plan_id: int, seen: int, now: tuple[str, int]) -> Conflict:
+    changed = {"version": [seen, now[1]], "state": [None, now[0]]}
+    sentence = f"plan {plan_id} has another version now: read it again"
+    return Conflict(sentence, code="version", changed=changed)
 
 
 async def _locked(conn: PoolConnection, plan_id: int) -> tuple[str, int] | None:

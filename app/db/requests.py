@@ -31,6 +31,8 @@ DEDUP_ATTEMPTS = 5
 DESK_POOL = 2
 FOLLOW_POLL_S = 0.1
 FOLLOW_DEADLINE_S = 30.0
+#: A process that was not heard of for so long stands by no more.
+SILENT_STANDBY_S = 30.0
 REQUESTS_KEPT_S = 30 * 86400.0
 
 
@@ -161,6 +163,11 @@ class Requests(ScopedBase):
         """Writes how far a request is that this owner holds. Raises LeaseLost, Unavailable."""
         text = orjson.dumps(progress).decode()
         await self._execute(QUERIES["progress_request"], self.cluster_id, request_id, text)
+
+    async def count_standbys(self) -> int:
+        """Other processes of this cluster that were heard of lately."""
+        found: int = await self._fetchval(QUERIES["count_standbys"], self.cluster_id, SILENT_STANDBY_S)
+        return found
 
     async def trim_requests(self, max_age_s: float = REQUESTS_KEPT_S) -> int:
         """Forgets requests that ended longer ago than this."""

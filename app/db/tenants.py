@@ -220,9 +220,10 @@ class Tenants(PoolBase):
         max_keys: int | None = None,
         max_routes: int | None = None,
         max_requests: int | None = None,
+        pinned: str | None = None,
         version: int | None = None,
     ) -> TenantFacts:
-        """Changes what is given; -1 takes a limit away, the plan '' the plan. Home tenants stay as they are.
+        """Changes what is given; -1 takes a limit away, '' plan or pin. Home tenants stay as they are.
 
         Raises NotFound, Conflict for another version or a name that is taken, Refused.
         """
@@ -245,10 +246,10 @@ class Tenants(PoolBase):
             changed = await conn.fetchval(
                 QUERIES["update_tenant"],
                 *(tenant_id, name, status, plan, _text(labels), max_devices, max_users, max_keys, version),
-                *(max_routes, max_requests),
+                *(max_routes, max_requests, pinned),
             )
             if changed is None:
-                raise _changed_meanwhile(f"tenant {tenant_id}")
+                raise await self._tenant_changed(tenant_id, version)
             if name is not None:
                 await conn.execute(QUERIES["rename_in_join_tokens"], before.name, name)
             given_now = {
@@ -261,6 +262,7 @@ class Tenants(PoolBase):
                 "max_keys": max_keys,
                 "max_routes": max_routes,
                 "max_requests": max_requests,
+                "pinned": pinned,
             }
             after = {key: value for key, value in given_now.items() if value is not None}
             old = {key: getattr(before, key) for key in after}
@@ -268,6 +270,15 @@ class Tenants(PoolBase):
                 conn, before.cluster_id, tenant_id, actor, action, f"tenant:{tenant_id}", old, after
             )
         return await self.tenant(tenant_id)
+
+    async def _tenant_changed(self, tenant_id: TenantId, seen: int | None) -> Conflict:
+        now = await self.tenant(tenant_id)
+        changed = {
+            "version": [seen, now.version],
+            **{name: [None, getattr(now, name)] for name in ("name", "status", "cluster_id", "pinned")},
+        }
+        sentence = f"tenant {tenant_id} has another version now: read it again"
+        return Conflict(sentence, code="version", changed=changed)
 
     async def purge_tenants(self, grace_s: float, *, actor: str) -> list[str]:
         """Takes tenants deleted longer ago than the grace away for good, one by one; their names.

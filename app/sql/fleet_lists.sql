@@ -65,9 +65,9 @@ SELECT 0::bigint AS tenant_id, r.id, r.purpose, r.subject, r.subject AS cluster,
        ARRAY[r.purpose, r.subject, r.created_by, r.state] AS words
   FROM rebalances r
  CROSS JOIN LATERAL (
-       SELECT count(*)::int AS steps, COALESCE(sum(s.devices), 0)::int AS devices,
+       SELECT count(*)::int AS steps, COALESCE(sum(s.devices) FILTER (WHERE s.state <> 'skipped'), 0)::int AS devices,
               (count(*) FILTER (WHERE s.state = 'done'))::int AS done,
-              (count(*) FILTER (WHERE s.state IN ('failed', 'skipped')))::int AS failed,
+              (count(*) FILTER (WHERE s.state = 'failed' OR s.state = 'skipped' AND s.ended_at IS NOT NULL))::int AS failed,
               sum(s.connected_before)::int AS connected_before, sum(s.connected_after)::int AS connected_after
          FROM rebalance_steps s WHERE s.rebalance_id = r.id) c
  WHERE $1::text IS NULL OR r.subject = $1
@@ -79,7 +79,8 @@ SELECT 0::bigint AS tenant_id, r.id, r.purpose, r.subject, r.subject AS cluster,
 SELECT s.tenant_id, s.rebalance_id * 1048576 + s.step AS id, s.rebalance_id AS plan, s.step, s.tenant, s.source,
        s.target, ARRAY[s.source, s.target] AS cluster, s.devices, s.state, COALESCE(s.error, '') AS error,
        s.connected_before, s.connected_after, extract(epoch FROM s.ended_at)::float8 AS ended,
-       r.state AS plan_state, r.version AS plan_version, ARRAY[s.tenant, s.source, s.target, s.state] AS words
+       r.state AS plan_state, r.version AS plan_version,
+       jsonb_array_length(r.dry_run -> 'notes') AS plan_notes, ARRAY[s.tenant, s.source, s.target, s.state] AS words
   FROM rebalance_steps s
   JOIN rebalances r ON r.id = s.rebalance_id
  WHERE $1::text IS NULL OR $1 IN (s.source, s.target)

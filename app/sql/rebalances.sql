@@ -28,9 +28,9 @@ SELECT r.id, r.purpose, r.subject, r.state, r.why, r.dry_run::text, r.error, r.c
        c.steps, c.devices, c.done, c.failed
   FROM rebalances r
  CROSS JOIN LATERAL (
-       SELECT count(*)::int AS steps, COALESCE(sum(s.devices), 0)::int AS devices,
+       SELECT count(*)::int AS steps, COALESCE(sum(s.devices) FILTER (WHERE s.state <> 'skipped'), 0)::int AS devices,
               (count(*) FILTER (WHERE s.state = 'done'))::int AS done,
-              (count(*) FILTER (WHERE s.state IN ('failed', 'skipped')))::int AS failed
+              (count(*) FILTER (WHERE s.state = 'failed' OR s.state = 'skipped' AND s.ended_at IS NOT NULL))::int AS failed
          FROM rebalance_steps s WHERE s.rebalance_id = r.id) c
  WHERE ($1::bigint IS NULL OR r.id = $1) AND ($2::bigint = 0 OR r.id < $2)
  ORDER BY r.id DESC LIMIT $3
@@ -54,6 +54,21 @@ UPDATE rebalances
    SET state = $2, error = $3, approved_by = COALESCE($4, approved_by), version = version + 1,
        ended_at = CASE WHEN $5 THEN clock_timestamp() END,
        wave_at = CASE WHEN $2 = 'verifying' THEN clock_timestamp() END
+ WHERE id = $1
+
+-- skip_step --
+-- A step of a plan is left out or taken in, if it is in a state; nothing else.
+-- $1 rebalance_id, $2 step, $3 was, $4 state
+UPDATE rebalance_steps SET state = $4 WHERE rebalance_id = $1 AND step = $2 AND state = $3 RETURNING step
+
+-- put_checks --
+-- What a plan would come to, worked out anew; the notes of its proposal stay.
+-- $1 id, $2 after, $3 notes
+UPDATE rebalances
+   SET dry_run = dry_run || jsonb_build_object(
+           'after', $2::text::jsonb, 'proposed', COALESCE(dry_run -> 'proposed', dry_run -> 'notes'),
+           'notes', COALESCE(dry_run -> 'proposed', dry_run -> 'notes') || $3::text::jsonb),
+       version = version + 1
  WHERE id = $1
 
 -- due_rebalances --

@@ -61,6 +61,13 @@ UPDATE requests SET progress = $3::text::jsonb
  WHERE cluster_id = $1 AND id = $2 AND state = 'running'
    AND claimed_epoch = NULLIF(current_setting('hs.epoch', true), '')::bigint
 
+-- count_standbys --
+-- Other processes of a cluster that were heard of within a time.
+-- $1 cluster_id, $2 silent_s
+SELECT count(*)::int FROM instances
+ WHERE cluster_id = $1 AND kind = 'node' AND instance_id <> current_setting('hs.origin', true)
+   AND heartbeat_at > clock_timestamp() - $2::float8 * interval '1 second'
+
 -- trim_requests --
 -- Forgets requests that ended longer ago than an age; answers how many.
 -- $1 cluster_id, $2 max_age_s

@@ -58,11 +58,11 @@ SELECT t.tenant_id, t.cluster_id, t.name, t.dns_label, t.status, t.is_home, t.pl
  ORDER BY t.tenant_id LIMIT $6
 
 -- update_tenant --
--- What an operator changes; NULL keeps. A limit of -1 takes the limit away, the plan '' takes the plan away.
--- $1 tenant_id, $2 name, $3 status, $4 plan, $5 labels, $6 max_devices, $7 max_users, $8 max_keys, $9 version, $10 max_routes, $11 max_requests
+-- What an operator changes; NULL keeps. A limit of -1 takes the limit away, '' the plan or the pin.
+-- $1 tenant_id, $2 name, $3 status, $4 plan, $5 labels, $6 max_devices, $7 max_users, $8 max_keys, $9 version, $10 max_routes, $11 max_requests, $12 pinned
 UPDATE tenants
    SET name = COALESCE($2, name), status = COALESCE($3, status), labels = COALESCE($5::text::jsonb, labels),
-       plan = NULLIF(COALESCE($4, plan), ''),
+       plan = NULLIF(COALESCE($4, plan), ''), pinned = NULLIF(COALESCE($12, pinned), ''),
        max_devices = NULLIF(COALESCE($6, max_devices), -1), max_users = NULLIF(COALESCE($7, max_users), -1),
        max_keys = NULLIF(COALESCE($8, max_keys), -1), max_routes = NULLIF(COALESCE($10, max_routes), -1),
        max_requests = NULLIF(COALESCE($11, max_requests), -1),

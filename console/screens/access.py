@@ -135,6 +135,26 @@ class KeysScreen(ListScreen[KeyRow]):
             ],
         )
 
+    async def do_key_delete(self) -> None:
+        action = BY_ID["key.delete"]
+        rows = self.chosen(action)
+        devices = sum(row.devices for row in rows)
+        self.console.confirm(
+            action,
+            f"Delete {plural(len(rows), 'key')}",
+            [f"key {row.id}  {row.prefix}  {row.tenant}  {row.user or ','.join(row.tags)}" for row in rows],
+            f"No new device can join with it. Devices that joined stay ({devices} now) and forget by which"
+            " key. Cannot be undone; create a new key instead.",
+            [
+                Ask(
+                    *(row.cluster_id, row.tenant_id, "key_delete", {"key_id": row.id}),
+                    *(f"auth_key:{row.id}", f"delete key {row.id}"),
+                )
+                for row in rows
+            ],
+            typed=str(rows[0].id if len(rows) == 1 else len(rows)),
+        )
+
     async def do_key_create(self) -> None:
         self.console.with_tenants(self._form)
 

@@ -10,6 +10,7 @@ from textual.binding import BindingType
 
 from app.fleet import UserRow
 from app.model import TenantId
+from app.policy.people import ROLES
 from console.actions import BY_ID
 from console.cells import date_text, plural
 from console.dialogs import Field
@@ -119,6 +120,17 @@ class UsersScreen(ListScreen[UserRow]):
             "Rename",
             f"Owner of {plural(row.devices, 'device')}.",
             lambda answers: [self._ask(row, "user_rename", "rename", name=answers["name"])],
+        )
+
+    async def do_user_role(self) -> None:
+        row = self.chosen(BY_ID["user.role"])[0]
+        self.console.form(
+            f"Role of {row.name}",
+            [Field("role", "Role", choices=tuple((role, role) for role in reversed(ROLES)))],
+            "Give",
+            f"Policies that name roles (autogroup:admin) give its {plural(row.devices, 'device')}"
+            " other access at once. Undone by giving the former role again.",
+            lambda answers: [self._ask(row, "user_role", "role of", role=answers["role"])],
         )
 
     async def do_user_delete(self) -> None:

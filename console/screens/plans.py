@@ -49,6 +49,10 @@ class _PlanActions(ListScreen[RowT]):
         """Its id, its version as shown, and what it is in words."""
         raise KeyError(row)
 
+    def warning_of(self, row: RowT) -> str:
+        """What speaks against its plan, for which a reason is wanted; empty when nothing does."""
+        raise KeyError(row)
+
     async def do_plan_approve(self) -> None:
         self._ask(BY_ID["plan.approve"], "approve")
 
@@ -86,6 +90,7 @@ class _PlanActions(ListScreen[RowT]):
             EFFECTS[verb],
             [Ask("", None, "rebalance_verb", args, f"rebalance:{plan_id}", f"{action.label} plan {plan_id}")],
             typed=str(plan_id) if action.tier > 1 else "",
+            why=self.warning_of(row) if verb == "approve" else "",
         )
 
 
@@ -163,6 +168,9 @@ class RebalanceScreen(_PlanActions[PlanRow]):
         words = f"{row.purpose} {row.subject}  {plural(row.steps, 'tenant')}  {plural(row.devices, 'device')}"
         return row.id, row.version, [words, *loads, *row.notes]
 
+    def warning_of(self, row: PlanRow) -> str:
+        return f"The plan has {plural(len(row.notes), 'warning')}." if row.notes else ""
+
     async def do_row_open(self) -> None:
         row = self.current
         assert row is not None
@@ -226,8 +234,31 @@ class MovesScreen(_PlanActions[MoveRow]):
             lines.append(pen.state("failed", row.error))
         return f"{row.tenant}  tenant {row.tenant_id}", lines
 
+    async def do_plan_step(self) -> None:
+        row = self.chosen(BY_ID["plan.step"])[0]
+        skip = row.state != "skipped"
+        if row.plan_state != "proposed":
+            self.console.say(f"plan {row.plan} is {row.plan_state}: its steps stand", "warning")
+            return
+        args = {"plan": row.plan, "step": row.step, "skip": skip, "version": row.plan_version}
+        self.console.confirm(
+            BY_ID["plan.step"],
+            f"{'Leave out' if skip else 'Take in'} step {row.step} of plan {row.plan}",
+            [f"{row.tenant}  {row.source} -> {row.target}  {plural(row.devices, 'device')}"],
+            "The rest of the plan is checked anew. Nobody moves before it is approved. Space undoes it.",
+            [
+                Ask(
+                    *("", None, "plan_step", args, f"rebalance:{row.plan}"),
+                    f"{'skip' if skip else 'unskip'} step {row.step} of plan {row.plan}",
+                )
+            ],
+        )
+
     def plan_of(self, row: MoveRow) -> tuple[int, int, list[str]]:
         return row.plan, row.plan_version, [f"plan {row.plan}  {row.plan_state}"]
+
+    def warning_of(self, row: MoveRow) -> str:
+        return f"The plan has {plural(row.plan_notes, 'warning')}." if row.plan_notes else ""
 
     async def do_row_open(self) -> None:
         row = self.current

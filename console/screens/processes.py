@@ -12,7 +12,7 @@ from app.errors import BadRequest, HsError
 from app.fleet_lists import JobRow, LoginRow, ProcessRow
 from app.model import TenantId
 from console.actions import BY_ID
-from console.cells import age
+from console.cells import age, plural
 from console.dialogs import Field
 from console.query import Condition, render
 from console.screens.base import bindings_of
@@ -64,6 +64,38 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
                 return self.pen.cell(f"{age(max(0.0, row.lease_ends - self.now))}", "muted")
             case _:
                 return super().cell_of(row, name)
+
+    async def do_lease_release(self) -> None:
+        """Of the cluster of this row, whichever of its processes owns it at this moment."""
+        row = self.chosen(BY_ID["lease.release"])[0]
+        if row.kind != "node":
+            self.console.say("hs-acs hands over by itself; stop its leader", "warning")
+            return
+        try:
+            found = (await self.store.overview(row.cluster_id)).clusters
+        except HsError as error:
+            self.console.say(error.message, "error")
+            return
+        cluster = next((c for c in found if c.cluster_id == row.cluster_id), None)
+        if cluster is None or cluster.home_id is None or (cluster.lease_left_s or 0) <= 0:
+            self.console.say(f"nobody holds {row.cluster_id}: whoever stands by takes it", "warning")
+            return
+        others = cluster.instances - 1
+        self.console.confirm(
+            BY_ID["lease.release"],
+            f"Hand {cluster.cluster_id} over",
+            [f"{cluster.owner} owns it, epoch {cluster.epoch}; {plural(others, 'standby')}"],
+            f"{plural(cluster.online, 'device')} online: these reconnect to the new owner within seconds."
+            " The owner ends, and nothing it still writes counts. Cannot be undone; hand over again.",
+            [
+                Ask(
+                    *(cluster.cluster_id, cluster.home_id, "lease_release", {"epoch": cluster.epoch}),
+                    *(f"cluster:{cluster.cluster_id}", f"hand {cluster.cluster_id} over"),
+                )
+            ],
+            typed=cluster.cluster_id,
+            why="" if others > 0 else "Nobody stands by: all devices are cut off until a process starts.",
+        )
 
     async def do_row_open(self) -> None:
         row = self.current

@@ -143,6 +143,36 @@ class TenantsScreen(ListScreen[TenantRow]):
             [self._status(row, "tenant_resume", "resume")],
         )
 
+    async def do_tenant_pin(self) -> None:
+        rows = [row for row in self.chosen(BY_ID["tenant.pin"]) if not row.is_home]
+        self._pin("pin", rows, "No plan moves it from there, and a drain is refused it.")
+
+    async def do_tenant_unpin(self) -> None:
+        rows = [row for row in self.chosen(BY_ID["tenant.unpin"]) if not row.is_home]
+        self._pin("unpin", rows, "Plans may move it again.")
+
+    def _pin(self, verb: str, rows: list[TenantRow], effect: str) -> None:
+        """Nobody loses or changes access."""
+        if not rows:
+            self.console.say(f"there is nothing to {verb}: home tenants stay anyway", "warning")
+            return
+        asks = []
+        for row in rows:
+            args: dict[str, object] = {"tenant_id": row.id, "version": row.version}
+            if verb == "pin":
+                args["cluster"] = row.cluster_id
+            asks.append(
+                Ask("", TenantId(row.id), f"tenant_{verb}", args, f"tenant:{row.id}", f"{verb} {row.name}")
+            )
+        back = "unpin" if verb == "pin" else "pin"
+        self.console.confirm(
+            BY_ID[f"tenant.{verb}"],
+            f"{verb.capitalize()} {plural(len(rows), 'tenant')}",
+            [f"{row.name}  cluster {row.pinned or row.cluster_id}" for row in rows],
+            f"{effect} No device loses or changes access. Undone by {back}.",
+            asks,
+        )
+
     def _status(self, row: TenantRow, kind: str, verb: str) -> Ask:
         args = {"tenant_id": row.id, "version": row.version}
         return Ask("", TenantId(row.id), kind, args, f"tenant:{row.id}", f"{verb} {row.name}")

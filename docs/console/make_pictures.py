@@ -13,6 +13,7 @@ from pathlib import Path
 from app.api.records import RebalanceAsked
 from app.database import database_dsn
 from console import export
+from console.action import shown
 from console.actions import BY_ID, SCREENS, footer_of
 from console.main import ConsoleApp
 from console.store import PgStore
@@ -127,11 +128,11 @@ def page() -> str:
     ]
     for screen in SCREENS:
         about = BY_ID.get(f"screen.{screen}")
-        key = about.shown_key if about else f":{screen}"
+        key = shown(about.key) if about else f":{screen}"
         purpose = (ConsoleApp.MODES[screen].__doc__ or "").strip().splitlines()[0]
-        shown = [f"`{a.shown_key}` {a.label}" for a in footer_of(screen)]
+        offered = [f"`{shown(a.key)}` {a.label}" for a in footer_of(screen)]
         lines += [f"## {screen.title()} (`{key}`)", "", *([about.help] if about else []), purpose, ""]
-        lines += [f"Keys: {', '.join(shown)}.", ""] if shown else []
+        lines += [f"Keys: {', '.join(offered)}.", ""] if offered else []
         lines += [f"![{screen}]({picture_of(screen, SIZE)}.svg)", ""]
         if screen == "overview" or screen == "devices":
             lines += [

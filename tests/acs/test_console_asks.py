@@ -105,6 +105,13 @@ async def test_a_plan_that_changed_meanwhile_is_not_touched(deployment: Deployme
         await admin.rebalance_verb(plan.id, "stop")
         await pilot.press(*str(plan.id), "enter")
         await until(pilot, lambda: any("has another version now" in line for line in toasts(app)), "refused")
+        await until(pilot, lambda: "Changed meanwhile" in text(app), "the difference")
+        assert f"version: {plan.version} -> {plan.version + 1}" in text(app)
+        assert "state: stopped now" in text(app)
+        assert app.focused is not None
+        assert app.focused.id == "reload"
+        await pilot.press("enter")
+        await until(pilot, lambda: base.rows[str(plan.id)].state == "stopped", "what is there now")
     assert (await admin.rebalance(plan.id)).state == "stopped"
 
 
@@ -234,3 +241,49 @@ async def confirmed(pilot: Pilot[Any], app: ConsoleApp, action: str, *keys: str)
     await until(pilot, lambda: "Cancel" in text(app), f"the dialog of {action}")
     await pilot.press(*keys)
     await until(pilot, lambda: app.screen is base, "the list")
+
+
+async def test_a_pinned_tenant_and_a_step_left_out_stay(deployment: Deployment, admin: AcsClient) -> None:
+    """The planner leaves who is pinned, with the reason; a step is left out and taken in again."""
+    await tenants_in(deployment, admin, "east", *(f"k{number}" for number in range(8)))
+    async with running(PgStore(deployment.nodes["east"].dsn), "tenants", size=(160, 40)) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        point_at(base, "k0")
+        await confirmed(pilot, app, "tenant.pin", "y")
+        await until(pilot, lambda: "pin k0: done" in toasts(app), "the pin")
+        plan = await admin.propose_rebalance(RebalanceAsked())
+        await pilot.press("8")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "rebalance")
+        plans = await shown(app, pilot)
+        await until(pilot, lambda: str(plan.id) in plans.rows, "its row")
+        assert any("pinned to east, so staying there: k0" in n for n in plans.rows[str(plan.id)].notes)
+        point_at(plans, f"plan {plan.id}")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "moves")
+        moves = await shown(app, pilot)
+        await until(pilot, lambda: len(moves.rows) == plan.steps > 1, "the steps")
+        assert "k0" not in {row.tenant for row in moves.rows.values()}
+        first = next(row.tenant for row in moves.rows.values())
+        for state in ("skipped", "waiting", "skipped"):
+            point_at(moves, first)
+            await confirmed(pilot, app, "plan.step", "y")
+            await until(
+                pilot,
+                lambda state=state: state in {r.state for r in moves.rows.values() if r.tenant == first},
+                state,
+            )
+        # A warning wants a reason besides the number.
+        await moves.action_command("plan.approve")
+        await until(pilot, lambda: "Reason" in text(app), "the dialog")
+        await pilot.press(*str(plan.id), "enter")
+        assert app.screen is not moves
+        await pilot.press(*"as agreed", "enter")
+        await until(pilot, lambda: {r.plan_state for r in moves.rows.values()} == {"done"}, "the end")
+        assert (await places(admin))[first] == "east"
+    rows = await run_sql(
+        deployment.nodes["east"].dsn,
+        "SELECT after->'args'->>'reason' FROM audit_log WHERE action = 'request_rebalance_verb'"
+        " ORDER BY id DESC LIMIT 1",
+    )
+    assert [row[0] for row in rows] == ["as agreed"]

@@ -160,8 +160,8 @@ def move(number: int, tenant: str | None = None, **changes: Any) -> MoveRow:
     fields: dict[str, Any] = {
         "id": number, "plan": 4, "step": number, "tenant_id": number, "tenant": tenant or f"tenant-{number}",
         "source": "eu-1", "target": "us-2", "devices": 10 * number, "state": "waiting", "error": "",
-        "connected_before": None, "connected_after": None, "ended": None, "plan_state": "applying",
-        "plan_version": 3,
+        "connected_before": None, "connected_after": None, "ended": None, "plan_state": "proposed",
+        "plan_version": 3, "plan_notes": 0,
     }  # fmt: skip
     return MoveRow(**(fields | changes))
 

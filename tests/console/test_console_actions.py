@@ -23,6 +23,7 @@ TYPED = {
     "device.tag": {"tags": "tag:web"},
     "device.rebuild": {"scope": "tenant"},
     "device.move_user": {"user": "alice"},
+    "user.role": {"role": "admin"},
     "user.create": {"name": "bob"},
     "user.rename": {"name": "bob"},
     "tenant.move": {},

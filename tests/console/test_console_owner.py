@@ -20,6 +20,7 @@ from tests.node.support import (
     admin,
     clean_environment,
     device,
+    eventually,
     fresh_database,
     has_peers,
     join,
@@ -212,3 +213,45 @@ async def test_actions_from_the_shell(pg_server: str) -> None:
             "request_user_create",
         ]
         assert {line[1].partition(":")[0] for line in lines} == {"console"}
+
+
+async def test_a_cluster_is_handed_over_and_keys_and_roles_change_by_key(pg_server: str) -> None:
+    async with (
+        fresh_database(pg_server) as dsn,
+        ServeProcess(dsn) as serve,
+        admin(dsn) as shell,
+        running(PgStore(dsn), "keys") as (app, pilot),
+    ):
+        await shell.auth_key("alice")
+        keys = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up and len(keys.rows) == 1)
+        await pilot.press("D")
+        await until(pilot, lambda: "Cancel" in text(app), "the dialog")
+        await pilot.press("1", "enter")
+        await until(pilot, lambda: "delete key 1: done" in toasts(app))
+        await until(pilot, lambda: not keys.rows, "it is gone")
+        await pilot.press("3")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "users")
+        await shown(app, pilot)
+        await pilot.press("t")
+        await until(pilot, lambda: "Cancel" in text(app), "the form")
+        app.screen.query_one("#role").value = "admin"  # type: ignore[attr-defined]
+        await pilot.click("#submit")
+        await until(pilot, lambda: "role of alice: done" in toasts(app))
+        assert [user.role for user in await shell.scoped.list_users(shell.tenant.id, "alice")] == ["admin"]
+        # Alone it takes a reason; the process ends in order, and the lease is free.
+        await pilot.press("0")
+        await until(pilot, lambda: app.base is not None and app.base.NAME == "processes")
+        await shown(app, pilot)
+        await pilot.press("R")
+        await until(pilot, lambda: "Nobody stands by" in text(app), "the dialog")
+        await pilot.press(*"default", "enter", *"new host", "enter")
+        await until(pilot, lambda: "hand default over: done" in toasts(app))
+
+        async def free() -> bool:
+            return [
+                tuple(r) for r in await run_sql(dsn, "SELECT holder FROM leases WHERE name LIKE 'cl%'")
+            ] == [("",)]
+
+        await eventually(free, "the lease is given back")
+        assert await serve.wait_ended() == 4

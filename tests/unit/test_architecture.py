@@ -43,7 +43,9 @@ PURE = [
     "app/simulation/scenario.py",
     "app/simulation/stats.py",
     "app/fleet.py",
+    "console/action.py",
     "console/actions.py",
+    "console/registry",
     "console/query.py",
 ]
 IMPURE_MODULES = {
