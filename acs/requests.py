@@ -18,6 +18,7 @@ from app.errors import BadRequest, Conflict, Refused, Unavailable
 from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
+    AlarmAcknowledge,
     ClusterDrain,
     ClusterUndrain,
     JobRun,
@@ -152,6 +153,10 @@ async def _verb(work: Work, args: RebalanceVerb) -> Result:
     return _told(await work.rebalancing.verb(args.plan, args.verb, actor=work.actor, version=args.version))
 
 
+async def _acknowledge(work: Work, args: AlarmAcknowledge) -> Result:
+    return await work.store.acknowledge_alarm(args.alarm, actor=work.actor)
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "tenant_move": _move,
@@ -163,6 +168,7 @@ HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "cluster_undrain": _undrain,
     "rebalance_propose": _propose,
     "rebalance_verb": _verb,
+    "alarm_acknowledge": _acknowledge,
 }
 
 

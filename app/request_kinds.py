@@ -196,6 +196,12 @@ class RebalanceVerb(_Args, frozen=True):
     version: int
 
 
+class AlarmAcknowledge(_Args, frozen=True):
+    """Say that somebody knows of an alarm."""
+
+    alarm: int
+
+
 RequestArgs = (
     DeviceExpire
     | DeviceRename
@@ -222,6 +228,7 @@ RequestArgs = (
     | ClusterUndrain
     | RebalancePropose
     | RebalanceVerb
+    | AlarmAcknowledge
 )
 
 #: What hs-acs carries out: kind as stored -> its arguments.
@@ -235,6 +242,7 @@ ACS_KINDS: dict[str, type[RequestArgs]] = {
     "cluster_undrain": ClusterUndrain,
     "rebalance_propose": RebalancePropose,
     "rebalance_verb": RebalanceVerb,
+    "alarm_acknowledge": AlarmAcknowledge,
 }
 
 #: Kind as stored -> its arguments.

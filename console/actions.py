@@ -12,10 +12,11 @@ DIGITS = {
     **{"overview": "1", "devices": "2", "users": "3", "keys": "4", "routes": "5", "policy": "6"},
     **{"netmap": "7", "rebalance": "8", "audit": "9", "processes": "0"},
 }
-SCREENS = (*DIGITS, "tenants", "moves", "jobs", "logins")
+SCREENS = (*DIGITS, "tenants", "moves", "jobs", "logins", "alarms")
 LISTS = frozenset(SCREENS)
 FLEET = LISTS - {"overview"}
 PLANS = frozenset({"rebalance", "moves"})
+ACTIVITY = frozenset({"netmap", "audit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("screen.audit", "9", "Audit", "Who did what, the newest first."),
     Action("screen.processes", "0", "Processes", "hs-node and hs-acs, and their leases."),
     Action("screen.jobs", "J", "Jobs", "What the leading hs-acs does by the clock."),
+    Action("screen.alarms", "!", "Alarms", "What is wrong, since when, and who knows of it."),
     Action("screen.logins", "L", "Logins", "Devices that wait until somebody lets them in."),
     Action("screen.rebalance", "8", "Rebalance", "Plans for moving tenants: proposed, under way, done."),
     Action("screen.tenants", "T", "Tenants", "Tenants, where they live and what they use of their limits."),
@@ -329,6 +331,26 @@ ACTIONS: tuple[Action, ...] = (
         needs_row=True,
         many=True,
         rank=4,
+    ),
+    Action(
+        "alarm.acknowledge",
+        "a",
+        "acknowledge",
+        "Tell everybody that you know of an alarm. Raised again it is a new one.",
+        _on("alarms"),
+        1,
+        "alarm_acknowledge",
+        needs_row=True,
+        many=True,
+        rank=3,
+    ),
+    Action(
+        "view.follow",
+        "f",
+        "follow",
+        "Keep the cursor on the newest row until it is moved.",
+        ACTIVITY,
+        rank=5,
     ),
     Action("tenant.users", "i", "users", "Users of a tenant.", _on("tenants"), needs_row=True, rank=4),
     Action(
