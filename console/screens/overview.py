@@ -29,6 +29,8 @@ from console.widgets import box_line, side_by_side
 ATTENTION_LINES = 5
 #: Cells of a spark line beside its number.
 RATE_CELLS = 9
+#: What the spark line of all devices is of.
+SPAN = " 60 min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,9 @@ class OverviewScreen(ListScreen[ClusterRow]):
                 self.pen.join(cell(count_text(devices), "strong"), " devices"),
                 self.pen.join(cell(count_text(online), "ok"), f" online  {share}"),
                 self.pen.join(cell(count_text(expired), "attention" if expired else "muted"), " expired"),
-                cell(self.pen.spark(totals, width), "change") if totals else cell("-", "muted"),
+                cell(f"{self.pen.spark(totals, width - len(SPAN))}{SPAN}", "change")
+                if totals
+                else cell("not measured yet", "muted"),
             ],
         )
         self._tile(
