@@ -12,8 +12,10 @@ import pytest_asyncio
 
 from acs.health import JUDGE_EVERY_S, Judge
 from app.db.admission import Admission
+from app.db.fleet import Fleet
 from app.db.setup import Database
 from app.errors import Conflict
+from app.fleet import View
 from app.fleet_lists import AlarmRow
 from app.health import RULES, Alarm
 from console.screens.overview import OverviewScreen
@@ -144,6 +146,17 @@ async def test_a_leader_goes_on_and_a_new_alarm_is_a_new_one(pg_server: str) -> 
             assert [(row["cleared_at"] is None, row["acknowledged_by"]) for row in rows] == [
                 (False, "ops"),
                 (True, None),
+            ]
+            # What nobody knows of comes first, the worst on top; what is over comes last.
+            worse = Alarm("no_owner", "east", "cluster:east", "critical", "no owner")
+            await store.keep_alarms([alarm, worse])
+            fleet = await Fleet.open(dsn)
+            page = await fleet.listing("alarms", View(sort="urgency"))
+            fleet.terminate()
+            assert [(row.severity, row.state) for row in page.rows] == [
+                ("critical", "open"),
+                ("warning", "open"),
+                ("warning", "over"),
             ]
             with pytest.raises(Conflict, match="is over"):
                 await store.acknowledge_alarm(first["id"], actor="ops")
