@@ -19,6 +19,7 @@ from app.jobs import Job
 from app.model import OperatorRequest, Rebalance, TenantId
 from app.request_kinds import (
     REASON_MIN,
+    AlarmAcknowledge,
     ClusterDrain,
     ClusterUndrain,
     JobRun,
@@ -193,6 +194,10 @@ async def _step(work: Work, args: PlanStep) -> Result:
     return _told(plan) | {"notes": plan.dry_run["notes"]}
 
 
+async def _acknowledge(work: Work, args: AlarmAcknowledge) -> Result:
+    return await work.store.acknowledge_alarm(args.alarm, actor=work.actor)
+
+
 #: Kind of request -> what carries it out.
 HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "tenant_move": _move,
@@ -207,6 +212,7 @@ HANDLERS: Mapping[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "rebalance_propose": _propose,
     "rebalance_verb": _verb,
     "plan_step": _step,
+    "alarm_acknowledge": _acknowledge,
 }
 
 

@@ -29,6 +29,7 @@ from acs.presence import Presence
 from acs.service import Service
 from app import __version__, log
 from app.database import database_dsn
+from app.db.access import NO_CLUSTER
 from app.db.admission import Admission
 from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
@@ -36,11 +37,13 @@ from app.entry.head import FORWARDED_FOR, forwarded_client
 from app.entry.pages import SECURITY_HEADERS
 from app.errors import HsError, Unavailable
 from app.listen import listening
+from app.load import LoadMeter
 from app.model import Instance
 from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from app.stall import watch_loop
 
 _log = log.get("serve")
 
@@ -102,12 +105,17 @@ class Serving:
             presence = Presence(
                 admission.presence(), Instance(instance, kind="acs", addr=front.address, version=__version__)
             )
+            meter = LoadMeter(
+                lambda sample: admission.put_load(NO_CLUSTER, instance, sample), admission.pool_use
+            )
             if settings.acs.metrics_listen_addr:
                 await stack.enter_async_context(_metrics_listener(settings, metrics, admission, front))
             tasks = [
                 self.daemon.spawn("listen", front.listener.run()),
                 self.daemon.spawn("routes", front.exchange.run()),
                 self.daemon.spawn("presence", presence.run()),
+                self.daemon.spawn("load", meter.run()),
+                self.daemon.spawn("loop watch", watch_loop(meter.stalled)),
                 self.daemon.spawn("leader", leader.run()),
             ]
             try:

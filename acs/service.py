@@ -9,6 +9,7 @@ from typing import Any
 
 from acs.api import clusters, jobs, joining, rebalances, tenants, tokens, usage, webhooks
 from acs.api.operation import Call, Operation, Reply
+from acs.health import JUDGE_EVERY_S, Judge
 from acs.joining import Joiner
 from acs.leader import Leader
 from acs.rebalancing import Rebalancing
@@ -92,6 +93,8 @@ class Service:
         jobs.append(Job("deliver-webhooks", DELIVER_EVERY_S, sender.deliver))
         jobs.append(Job("trim-deliveries", TRIM_EVERY_S, self._trim_deliveries))
         jobs.append(Job("trim-requests", TRIM_EVERY_S, self._trim_requests))
+        jobs.append(Job("judge-health", JUDGE_EVERY_S, Judge(self.admission).run))
+        jobs.append(Job("trim-health", TRIM_EVERY_S, self._trim_health))
         rebalancing, wanted = self.rebalancing(), self.settings.acs.rebalance
         jobs.append(Job("carry-on-plans", CARRY_ON_EVERY_S, rebalancing.carry_on))
         if wanted.mode != "off":
@@ -122,6 +125,10 @@ class Service:
 
     async def _trim_requests(self) -> str:
         return f"{await self.admission.trim_acs_requests()} old requests forgotten"
+
+    async def _trim_health(self) -> str:
+        samples = await self.admission.trim_load(None)
+        return f"{samples} samples and {await self.admission.trim_alarms()} old alarms forgotten"
 
     async def _trim_answers(self) -> str:
         return f"{await self.admission.trim_answers()} old answers forgotten"

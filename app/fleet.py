@@ -5,7 +5,8 @@ Times are seconds since the Unix epoch of the database's clock, `None` for never
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.model import DeviceId, TenantId, UserId
@@ -183,10 +184,43 @@ class Page(Generic[RowT]):
     now: float
 
 
+#: Minutes that the console shows of what is measured by the minute.
+HISTORY_MINUTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAlarm:
+    """An alarm that is open. `id` 0: found by this console, because no hs-acs leads that would keep it."""
+
+    id: int
+    cluster_id: str
+    severity: str
+    rule: str
+    object: str
+    text: str
+    raised: float
+    acknowledged_by: str = ""
+    acknowledged: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadHistory:
+    """A cluster by minutes, the oldest first; None where nothing was measured. `changes`: a second."""
+
+    connected: tuple[float | None, ...]
+    changes: tuple[float | None, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All clusters, the newest lines of the audit log, and the database's time."""
+    """All clusters, the newest lines of the audit log, and the database's time.
+
+    `judge`: who judges alarms, '' when that is the console itself. `load`: by cluster.
+    """
 
     clusters: tuple[ClusterRow, ...]
     recent: tuple[AuditRow, ...]
     now: float
+    alarms: tuple[OpenAlarm, ...] = ()
+    judge: str = ""
+    load: Mapping[str, LoadHistory] = field(default_factory=dict)

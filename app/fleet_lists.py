@@ -136,6 +136,11 @@ class ChangeRow:
     bytes: int | None
     ms: float | None
     error: str
+    maps: int | None
+    waiting: int | None
+    #: Stages of a rebuild.
+    read_ms: float | None
+    send_ms: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,35 @@ class ProcessRow:
     state: str
     epoch: int | None
     lease_ends: float | None
+    #: Another version than that of the process that was started last.
+    skewed: bool
+    #: Of its newest sample; None where it measures no such thing, or none is new.
+    connected: int | None
+    rss: int | None
+    cpu_share: float | None
+    loop_lag_s: float | None
+    pool_used: int | None
+    pool_size: int | None
+    #: By minutes, the oldest first.
+    lags: tuple[float, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRow:
+    """An alarm, open or over. `state`: open, known (acknowledged), over."""
+
+    id: int
+    cluster_id: str
+    severity: str
+    rule: str
+    object: str
+    text: str
+    state: str
+    raised: float
+    cleared: float | None
+    acknowledged_by: str
+    acknowledged: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,5 +251,6 @@ LISTS: Final[Mapping[str, type[Any]]] = {
     "audit": AuditLine,
     "processes": ProcessRow,
     "jobs": JobRow,
+    "alarms": AlarmRow,
     "logins": LoginRow,
 }

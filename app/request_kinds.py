@@ -245,6 +245,12 @@ class PlanStep(_Args, frozen=True):
     version: int
 
 
+class AlarmAcknowledge(_Args, frozen=True):
+    """Say that somebody knows of an alarm."""
+
+    alarm: int
+
+
 RequestArgs = (
     DeviceExpire
     | DeviceRename
@@ -277,6 +283,7 @@ RequestArgs = (
     | RebalancePropose
     | RebalanceVerb
     | PlanStep
+    | AlarmAcknowledge
 )
 
 #: What hs-acs carries out: kind as stored -> its arguments.
@@ -293,6 +300,7 @@ ACS_KINDS: dict[str, type[RequestArgs]] = {
     "rebalance_propose": RebalancePropose,
     "rebalance_verb": RebalanceVerb,
     "plan_step": PlanStep,
+    "alarm_acknowledge": AlarmAcknowledge,
 }
 
 #: Kind as stored -> its arguments.

@@ -12,10 +12,11 @@ DIGITS = {
     **{"overview": "1", "devices": "2", "users": "3", "keys": "4", "routes": "5", "policy": "6"},
     **{"netmap": "7", "rebalance": "8", "audit": "9", "processes": "0"},
 }
-SCREENS = (*DIGITS, "tenants", "moves", "jobs", "logins")
+SCREENS = (*DIGITS, "tenants", "moves", "jobs", "logins", "alarms")
 LISTS = frozenset(SCREENS)
 FLEET = LISTS - {"overview"}
 PLANS = frozenset({"rebalance", "moves"})
+ACTIVITY = frozenset({"netmap", "audit"})
 
 
 @dataclass(frozen=True, slots=True)

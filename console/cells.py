@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
@@ -80,7 +81,7 @@ STYLES = {
 _GLYPHS = {"ok": "●", "attention": "▲", "failed": "✖", "change": "◆", "off": "○", "unknown": "?", "wait": "◌"}
 _ASCII = {
     **{"ok": "*", "attention": "!", "failed": "x", "change": "+", "off": "o", "unknown": "?", "wait": "~"},
-    **{"cursor": ">", "mark": "+", "up": "^", "down": "v", "bars": " .:-=+*#", "sep": ">"},
+    **{"cursor": ">", "mark": "+", "up": "^", "down": "v", "bars": "_.:-=+*#", "sep": ">"},
 }
 _UNICODE = {**_GLYPHS, "cursor": "►", "mark": "✓", "up": "▲", "down": "▼", "bars": "▁▂▃▄▅▆▇█", "sep": "›"}
 
@@ -123,12 +124,23 @@ class Pen:
         full, empty = ("#", "-") if self.ascii else ("█", "░")
         return full * filled + empty * (width - filled)
 
-    def spark(self, numbers: Iterable[float], width: int) -> str:
-        """The last `width` numbers as bars, the highest full."""
-        bars = self.glyph("bars")
-        shown = list(numbers)[-width:]
-        top = max(shown, default=0.0)
-        return "".join(bars[round((len(bars) - 1) * (value / top if top else 0))] for value in shown)
+    def spark(self, numbers: Iterable[float | None], width: int) -> str:
+        """Numbers as bars, the highest full, in at most `width` cells; a blank where nothing was measured.
+
+        Of numbers that share a cell the highest shows.
+        """
+        bars, shown = self.glyph("bars"), list(numbers)
+        if width <= 0:
+            return ""
+        if len(shown) > width:
+            edges = [len(shown) * place // width for place in range(width + 1)]
+            parts = [shown[start:end] for start, end in pairwise(edges)]
+            shown = [max((n for n in part if n is not None), default=None) for part in parts]
+        top = max((value for value in shown if value is not None), default=0.0)
+        high = len(bars) - 1
+        return "".join(
+            " " if value is None else bars[round(high * value / top) if top else 0] for value in shown
+        )
 
 
 def age(seconds: float) -> str:
@@ -152,6 +164,14 @@ def clock_text(epoch: float) -> str:
 
 def date_text(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch))
+
+
+def size_text(size: float) -> str:
+    """Bytes in one unit: `812 B`, `88 M`, `1.1 G`."""
+    for limit, unit in ((1e3, "B"), (1e6, "K"), (1e9, "M")):
+        if size < limit:
+            return f"{size / limit * 1e3:.0f} {unit}"
+    return f"{size / 1e9:.1f} G"
 
 
 def count_text(number: int) -> str:

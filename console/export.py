@@ -47,6 +47,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "audit": ("id", "cluster_id", "tenant", "actor", "action", "object"),
     "processes": ("name", "kind", "cluster_id", "state", "epoch", "version", "addr"),
     "jobs": ("name", "every_s", "state", "duration_s", "runs", "failures", "result", "error"),
+    "alarms": ("id", "severity", "cluster_id", "state", "rule", "object", "text", "acknowledged_by"),
     "logins": ("login", "hostname", "os", "version", "address", "cluster_id", "state"),
     "moves": ("plan", "step", "tenant", "source", "target", "devices", "state", "error"),
 }

@@ -35,6 +35,7 @@ from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
 from console.screens.access import KeysScreen
 from console.screens.activity import AuditScreen, NetmapScreen
+from console.screens.alarms import AlarmsScreen
 from console.screens.base import ListScreen
 from console.screens.devices import DevicesScreen
 from console.screens.overview import OverviewScreen
@@ -51,6 +52,7 @@ from console.widgets import link_text, status_line
 
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
+MAX_HELD = 10_000
 #: A screen that is being made is looked at again after this.
 NOT_READY_S = 0.02
 
@@ -86,6 +88,7 @@ class ConsoleApp(AskingApp):
         "processes": ProcessesScreen,
         "jobs": JobsScreen,
         "logins": LoginsScreen,
+        "alarms": AlarmsScreen,
         "tenants": TenantsScreen,
         "moves": MovesScreen,
     }
@@ -117,7 +120,8 @@ class ConsoleApp(AskingApp):
         #: Only what is this tenant's is shown, where a list knows tenants.
         self.tenant = tenant
         self.paused = not live
-        self.held = 0
+        #: Rows that came while the picture is held still.
+        self._held: set[str] = set()
         self.feed = Feed(store, self._wanted, lambda report: self.post_message(Reported(report)), clock)
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
@@ -370,6 +374,9 @@ class ConsoleApp(AskingApp):
     async def do_screen_jobs(self) -> None:
         self.go_to("jobs")
 
+    async def do_screen_alarms(self) -> None:
+        self.go_to("alarms")
+
     async def do_screen_logins(self) -> None:
         self.go_to("logins")
 
@@ -388,8 +395,19 @@ class ConsoleApp(AskingApp):
             self.trail.visit(last)
         self._go_back_to(last)
 
+    @property
+    def held(self) -> int:
+        """How many new rows wait behind a picture that is held still; at most MAX_HELD are told apart."""
+        return len(self._held)
+
+    def hold(self, keys: set[str]) -> None:
+        """These are new."""
+        if len(self._held) < MAX_HELD:
+            self._held |= keys
+
     async def do_view_pause(self) -> None:
-        self.paused, self.held = not self.paused, 0
+        self.paused = not self.paused
+        self._held.clear()
         base = self.base
         if base is not None:
             base.paint_frame()

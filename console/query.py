@@ -144,6 +144,15 @@ LOGIN_FIELDS: FieldKinds = {
     "state": "word",
     "cluster": "word",
 }
+ALARM_FIELDS: FieldKinds = {
+    "severity": "word",
+    "rule": "word",
+    "object": "text",
+    "state": "word",
+    "cluster": "word",
+    "age": "age",
+    "id": "number",
+}
 CLUSTER_FIELDS: FieldKinds = {"cluster": "word", "state": "word", "owner": "text"}
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "y": 31_536_000}
@@ -295,6 +304,7 @@ SCREENS: Mapping[str, FieldKinds] = {
     "processes": PROCESS_FIELDS,
     "jobs": JOB_FIELDS,
     "logins": LOGIN_FIELDS,
+    "alarms": ALARM_FIELDS,
     "tenants": TENANT_FIELDS,
     "moves": MOVE_FIELDS,
 }

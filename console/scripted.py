@@ -22,7 +22,7 @@ ACTION_IDS = tuple(action.id for action in ACTIONS if action.kind)
 #: Argument -> what the audit log calls the thing it names.
 NOUNS = {
     **{"device_id": "device", "user_id": "user", "key_id": "auth_key", "tenant_id": "tenant"},
-    **{"plan": "rebalance", "cluster": "cluster", "login_id": "login"},
+    **{"plan": "rebalance", "cluster": "cluster", "login_id": "login", "alarm": "alarm"},
 }
 
 

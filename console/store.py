@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +16,7 @@ from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
 from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantRef, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
+from console.watch import Watch
 
 #: A screen's read, all waiting included.
 STORE_TIMEOUT_S = 6.0
@@ -73,11 +74,14 @@ class PgStore:
         self._clusters: frozenset[str] = frozenset()
         self._opening = asyncio.Lock()
         self._closed = False
+        self._watch = Watch(now_s)
 
     async def overview(self, cluster_id: str | None) -> Overview:
         found = await self._read(lambda fleet: fleet.overview(cluster_id))
         self._clusters = frozenset(row.cluster_id for row in found.clusters)
-        return found
+        alarms, judge = await self._read(lambda fleet: self._watch.alarms(fleet, cluster_id))
+        load = await self._read(lambda fleet: self._watch.load(fleet, cluster_id))
+        return replace(found, alarms=alarms, judge=judge, load=load)
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         return await self._read(lambda fleet: fleet.devices(view))
@@ -111,11 +115,11 @@ class PgStore:
         """One item whenever something may have changed; LISTENs to every cluster there is."""
         while True:
             try:
-                await self.overview(None)
+                found = await self._read(lambda fleet: fleet.overview(None))
             except HsError:
                 await asyncio.sleep(RELISTEN_S)
                 continue
-            heard = self._clusters
+            self._clusters = heard = frozenset(row.cluster_id for row in found.clusters)
             channels = (FLEET_CHANNEL, *(CHANNEL_PREFIX + name for name in sorted(heard)))
             listener = Listener(self._dsn, channels, role="hs_console", instance=self._instance)
             running = asyncio.create_task(listener.run(), name="console-listener")

@@ -18,6 +18,7 @@ from app.db.lease import ROUTING_CHANNEL
 from app.db.listen import CHANNEL_PREFIX, Listener, Resync, Wake
 from app.db.scoped import Scoped
 from app.errors import HsError, Unavailable
+from app.load import LoadMeter
 from app.model import Device, Instance, TenantId
 from app.netmap.dns import DnsPlan
 from app.settings import Settings
@@ -56,6 +57,7 @@ class Follower:
     refresher: Refresher
     listener: Listener
     policies: TenantPolicies
+    load_meter: LoadMeter
     #: Whether the lease is held for certain at this moment.
     holds_lease: Callable[[], bool]
     #: Whether `scoped` is the owner's.
@@ -90,6 +92,7 @@ class Follower:
 
         def on_round(tenant_id: TenantId, stats: RoundStats) -> None:
             metrics.round(stats)
+            follower.load_meter.sent(stats.devices, stats.frames + stats.maps, stats.bytes + stats.map_bytes)
             follower.count_sent(tenant_id, stats.bytes + stats.map_bytes)
             follower.touch()
 
@@ -145,10 +148,21 @@ class Follower:
             instance=instance,
             at_once={ROUTING_CHANNEL: lambda payload: follower.heard_routing(payload)},
         )
+        load_meter = LoadMeter(
+            lambda sample: follower.scoped.put_load(settings.cluster_id, instance, sample),
+            lambda: follower.scoped.pool_use(),
+            lambda: follower.devices(),
+        )
         follower = cls(
-            settings, instance, scoped, derp_map, hub, refresher, listener, policies, holds_lease, owns
+            *(settings, instance, scoped, derp_map, hub, refresher, listener, policies, load_meter),
+            *(holds_lease, owns),
         )
         return follower
+
+    def devices(self) -> tuple[int, int]:
+        """Connected and registered ones: none of them is a standby's."""
+        _, registered, connected = self.hub.counts()
+        return (connected, registered) if self.owns else (0, 0)
 
     def may_write(self) -> bool:
         """A standby reads with a session that may not write, also while it is becoming the owner."""

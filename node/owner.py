@@ -306,6 +306,7 @@ class Owner:
         await self.scoped.trim_tombstones()
         await self.scoped.trim_logins()
         await self.scoped.trim_requests()
+        await self.scoped.trim_load(self.settings.cluster_id)
 
     async def _refresh_derp_map(self) -> None:
         if await self.derp_map.refresh():
@@ -335,6 +336,7 @@ class Owner:
         for tunnel in list(self._tunnels):
             tunnel.close()
         await self.usage.flush()
+        await self.follower.load_meter.flush()
         try:
             await self.hot.flush()
         except HsError as error:

@@ -30,6 +30,7 @@ from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
 from app.settings_values import mask_dsn
+from app.stall import watch_loop
 from node.collector import Collector
 from node.debug_pages import debug_routes
 from node.derp.metrics import RelayCollector
@@ -40,7 +41,6 @@ from node.loading import take_over
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
-from node.stall import watch_loop
 from node.web import Facts, metrics_app, verify_app
 
 _log = log.get("serve")
@@ -166,7 +166,8 @@ class Serving:
         tasks = [
             self.daemon.spawn("listen", follower.listener.run()),
             self.daemon.spawn("routes", front.exchange.run()),
-            self.daemon.spawn("loop watch", watch_loop(metrics.loop_stall)),
+            self.daemon.spawn("loop watch", watch_loop(metrics.loop_stall, follower.load_meter.stalled)),
+            self.daemon.spawn("load", follower.load_meter.run()),
         ]
         try:
             if epoch is None:

@@ -6,6 +6,7 @@ from typing import Self
 
 from app.db.access import Access
 from app.db.connect import POOL_MAX, create_pool, server_settings
+from app.db.health import Alarms, LoadStore
 from app.db.jobs import Jobs
 from app.db.logins import LoginFacts
 from app.db.moves import Moves
@@ -19,7 +20,18 @@ ROLE = "hs_acs"
 
 
 class Admission(
-    Access, Overrides, UsageFacts, Webhooks, Jobs, Moves, Rebalances, AcsRequests, RouteFacts, LoginFacts
+    Access,
+    Overrides,
+    UsageFacts,
+    Webhooks,
+    Jobs,
+    Moves,
+    Rebalances,
+    AcsRequests,
+    RouteFacts,
+    LoginFacts,
+    LoadStore,
+    Alarms,
 ):
     """Everything hs-acs may do in the database. Each write names its tenant or cluster, and is audited."""
 

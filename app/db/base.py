@@ -36,6 +36,10 @@ class PoolBase:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         self._pool = pool
 
+    def pool_use(self) -> tuple[int, int]:
+        """Connections that are in use now, and how many there may be."""
+        return self._pool.get_size() - self._pool.get_idle_size(), self._pool.get_max_size()
+
     async def close(self) -> None:
         """Waits shortly for statements under way, then closes all connections."""
         with translated():

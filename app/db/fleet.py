@@ -12,12 +12,16 @@ import orjson
 from app.db.base import ACQUIRE_TIMEOUT_S
 from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
+from app.db.health import read_facts
 from app.errors import NotFound
 from app.fleet import (
+    HISTORY_MINUTES,
     Anchor,
     AuditRow,
     ClusterRow,
     DeviceRow,
+    LoadHistory,
+    OpenAlarm,
     Overview,
     Page,
     TenantRef,
@@ -25,6 +29,7 @@ from app.fleet import (
     View,
 )
 from app.fleet_lists import LISTS
+from app.health import Facts
 from app.model import TenantId, UserId
 from app.sql import QUERIES
 
@@ -35,6 +40,8 @@ READ_TIMEOUT_S = 5.0
 INSTANCE_GONE_S = 90.0
 EXPIRING_SOON_S = 86_400.0
 RECENT_LINES = 20
+#: Open alarms of one picture; what is less urgent is on the screen of alarms.
+ALARMS = 200
 HISTORY_LINES = 200
 #: Tenants a form offers.
 TENANT_CHOICES = 500
@@ -77,6 +84,25 @@ class Fleet:
             found[0][-1] if found else 0.0,
         )
 
+    async def alarms(self, cluster_id: str | None) -> list[OpenAlarm]:
+        """Those that hs-acs keeps open, the worst first."""
+        return [OpenAlarm(*row) for row in await self._fetch(QUERIES["fleet_alarms"], cluster_id, ALARMS)]
+
+    async def facts(self) -> Facts:
+        """What alarms are judged by."""
+        return await read_facts(self._fetch)
+
+    async def load(self, cluster_id: str | None) -> dict[str, LoadHistory]:
+        """The last hour of each cluster that was measured."""
+        connected: dict[str, list[float | None]] = {}
+        changes: dict[str, list[float | None]] = {}
+        for name, ago, count, rate in await self._fetch(QUERIES["fleet_load"], cluster_id, HISTORY_MINUTES):
+            place = HISTORY_MINUTES - 1 - max(0, ago)
+            if place >= 0:
+                connected.setdefault(name, [None] * HISTORY_MINUTES)[place] = count
+                changes.setdefault(name, [None] * HISTORY_MINUTES)[place] = rate
+        return {name: LoadHistory(tuple(connected[name]), tuple(changes[name])) for name in connected}
+
     async def devices(self, view: View) -> Page[DeviceRow]:
         """A window of devices."""
         arguments = _device_arguments(view)
@@ -96,6 +122,7 @@ class Fleet:
             "audit": QUERIES["fleet_list_audit"],
             "processes": QUERIES["fleet_list_processes"],
             "jobs": QUERIES["fleet_list_jobs"],
+            "alarms": QUERIES["fleet_list_alarms"],
             "logins": QUERIES["fleet_list_logins"],
         }
         statement = QUERIES["fleet_window"].replace(_LISTED, statements[name])

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from app.db.admin import Admin
 from app.db.connect import POOL_IDLE_S, POOL_LIMIT, POOL_MAX, create_pool, server_settings
 from app.db.devices import Devices
+from app.db.health import LoadStore
 from app.db.logins import Logins
 from app.db.reads import Reads
 from app.db.registering import Registering
@@ -20,7 +21,7 @@ from app.sql import QUERIES
 Role = Literal["hs_node", "hs_admin"]
 
 
-class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing, UsageWriter):
+class Scoped(Devices, Registering, Logins, Admin, Requests, Reads, Routing, UsageWriter, LoadStore):
     """Everything one cluster's process may do. Row security is the second barrier behind its statements.
 
     Opened with an epoch it acts as the owner under that lease and all its writes are fenced; a new epoch

@@ -212,3 +212,24 @@ SELECT (SELECT count(*) FROM matching) AS total,
           CASE WHEN NOT $4::boolean THEN p.number_key END, CASE WHEN $4::boolean THEN p.number_key END DESC,
           CASE WHEN NOT $4::boolean THEN p.tenant_id END, CASE WHEN $4::boolean THEN p.tenant_id END DESC,
           CASE WHEN NOT $4::boolean THEN p.id END, CASE WHEN $4::boolean THEN p.id END DESC
+
+-- fleet_alarms --
+-- Open alarms, the worst first, then the newest; what was acknowledged comes last.
+-- $1 cluster_id or NULL, $2 limit
+SELECT id, cluster_id, severity, rule, object, text, extract(epoch FROM raised_at)::float8,
+       COALESCE(acknowledged_by, ''), extract(epoch FROM acknowledged_at)::float8
+  FROM alarms
+ WHERE cleared_at IS NULL AND ($1::text IS NULL OR cluster_id = $1 OR cluster_id = '')
+ ORDER BY acknowledged_at IS NOT NULL, array_position(ARRAY['critical', 'warning', 'notice'], severity), id DESC
+ LIMIT $2
+
+-- fleet_load --
+-- Connected devices and changed devices a second of each cluster, by minutes before this one.
+-- $1 cluster_id or NULL, $2 minutes
+SELECT s.cluster_id,
+       (extract(epoch FROM date_trunc('minute', now(), 'UTC') - s.minute) / 60)::int, sum(s.connected)::bigint,
+       sum(s.changes / s.span_s)::float8
+  FROM load_samples s
+ WHERE s.minute > now() - $2 * interval '1 minute' AND s.cluster_id <> '' AND s.connected IS NOT NULL
+   AND ($1::text IS NULL OR s.cluster_id = $1)
+ GROUP BY 1, 2

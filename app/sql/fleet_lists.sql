@@ -123,13 +123,16 @@ SELECT COALESCE(c.tenant_id, 0) AS tenant_id, c.id * 2 AS id, c.cluster_id, c.cl
        extract(epoch FROM c.at)::float8 AS at, extract(epoch FROM now() - c.at)::float8 AS _age, c.kind AS event,
        c.scope_key AS scope, COALESCE(NULLIF(c.origin, ''), 'shell, console or hs-acs') AS origin, 'change' AS state,
        NULL::bigint AS devices, NULL::bigint AS bytes, NULL::float8 AS ms, '' AS error,
+       NULL::bigint AS maps, NULL::bigint AS waiting, NULL::float8 AS read_ms, NULL::float8 AS send_ms,
        ARRAY[c.kind, c.scope_key, c.origin] AS words
   FROM (SELECT * FROM changes WHERE $1::text IS NULL OR cluster_id = $1 ORDER BY at DESC LIMIT 3000) c
 UNION ALL
 SELECT COALESCE(r.tenant_id, 0), r.id * 2 + 1, r.cluster_id, r.cluster_id, extract(epoch FROM r.requested_at)::float8,
        extract(epoch FROM now() - r.requested_at)::float8, 'rebuild', r.args ->> 'scope', r.requested_by, r.state,
        (r.result ->> 'devices')::bigint, (r.result ->> 'bytes')::bigint, (r.result ->> 'ms')::float8,
-       COALESCE(r.error, ''), ARRAY['rebuild', r.args ->> 'scope', r.requested_by]
+       COALESCE(r.error, ''), (r.result ->> 'maps')::bigint, (r.result ->> 'waiting')::bigint,
+       (r.result ->> 'read_ms')::float8, (r.result ->> 'send_ms')::float8,
+       ARRAY['rebuild', r.args ->> 'scope', r.requested_by]
   FROM (SELECT * FROM requests WHERE kind = 'netmap_rebuild' AND ($1::text IS NULL OR cluster_id = $1)
          ORDER BY id DESC LIMIT 1000) r
 
@@ -155,10 +158,41 @@ SELECT 0::bigint AS tenant_id, hashtextextended(i.instance_id, 0) & 900719925474
        CASE WHEN l.holder = i.instance_id THEN l.epoch END AS epoch,
        CASE WHEN l.holder = i.instance_id AND l.expires_at > '-infinity'
             THEN extract(epoch FROM l.expires_at)::float8 END AS lease_ends,
+       i.version <> first_value(i.version)
+           OVER (ORDER BY i.heartbeat_at > now() - interval '90 seconds' DESC, i.started_at DESC) AS skewed,
+       s.connected, s.rss, s.cpu_s / s.span_s AS cpu_share, s.loop_lag_s, s.pool_used, s.pool_size,
+       COALESCE(h.lags, '{}') AS lags, COALESCE(h.sizes, '{}') AS sizes,
        ARRAY[i.instance_id, i.kind, i.cluster_id] AS words
   FROM instances i
   LEFT JOIN leases l ON l.name = CASE i.kind WHEN 'acs' THEN 'acs' ELSE 'cluster:' || i.cluster_id END
+  LEFT JOIN LATERAL (SELECT * FROM load_samples m
+                      WHERE m.cluster_id = i.cluster_id AND m.instance_id = i.instance_id
+                        AND m.minute > now() - interval '3 minutes'
+                      ORDER BY m.minute DESC LIMIT 1) s ON true
+  LEFT JOIN LATERAL (SELECT array_agg(m.loop_lag_s ORDER BY m.minute) AS lags,
+                            array_agg(m.rss ORDER BY m.minute) FILTER (WHERE m.rss IS NOT NULL) AS sizes
+                       FROM load_samples m
+                      WHERE m.cluster_id = i.cluster_id AND m.instance_id = i.instance_id
+                        AND m.minute > now() - interval '60 minutes') h ON true
  WHERE $1::text IS NULL OR i.cluster_id = $1 OR i.kind = 'acs'
+
+-- fleet_list_alarms --
+-- The newest alarms, open or over.
+-- $1 cluster_id or NULL; alarms of the deployment as a whole are of no cluster
+SELECT 0::bigint AS tenant_id, a.id, a.cluster_id, a.cluster_id AS cluster, a.severity, a.rule, a.object, a.text,
+       CASE WHEN a.cleared_at IS NOT NULL THEN 'over' WHEN a.acknowledged_at IS NOT NULL THEN 'known'
+            ELSE 'open' END AS state,
+       -- what nobody knows of first, the worst on top, then the newest; ages are below 1e11 for ever
+       (CASE WHEN a.cleared_at IS NOT NULL THEN 9 WHEN a.acknowledged_at IS NOT NULL THEN 5 ELSE 0 END
+           + CASE WHEN a.cleared_at IS NULL
+                  THEN array_position(ARRAY['critical', 'warning', 'notice'], a.severity) ELSE 0 END) * 1e11
+           - extract(epoch FROM a.raised_at)::float8 AS urgency,
+       extract(epoch FROM a.raised_at)::float8 AS raised, extract(epoch FROM now() - a.raised_at)::float8 AS _age,
+       extract(epoch FROM a.cleared_at)::float8 AS cleared, COALESCE(a.acknowledged_by, '') AS acknowledged_by,
+       extract(epoch FROM a.acknowledged_at)::float8 AS acknowledged,
+       ARRAY[a.rule, a.object, a.text, a.severity] AS words
+  FROM (SELECT * FROM alarms WHERE $1::text IS NULL OR cluster_id = $1 OR cluster_id = ''
+         ORDER BY cleared_at IS NOT NULL, id DESC LIMIT 2000) a
 
 -- fleet_list_jobs --
 -- Jobs of the leading hs-acs, and what came of their last runs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from console.action import PLANS, Action, on
+from console.action import ACTIVITY, PLANS, Action, on
 
 OF_FLEET: tuple[Action, ...] = (
     Action(
@@ -218,5 +218,25 @@ OF_FLEET: tuple[Action, ...] = (
         "rebalance_verb",
         needs_row=True,
         rank=10,
+    ),
+    Action(
+        "alarm.acknowledge",
+        "a",
+        "acknowledge",
+        "Tell everybody that you know of an alarm. Raised again it is a new one.",
+        on("alarms"),
+        1,
+        "alarm_acknowledge",
+        needs_row=True,
+        many=True,
+        rank=3,
+    ),
+    Action(
+        "view.follow",
+        "f",
+        "follow",
+        "Keep the cursor on the newest row until it is moved.",
+        ACTIVITY,
+        rank=5,
     ),
 )

@@ -17,6 +17,7 @@ PLACES: tuple[Action, ...] = (
     Action("screen.audit", "9", "Audit", "Who did what, the newest first."),
     Action("screen.processes", "0", "Processes", "hs-node and hs-acs, and their leases."),
     Action("screen.jobs", "J", "Jobs", "What the leading hs-acs does by the clock."),
+    Action("screen.alarms", "!", "Alarms", "What is wrong, since when, and who knows of it."),
     Action("screen.logins", "L", "Logins", "Devices that wait until somebody lets them in."),
     Action("screen.rebalance", "8", "Rebalance", "Plans for moving tenants: proposed, under way, done."),
     Action("screen.tenants", "T", "Tenants", "Tenants, where they live and what they use of their limits."),

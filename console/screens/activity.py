@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
+from textual import on
 from textual.binding import BindingType
+from textual.widgets import DataTable
 
 from app.fleet_lists import AuditLine, ChangeRow
+from console.cells import plural
 from console.query import Condition, render
 from console.screens.base import bindings_of
+from console.screens.frame import RowT
 from console.screens.plain import PlainScreen
 from console.table import Column
 
 
-class NetmapScreen(PlainScreen[ChangeRow]):
+class ActivityScreen(PlainScreen[RowT]):
+    """The newest first; the cursor may follow."""
+
+    NEWEST_FIRST = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.following = False
+
+    async def do_view_follow(self) -> None:
+        self.following = not self.following
+        if self.following:
+            if (self.sort_by, self.descending, self.from_end) != (self.SORT, True, False) or self.anchors:
+                self.sort_by, self.descending = self.SORT, True
+                self.change_view()
+            self.table.move_cursor(row=0)
+        self.paint_frame()
+
+    def accept(self, data: Any) -> None:
+        super().accept(data)
+        if self.following:
+            self.table.move_cursor(row=0)
+
+    @on(DataTable.RowHighlighted)
+    def cursor_left(self) -> None:
+        """Who moves away from the newest row wants to read on."""
+        if self.following and self.table.row_count and self.table.cursor_row > 0:
+            self.following = False
+            self.console.say("the cursor was moved: not following any more; f follows again")
+            self.paint_frame()
+
+    def facts(self, width: int) -> Text:
+        facts = super().facts(width)
+        return self.pen.join(self.pen.cell("following | ", "change"), facts) if self.following else facts
+
+
+class NetmapScreen(ActivityScreen[ChangeRow]):
     """Changes of clusters' netmaps, and rebuilds with what they sent, the newest first."""
 
     NAME = "netmap"
     NOUN = "change"
     SORT = "at"
-    NEWEST_FIRST = True
     STATES: ClassVar = {
         "queued": "wait",
         "running": "change",
@@ -39,6 +78,7 @@ class NetmapScreen(PlainScreen[ChangeRow]):
         Column("state", "STATE", 10, 2, sort="state"),
         Column("origin", "ORIGIN", 16, 4, 2, sort="origin"),
         Column("devices", "DEVICES", 8, 2, right=True, sort="devices"),
+        Column("maps", "FRAMES", 7, 3, right=True, sort="maps"),
         Column("bytes", "BYTES", 12, 3, right=True, sort="bytes"),
         Column("ms", "MS", 8, 3, right=True, sort="ms"),
         Column("error", "WHY", 12, 5, 2),
@@ -49,6 +89,28 @@ class NetmapScreen(PlainScreen[ChangeRow]):
 
     def place_of(self, row: ChangeRow) -> tuple[str | None, str]:
         return row.cluster_id, row.scope
+
+    def detail_of(self, row: ChangeRow, width: int) -> tuple[str, list[Text]]:
+        """What a rebuild sent and how long its stages took; a change only says who made it."""
+        cell = self.pen.cell
+        if row.ms is None:
+            words = f"by {row.origin}  {row.state}" if row.event == "rebuild" else f"written by {row.origin}"
+            return self.name_of(row), [cell(words, "muted"), cell(row.error, "failed")]
+        sent = [
+            plural(row.devices or 0, "device"),
+            plural(row.maps or 0, "frame"),
+            f"{row.bytes or 0:,} bytes",
+        ]
+        stages = [f"{row.ms:,.0f} ms"]
+        if row.read_ms is not None and row.send_ms is not None:
+            stages += [f"read {row.read_ms:,.0f} ms", f"make and send {row.send_ms:,.0f} ms"]
+        late = f"{plural(row.waiting, 'device')} did not take it in time" if row.waiting else ""
+        return self.name_of(row), [
+            cell(f"asked by {row.origin}, {row.state}", "muted"),
+            cell(f"result  {', '.join(sent)}"),
+            cell(f"time    {' | '.join(stages)}"),
+            cell(late, "attention"),
+        ]
 
     async def do_row_open(self) -> None:
         row = self.current
@@ -62,13 +124,12 @@ class NetmapScreen(PlainScreen[ChangeRow]):
         self.console.go_to("devices", render((condition,)))
 
 
-class AuditScreen(PlainScreen[AuditLine]):
+class AuditScreen(ActivityScreen[AuditLine]):
     """One row for each of the newest 10,000 lines of the audit log, the newest first."""
 
     NAME = "audit"
     NOUN = "entry"
     SORT = "id"
-    NEWEST_FIRST = True
     TIMES: ClassVar = frozenset({"at"})
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("audit")
     COLUMNS: ClassVar[Sequence[Column]] = (

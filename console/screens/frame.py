@@ -219,7 +219,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         if serial != self.serial:
             return
         if self.console.paused and self.wanted_since is None:
-            self.console.held += 1
+            self.console.hold({self.key_of(row) for row in self.rows_in(data)} - self.rows.keys())
             return
         self.received_at = at
         self.accept(data)
@@ -232,6 +232,9 @@ class ListFrame(Screen[None], Generic[RowT]):
             self.wanted_since = None
         self.is_partial = False
         self.paint_frame()
+
+    def rows_in(self, data: Any) -> Sequence[RowT]:
+        return cast("Page[RowT]", data).rows
 
     def accept(self, data: Any) -> None:
         page = cast("Page[RowT]", data)

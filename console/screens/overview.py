@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,19 +13,24 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from app.fleet import ClusterRow, Overview, Page, Term, View
+from app.fleet import ClusterRow, LoadHistory, Overview, Page, Term, View
+from app.health import SEVERITIES
 from console.actions import BY_ID
 from console.cells import age, clock_text, count_text, plural
 from console.query import Condition, render
 from console.rebuild import rebuild_ask
+from console.screens.alarms import ROLES, alarm_line
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
 from console.widgets import box_line, show, side_by_side
 
-#: One sample of the number of online devices this often, so many are kept: five minutes.
-SAMPLE_S = 5.0
-SAMPLES = 60
+#: Lines of the attention list; the screen of alarms has all.
+ATTENTION_LINES = 5
+#: Cells of a spark line beside its number.
+RATE_CELLS = 9
+#: What the spark line of all devices is of.
+SPAN = " 60 min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +76,24 @@ class OverviewScreen(ListScreen[ClusterRow]):
         Column("users", "USERS", 6, 2, right=True),
         Column("keys", "KEYS", 6, 3, right=True),
         Column("instances", "INSTANCES", 9, 5, right=True),
-        Column("spark", "ONLINE, LAST 5 MIN", 20, 6, 1),
+        Column("spark", "CONNECTED, 60 MIN", 17, 3, 1),
+        Column("changes", "CHANGES/S, 60 MIN", 17, 4),
         Column("owner", "OWNER", 16, 7, 2),
     )
 
     def __init__(self) -> None:
         super().__init__()
         self.picture: Overview | None = None
-        self.samples: dict[str, deque[int]] = {}
-        self.sampled_at: float | None = None
 
     def compose_above(self) -> ComposeResult:
         with Horizontal(id="tiles"):
             for name in ("devices", "clusters", "attention"):
                 yield Static("", id=f"tile-{name}", classes="tile", markup=False)
+
+        yield Static("", id="attention", markup=False)
+
+    def rows_in(self, data: Any) -> Sequence[ClusterRow]:
+        return cast("Overview", data).clusters
 
     def read(self, view: View) -> Callable[[], Awaitable[Any]]:
         return lambda: self.store.overview(view.cluster_id)
@@ -98,28 +106,20 @@ class OverviewScreen(ListScreen[ClusterRow]):
 
     def accept(self, data: Any) -> None:
         self.picture = cast("Overview", data)
-        self._sample(self.picture)
         rows = tuple(row for row in self.picture.clusters if matches(row, self.terms))
         self.page = Page(rows, (), len(rows), 0, self.picture.now or self.console.clock())
         self.show_rows()
         self._paint_tiles()
 
-    def _sample(self, picture: Overview) -> None:
-        now = self.console.clock()
-        if self.sampled_at is not None and now - self.sampled_at < SAMPLE_S:
-            return
-        self.sampled_at = now
-        for row in picture.clusters:
-            self.samples.setdefault(row.cluster_id, deque(maxlen=SAMPLES)).append(row.online)
-        for gone in set(self.samples) - {row.cluster_id for row in picture.clusters}:
-            del self.samples[gone]
-
     def moving(self, row: ClusterRow) -> object:
-        return self.sampled_at, row.lease_left_s
+        return self._history(row), row.lease_left_s
+
+    def _history(self, row: ClusterRow) -> LoadHistory | None:
+        return self.picture.load.get(row.cluster_id) if self.picture is not None else None
 
     def cells_of(self, row: ClusterRow) -> dict[str, Text]:
         cell = self.pen.cell
-        health = health_of(row)
+        health, history = health_of(row), self._history(row)
         width = next((size for column, size in self.table.shown if column.name == "spark"), 0)
         return {
             "cluster": cell(row.cluster_id, "strong"),
@@ -131,7 +131,8 @@ class OverviewScreen(ListScreen[ClusterRow]):
             "users": cell(count_text(row.users), "muted"),
             "keys": cell(count_text(row.keys), "muted"),
             "instances": cell(row.instances, "muted"),
-            "spark": cell(self.pen.spark(self.samples.get(row.cluster_id, ()), width), "change"),
+            "spark": cell(self.pen.spark(history.connected, width) if history else "-", "change"),
+            "changes": self._changes(history),
             "owner": cell(row.owner or "-", "muted"),
         }
 
@@ -141,18 +142,10 @@ class OverviewScreen(ListScreen[ClusterRow]):
         rows = picture.clusters
         devices, online = sum(r.devices for r in rows), sum(r.online for r in rows)
         share = f"{100 * online // devices} %" if devices else "-"
-        healths = [(row, health_of(row)) for row in rows]
-        ill = [(row, health) for row, health in healths if health.role in ("failed", "attention")]
         expired, expiring = sum(r.expired for r in rows), sum(r.expiring for r in rows)
         waiting, users, keys = (sum(getattr(r, name) for r in rows) for name in ("waiting", "users", "keys"))
         cell, state = self.pen.cell, self.pen.state
-        totals = [
-            sum(at)
-            for at in zip(
-                *(list(s)[-min(map(len, self.samples.values())) :] for s in self.samples.values()),
-                strict=True,
-            )
-        ]
+        totals = total_of([history.connected for history in picture.load.values()])
         width = max(1, self.query_one("#tile-devices").content_size.width)
         self._tile(
             "devices",
@@ -161,7 +154,9 @@ class OverviewScreen(ListScreen[ClusterRow]):
                 self.pen.join(cell(count_text(devices), "strong"), " devices"),
                 self.pen.join(cell(count_text(online), "ok"), f" online  {share}"),
                 self.pen.join(cell(count_text(expired), "attention" if expired else "muted"), " expired"),
-                cell(self.pen.spark(totals, width), "change"),
+                cell(f"{self.pen.spark(totals, width - len(SPAN))}{SPAN}", "change")
+                if totals
+                else cell("not measured yet", "muted"),
             ],
         )
         self._tile(
@@ -169,17 +164,45 @@ class OverviewScreen(ListScreen[ClusterRow]):
             "Clusters",
             [
                 self.pen.join(cell(plural(len(rows), "cluster"), "strong")),
-                self.pen.join(cell(sum(h.role == "ok" for _, h in healths), "ok"), " healthy"),
+                self.pen.join(cell(sum(health_of(row).role == "ok" for row in rows), "ok"), " healthy"),
                 self.pen.join(plural(sum(r.tenants for r in rows), "tenant")),
                 self.pen.join(plural(users, "user"), ", ", plural(keys, "key")),
             ],
         )
-        lines = [self.pen.join(state(h.role, row.cluster_id), f" {h.word}") for row, h in ill]
+        lines = self._paint_attention(picture)
         if waiting:
             lines.append(state("change", f"{plural(waiting, 'request')} waiting"))
         if expiring:
             lines.append(state("attention", f"{plural(expiring, 'device')} expire within a day"))
         self._tile("attention", "Attention", lines or [state("ok", "nothing needs attention")])
+
+    def _paint_attention(self, picture: Overview) -> list[Text]:
+        """The list of open alarms, the worst first; answers what the tile says of them."""
+        lines = [alarm_line(self.pen, alarm) for alarm in picture.alarms[:ATTENTION_LINES]]
+        more = len(picture.alarms) - len(lines)
+        if more > 0:
+            lines.append(self.pen.cell(f"and {plural(more, 'alarm')} more; ! shows all", "muted"))
+        attention = self.query_one("#attention", Static)
+        attention.set_class(bool(lines), "shown")
+        attention.update(Text("\n", end="").join(lines))
+        judged = "! leads there" if picture.judge else "judged by this console"
+        attention.border_title = f"Open alarms ({judged})"
+        found = []
+        for severity in SEVERITIES:
+            fresh = [a for a in picture.alarms if a.severity == severity and not a.acknowledged_by]
+            if fresh:
+                found.append(self.pen.state(ROLES[severity], f"{len(fresh)} {severity}"))
+        known = sum(bool(alarm.acknowledged_by) for alarm in picture.alarms)
+        if known:
+            found.append(self.pen.state("off", f"{known} acknowledged"))
+        return found
+
+    def _changes(self, history: LoadHistory | None) -> Text:
+        """The newest rate that was measured, and beside it the hour's."""
+        known = [rate for rate in history.changes if rate is not None] if history else []
+        if history is None or not known:
+            return self.pen.cell("-", "muted")
+        return self.pen.cell(f"{known[-1]:>7.2f} {self.pen.spark(history.changes, RATE_CELLS)}", "change")
 
     def _tile(self, name: str, title: str, lines: list[Text]) -> None:
         tile = self.query_one(f"#tile-{name}", Static)
@@ -253,6 +276,12 @@ class OverviewScreen(ListScreen[ClusterRow]):
             f"All is read again; the {count_text(row.online)} devices online get their whole map anew.",
             [rebuild_ask(row.cluster_id, row.home_id, "cluster", f"rebuild cluster {row.cluster_id}")],
         )
+
+
+def total_of(series: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Minute by minute over all clusters; None where none was measured."""
+    minutes = [[value for value in at if value is not None] for at in zip(*series, strict=True)]
+    return [sum(values) if values else None for values in minutes]
 
 
 def matches(row: ClusterRow, terms: tuple[Term, ...]) -> bool:

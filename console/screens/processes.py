@@ -10,15 +10,21 @@ from textual.binding import BindingType
 
 from app.errors import BadRequest, HsError
 from app.fleet_lists import JobRow, LoginRow, ProcessRow
+from app.health import RULES
 from app.model import TenantId
 from console.actions import BY_ID
-from console.cells import age, plural
+from console.cells import age, count_text, date_text, plural, size_text
 from console.dialogs import Field
 from console.query import Condition, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
 from console.store import Ask
 from console.table import Column
+from console.widgets import box_line, side_by_side
+
+#: Cells of a spark line beside its number, and in the pane.
+LAG_CELLS = 6
+SPARK_CELLS = 30
 
 
 class ProcessesScreen(PlainScreen[ProcessRow]):
@@ -30,15 +36,20 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
     TIMES: ClassVar = frozenset({"started", "heartbeat"})
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("processes")
     COLUMNS: ClassVar[Sequence[Column]] = (
-        Column("name", "PROCESS", 24, 1, 3, sort="name"),
+        Column("name", "PROCESS", 20, 1, 3, sort="name"),
         Column("kind", "KIND", 5, 1, sort="kind"),
-        Column("cluster_id", "CLUSTER", 10, 1, 1, sort="cluster"),
-        Column("state", "STATE", 11, 1, sort="state"),
-        Column("heard", "HEARD", 7, 1, right=True),
-        Column("lease", "LEASE", 8, 2, right=True),
-        Column("epoch", "EPOCH", 6, 3, right=True, sort="epoch"),
-        Column("up", "UP", 7, 3, right=True),
-        Column("version", "VERSION", 9, 4, sort="version"),
+        Column("cluster_id", "CLUSTER", 8, 1, 1, sort="cluster"),
+        Column("state", "STATE", 10, 1, sort="state"),
+        Column("heard", "HEARD", 6, 1, right=True),
+        Column("lease", "LEASE", 7, 3, right=True),
+        Column("epoch", "EPOCH", 6, 4, right=True, sort="epoch"),
+        Column("up", "UP", 6, 2, right=True),
+        Column("connected", "CONNS", 6, 2, right=True, sort="connected"),
+        Column("rss", "RSS", 6, 2, right=True, sort="rss"),
+        Column("lag", "LOOP LAG", 14, 2, sort="loop_lag_s"),
+        Column("pool", "DB POOL", 8, 3, right=True, sort="pool_used"),
+        Column("version", "VERSION", 9, 2, sort="version"),
+        Column("cpu", "CPU", 6, 4, right=True, sort="cpu_share"),
         Column("addr", "ADDRESS", 20, 5, 1, sort="addr"),
     )
 
@@ -57,6 +68,19 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
                 return self.pen.cell(self.ago(row.heartbeat), "failed" if row.state == "lost" else "muted")
             case "up":
                 return self.pen.cell("-" if row.state == "lost" else self.ago(row.started), "muted")
+            case "rss":
+                return self.pen.cell("-" if row.rss is None else size_text(row.rss), "muted")
+            case "cpu":
+                return self.pen.cell(
+                    "-" if row.cpu_share is None else f"{100 * row.cpu_share:.0f} %", "muted"
+                )
+            case "lag":
+                return self._lag(row)
+            case "pool":
+                return self._pool(row)
+            case "version":
+                mark = f" {self.pen.glyph('attention')}" if row.skewed else ""
+                return self.pen.cell((row.version or "-") + mark, "attention" if mark else "muted")
             case "lease" if row.lease_ends is None:
                 return self.pen.cell("-", "muted")
             case "lease":
@@ -96,6 +120,44 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
             typed=cluster.cluster_id,
             why="" if others > 0 else "Nobody stands by: all devices are cut off until a process starts.",
         )
+
+    def _lag(self, row: ProcessRow) -> Text:
+        """The worst of the newest minute, and beside it the hour's."""
+        if row.loop_lag_s is None:
+            return self.pen.cell("-", "muted")
+        role = "attention" if 1000 * row.loop_lag_s >= RULES["loop_lag"].raise_at else "muted"
+        return self.pen.cell(f"{1000 * row.loop_lag_s:>4.0f} ms {self.pen.spark(row.lags, LAG_CELLS)}", role)
+
+    def _pool(self, row: ProcessRow) -> Text:
+        """Most connections that were in use at once, of how many."""
+        if row.pool_used is None or not row.pool_size:
+            return self.pen.cell("-", "muted")
+        full = 100 * row.pool_used / row.pool_size >= RULES["pool_full"].raise_at
+        mark = f" {self.pen.glyph('attention')}" if full else ""
+        return self.pen.cell(f"{row.pool_used}/{row.pool_size}{mark}", "attention" if full else "muted")
+
+    def detail_of(self, row: ProcessRow, width: int) -> tuple[str, list[Text]]:
+        facts = [
+            box_line(self.pen, "address", row.addr or "-"),
+            box_line(self.pen, "version", row.version or "-"),
+            box_line(self.pen, "started", date_text(row.started)),
+            box_line(self.pen, "heard", self.ago(row.heartbeat)),
+            box_line(
+                self.pen, "devices connected", "-" if row.connected is None else count_text(row.connected)
+            ),
+        ]
+        lines = side_by_side(facts, width)
+        if row.rss is not None:
+            spark = self.pen.cell(self.pen.spark(row.sizes, SPARK_CELLS), "change")
+            lines.append(self.pen.join(f"memory    {size_text(row.rss):>8}  ", spark, "  last 60 min"))
+        if row.loop_lag_s is not None:
+            spark = self.pen.cell(self.pen.spark(row.lags, SPARK_CELLS), "change")
+            lag = f"{1000 * row.loop_lag_s:.0f} ms"
+            lines.append(self.pen.join(f"loop lag  {lag:>8}  ", spark, "  worst of each minute"))
+        if row.skewed:
+            words = "another version than the process that was started last"
+            lines.append(self.pen.state("attention", words))
+        return row.name, lines
 
     async def do_row_open(self) -> None:
         row = self.current

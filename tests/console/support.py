@@ -16,6 +16,8 @@ from app.fleet import (
     ClusterRow,
     DeviceRow,
     KeyRow,
+    LoadHistory,
+    OpenAlarm,
     Overview,
     Page,
     TenantRef,
@@ -23,6 +25,7 @@ from app.fleet import (
     View,
 )
 from app.fleet_lists import (
+    AlarmRow,
     AuditLine,
     ChangeRow,
     JobRow,
@@ -190,6 +193,8 @@ def change(number: int, **changes: Any) -> ChangeRow:
         "event": "rebuild" if is_rebuild else "node", "scope": f"device:{number}", "origin": "console:ops",
         "state": "done" if is_rebuild else "change", "devices": 12 if is_rebuild else None,
         "bytes": 34_567 if is_rebuild else None, "ms": 8.5 if is_rebuild else None, "error": "",
+        "maps": 12 if is_rebuild else None, "waiting": 0 if is_rebuild else None,
+        "read_ms": 3.0 if is_rebuild else None, "send_ms": 5.0 if is_rebuild else None,
     }  # fmt: skip
     return ChangeRow(**(fields | changes))
 
@@ -208,6 +213,8 @@ def process(number: int, name: str | None = None, **changes: Any) -> ProcessRow:
         "id": number, "name": name or f"host-{number}", "kind": "node", "cluster_id": "eu-1",
         "addr": "192.0.2.1:8080", "version": "0.1.0", "started": NOW - 7200.0, "heartbeat": NOW - 2.0,
         "state": ("owner", "standby", "lost")[number % 3], "epoch": 3, "lease_ends": NOW + 4.0,
+        "skewed": number == 2, "connected": 3401, "rss": 612_000_000, "cpu_share": 0.12, "loop_lag_s": 0.004,
+        "pool_used": 6, "pool_size": 20, "lags": (0.002, 0.001, 0.091, 0.004), "sizes": (600, 610, 612),
     }  # fmt: skip
     return ProcessRow(**(fields | changes))
 
@@ -219,6 +226,18 @@ def job(number: int, name: str | None = None, **changes: Any) -> JobRow:
         "failures": 0,
     }  # fmt: skip
     return JobRow(**(fields | changes))
+
+
+def alarm(number: int, text: str | None = None, **changes: Any) -> AlarmRow:
+    fields: dict[str, Any] = {
+        "id": number, "cluster_id": "eu-1", "severity": ("critical", "warning", "notice")[number % 3],
+        "rule": "no_owner", "object": "cluster:eu-1", "text": text or f"alarm number {number}",
+        "state": ("over", "open", "known")[number % 3], "raised": NOW - 60.0 * number,
+        "cleared": None if number % 3 else NOW - 1.0,
+        "acknowledged_by": "console:ana" if number % 3 == 2 else "",
+        "acknowledged": NOW - 30.0 if number % 3 == 2 else None,
+    }  # fmt: skip
+    return AlarmRow(**(fields | changes))
 
 
 def login(number: int, name: str | None = None, **changes: Any) -> LoginRow:
@@ -242,6 +261,8 @@ class FakeStore:
         self.user_rows: list[UserRow] = []
         self.key_rows: list[KeyRow] = []
         self.lists: dict[str, list[Any]] = {}
+        self.alarms: list[OpenAlarm] = []
+        self.load: dict[str, LoadHistory] = {}
         self.error: HsError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -258,7 +279,7 @@ class FakeStore:
 
     async def overview(self, cluster_id: str | None) -> Overview:
         await self._read()
-        return Overview(tuple(self.clusters), tuple(self.recent), NOW)
+        return Overview(tuple(self.clusters), tuple(self.recent), NOW, tuple(self.alarms), "acs-1", self.load)
 
     async def _page(self, rows: Sequence[Any], view: View, name: Callable[[Any], str]) -> Page[Any]:
         """By name only; filters are the database's business."""
@@ -338,6 +359,17 @@ def filled(devices: int = 40) -> FakeStore:
     store.device_rows = [device(n) for n in range(1, devices + 1)]
     store.user_rows = [user(n) for n in range(1, 8)] + [user(9, "alice")]
     store.key_rows = [key(n) for n in range(1, 7)]
+    gap: tuple[float | None, ...] = (None,) * 20
+    store.load = {
+        "eu-1": LoadHistory((*gap, *map(float, range(40))), (*gap, *(0.25 * (n % 9) for n in range(40))))
+    }
+    store.alarms = [
+        OpenAlarm(3, "us-2", "critical", "no_owner", "cluster:us-2", "cluster us-2 has no owner", NOW - 14),
+        OpenAlarm(
+            *(2, "eu-1", "warning", "loop_lag", "process:eu-1a", "the event loop of eu-1a was 612 ms late"),
+            *(NOW - 300, "console:ana", NOW - 200),
+        ),
+    ]
     store.lists = {
         "tenants": [tenant(n) for n in range(2, 8)],
         "rebalance": [plan(n) for n in range(1, 5)],
@@ -349,6 +381,7 @@ def filled(devices: int = 40) -> FakeStore:
         "processes": [process(n) for n in range(1, 4)],
         "jobs": [job(n) for n in range(1, 4)],
         "logins": [login(n) for n in range(1, 4)],
+        "alarms": [alarm(n) for n in range(1, 4)],
     }
     return store
 

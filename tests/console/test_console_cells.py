@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from console.cells import MAX_CHARS, Pen, age, fit, safe, until
+from console.cells import MAX_CHARS, Pen, age, fit, safe, size_text, until
 from tests.console.hostile import NAMES
 
 BAD = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -83,3 +83,26 @@ def test_ages(seconds: float, shown: str) -> None:
     if seconds >= 1:
         assert until(seconds) == shown
         assert until(-seconds) == "-" + shown
+
+
+@pytest.mark.parametrize(
+    ("numbers", "width", "unicode", "plain"),
+    [
+        ([], 8, "", ""),
+        ([0, 0], 8, "▁▁", "__"),
+        ([0, 7, None, 14], 8, "▁▅ █", "_= #"),
+        ([1, 2, 3, 4], 2, "▅█", "=#"),
+        ([None, None, 4, None], 2, " █", " #"),
+        ([1, 2], 0, "", ""),
+    ],
+)
+def test_spark_lines(numbers: list[float | None], width: int, unicode: str, plain: str) -> None:
+    assert Pen().spark(numbers, width) == unicode
+    assert Pen(ascii=True).spark(numbers, width) == plain
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [(0, "0 B"), (999, "999 B"), (88_400_000, "88 M"), (1_100_000_000, "1.1 G")]
+)
+def test_sizes(size: float, said: str) -> None:
+    assert size_text(size) == said

@@ -111,7 +111,7 @@ async def test_filters_mean_what_they_say(fleet: tuple[str, Scoped, str]) -> Non
 
 
 #: Lists of which this fleet has nothing.
-EMPTY = {"rebalance", "moves", "routes", "policy", "processes", "jobs", "logins"}
+EMPTY = {"rebalance", "moves", "routes", "policy", "processes", "jobs", "logins", "alarms"}
 
 
 @pytest.mark.parametrize("resource", ["devices", *LISTS])

@@ -110,6 +110,17 @@ async def test_a_cluster_and_a_user_are_rebuilt_by_key(pg_server: str) -> None:
             await until(pilot, lambda: len(app.said) == 2)
             assert re.fullmatch(REBUILT.format("user bob", "1 device, 1 frame"), toasts(app)[-1])
             await until(pilot, lambda: maps() == (before[0] + 1, before[1] + 2))
+            # What it made, and how long its stages took, is there to be read afterwards.
+            await pilot.press("7")
+            await until(pilot, lambda: app.base is not None and app.base.NAME == "netmap", "netmap")
+            netmap = await shown(app, pilot)
+            rebuilds = [row for row in netmap.rows.values() if row.event == "rebuild"]
+            assert sorted((row.state, row.devices, row.maps) for row in rebuilds) == [
+                ("done", 1, 1),
+                ("done", 2, 2),
+            ]
+            netmap.table.move_to(netmap.key_of(rebuilds[0]))
+            await until(pilot, lambda: re.search(r"read [\d,]+ ms \| make and send [\d,]+ ms", text(app)))
 
 
 async def test_notifications_of_the_owner_are_enough(

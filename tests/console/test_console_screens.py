@@ -23,6 +23,7 @@ from tests.console.pictures import styled_of
 from tests.console.support import (
     NOW,
     FakeStore,
+    alarm,
     change,
     cluster,
     device,
@@ -287,6 +288,10 @@ def hostile_lists() -> dict[str, list[Any]]:
         "audit": [line(n, actor=name, object=name, tenant=name, after=name) for n, name in numbered],
         "processes": [process(n, name, cluster_id=name, version=name, addr=name) for n, name in numbered],
         "jobs": [job(n, name, result=name) for n, name in numbered],
+        "alarms": [
+            alarm(n, name, cluster_id=name, rule=name, object=name, acknowledged_by=name)
+            for n, name in numbered
+        ],
         "logins": [login(n, name, os=name, version=name, address=name) for n, name in numbered],
     }
 
@@ -505,6 +510,33 @@ async def test_pause_holds_the_picture_and_counts() -> None:
         assert base.table.row_count == 3
         await pilot.press("p")
         await until(pilot, lambda: base.table.row_count == 4)
+
+
+async def test_the_newest_is_followed_until_the_cursor_is_moved() -> None:
+    store = filled()
+    store.lists["audit"] = [line(n) for n in range(1, 6)]
+    async with running(store, "audit") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("down", "down", "f")
+        await until(pilot, lambda: "following |" in text(app))
+        for number in (6, 7):
+            store.lists["audit"].append(line(number))
+            store.changed.set()
+            await until(pilot, lambda number=number: base.current and base.current.id == number)
+        # Held still, what is new is counted, each row once.
+        await pilot.press("p")
+        store.lists["audit"] += [line(8), line(9)]
+        store.changed.set()
+        await until(pilot, lambda: "paused, 2 held" in text(app))
+        store.changed.set()
+        await until(pilot, lambda: not store.changed.is_set())
+        assert app.held == 2
+        await pilot.press("p")
+        await until(pilot, lambda: base.current and base.current.id == 9)
+        await pilot.press("down")
+        await until(pilot, lambda: any("not following any more" in toast for toast in toasts(app)))
+        assert "following |" not in text(app)
 
 
 async def test_size_changes_choose_other_columns_and_keep_the_cursor() -> None:

@@ -16,8 +16,10 @@ from app.sql import QUERIES
 ROOT = Path(__file__).resolve().parents[2]
 
 #: Tables with a cluster_id, and how they differ from a table of tenants' rows.
-WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests", "usage"}
-WITHOUT_GUARD = {"clusters", "instances", "changes"}
+WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests", "usage"} | {
+    *("load_samples", "alarms"),
+}
+WITHOUT_GUARD = {"clusters", "instances", "changes", "load_samples", "alarms"}
 #: Deployment-wide by design: the check for leaks itself, and the union of relay regions.
 WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # hs-acs is in charge of all clusters: its role sees them all, and each of its changes names a tenant.
@@ -26,6 +28,8 @@ WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     *("end_draining", "lost_clusters", "read_usage", "trim_usage", "month_usage", "end_override"),
     # Requests to the deployment carry no cluster.
     *("claim_acs_request", "finish_acs_request", "invoices_ready"),
+    # Health is judged over all clusters, by the leading hs-acs.
+    *("health_facts", "open_alarms", "keep_alarms", "acknowledge_alarm", "trim_alarms"),
 }
 
 

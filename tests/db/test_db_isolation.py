@@ -46,6 +46,7 @@ OF_ACS = {
         "usage.sql",
         "webhooks.sql",
         "acs_requests.sql",
+        "alarms.sql",
     )
     for name in re.findall(r"(?m)^-- (\w+) --$", (SQL / file).read_text())
 }
@@ -120,7 +121,9 @@ def arguments(text: str, cluster_id: str, bravo: Bravo) -> list[Any]:
         "permits": None, "role": "owner", "limit": 9, "policy_version": 1, "policy_text": "stolen",
         "policy_hash": "0" * 64, "author": "a", "note": "", "region_id": 901, "region": "{}",
         "max_devices": None, "max_users": None, "max_keys": None, "max_routes": None,
-        "max_requests": None,
+        "max_requests": None, "span_s": 60.0, "connected": 1, "registered": 1, "changes": 1, "frames": 1,
+        "bytes": 1, "cpu_s": 1.0, "rss": 1, "loop_lag_s": 1.0, "pool_used": 1, "pool_size": 1,
+        "process_clock": 1.9e9,
     }  # fmt: skip
     named = {"load_tenants": {"name": None}, "find_tenant": {"name": "bravo"}, "list_users": {"name": None}}
     purpose = next(name for name, body in QUERIES.items() if body == text)

@@ -68,6 +68,7 @@ async def test_what_memory_missed_is_right_after_a_rebuild(
         result = await _rebuild(serve, tenant, "device", str(one.id))
         assert (result["devices"], result["maps"], result["waiting"]) == (1, 1, 0)
         assert result["bytes"] > 200
+        assert 0 < result["read_ms"] + result["send_ms"] <= result["ms"] + 1
         await two.sees(one.id)
         await two.wait_for(lambda n: n.peers[one.id]["Name"].startswith("renamed."), DEADLINE_S)
         await one.wait_for(lambda n: (n.self_node or {})["Name"].startswith("renamed."), DEADLINE_S)

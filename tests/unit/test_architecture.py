@@ -23,6 +23,7 @@ PURE = [
     "app/errors.py",
     "app/names.py",
     "app/billing.py",
+    "app/health.py",
     "app/placement.py",
     "app/planner.py",
     "app/routes.py",

@@ -9,10 +9,12 @@ from collections.abc import Callable
 SAMPLE_EVERY_S = 0.01
 
 
-async def watch_loop(on_stall: Callable[[float], None], every_s: float = SAMPLE_EVERY_S) -> None:
-    """For ever; `on_stall` hears how many seconds later than asked the loop came back."""
+async def watch_loop(*on_stall: Callable[[float], None], every_s: float = SAMPLE_EVERY_S) -> None:
+    """For ever; each `on_stall` hears how many seconds later than asked the loop came back."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + every_s
         await asyncio.sleep(every_s)
-        on_stall(max(0.0, loop.time() - due))
+        late_s = max(0.0, loop.time() - due)
+        for hear in on_stall:
+            hear(late_s)

@@ -1,0 +1,130 @@
+"""Alarms: what is wrong, since when, and who knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from app.fleet import OpenAlarm
+from app.fleet_lists import AlarmRow
+from console.actions import BY_ID
+from console.cells import Pen, age, clock_text, date_text
+from console.query import Condition, render
+from console.screens.base import bindings_of
+from console.screens.plain import PlainScreen
+from console.store import Ask
+from console.table import Column
+
+if TYPE_CHECKING:
+    from console.main import ConsoleApp
+
+ROLES: Final = {"critical": "failed", "warning": "attention", "notice": "change"}
+#: Kind of object -> screen that shows it, and the field it is found by.
+PLACES: Final = {
+    "cluster": ("overview", "cluster"),
+    "process": ("processes", "name"),
+    "job": ("jobs", "name"),
+}
+
+
+def alarm_line(pen: Pen, alarm: OpenAlarm) -> Text:
+    """One line of the attention list; who knows of it already is dimmed."""
+    known = bool(alarm.acknowledged_by)
+    parts = [
+        pen.cell(f"{clock_text(alarm.raised)}  ", "muted"),
+        pen.state("off" if known else ROLES.get(alarm.severity, "unknown"), f"{alarm.severity:<8}"),
+        pen.cell(f"  {alarm.cluster_id or 'all':<10}  {alarm.text}", "muted" if known else ""),
+    ]
+    if known and alarm.acknowledged is not None:
+        words = f"  (known to {alarm.acknowledged_by} since {clock_text(alarm.acknowledged)})"
+        parts.append(pen.cell(words, "muted"))
+    return pen.join(*parts)
+
+
+def open_object(console: ConsoleApp, what: str, cluster_id: str) -> None:
+    """Where an alarm's object is shown; its cluster where it has no screen of its own."""
+    kind, _, name = what.partition(":")
+    screen, field = PLACES.get(kind, ("overview", "cluster"))
+    if kind not in PLACES:
+        name = cluster_id
+    if what == "lease:acs":
+        screen, name = "processes", ""
+    console.go_to(screen, render((Condition(field, "=", (name,)),)) if name else "")
+
+
+class AlarmsScreen(PlainScreen[AlarmRow]):
+    """One row for each alarm, open or over: what nobody knows of first, then the worst, then the newest."""
+
+    NAME = "alarms"
+    NOUN = "alarm"
+    SORT = "urgency"
+    STATES: ClassVar = {"open": "failed", "known": "wait", "over": "off"}
+    TIMES: ClassVar = frozenset({"raised", "cleared", "acknowledged"})
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("alarms")
+    COLUMNS: ClassVar[Sequence[Column]] = (
+        Column("severity", "SEVERITY", 10, 1, sort="urgency"),
+        Column("cluster_id", "CLUSTER", 10, 1, sort="cluster"),
+        Column("text", "WHAT", 24, 1, 4),
+        Column("state", "STATE", 7, 1, sort="state"),
+        Column("raised", "SINCE", 16, 2, sort="raised"),
+        Column("lasted", "FOR", 6, 1, right=True),
+        Column("acknowledged_by", "KNOWN TO", 14, 3, 1, sort="acknowledged_by"),
+        Column("rule", "RULE", 14, 4, sort="rule"),
+    )
+
+    def name_of(self, row: AlarmRow) -> str:
+        return f"alarm {row.id}"
+
+    def place_of(self, row: AlarmRow) -> tuple[str | None, str]:
+        return None, f"alarm:{row.id}"
+
+    def moving(self, row: AlarmRow) -> object:
+        return int(self.now) if row.cleared is None else None
+
+    def cell_of(self, row: AlarmRow, name: str) -> Text:
+        quiet = row.state != "open"
+        match name:
+            case "severity":
+                return self.pen.state("off" if quiet else ROLES.get(row.severity, "unknown"), row.severity)
+            case "text":
+                return self.pen.cell(row.text, "muted" if quiet else "")
+            case "lasted":
+                return self.pen.cell(age(max(0.0, (row.cleared or self.now) - row.raised)), "muted")
+            case "cluster_id":
+                return self.pen.cell(row.cluster_id or "all", "muted")
+            case _:
+                return super().cell_of(row, name)
+
+    def detail_of(self, row: AlarmRow, width: int) -> tuple[str, list[Text]]:
+        lines = [self.pen.cell(row.text, "strong"), self.pen.cell(f"{row.rule}  {row.object}", "muted")]
+        times = f"raised {date_text(row.raised)}"
+        if row.cleared is not None:
+            times += f", over {date_text(row.cleared)}"
+        if row.acknowledged is not None:
+            times += f", known to {row.acknowledged_by} since {date_text(row.acknowledged)}"
+        return self.name_of(row), [*lines, self.pen.cell(times)]
+
+    async def do_row_open(self) -> None:
+        row = self.current
+        assert row is not None
+        open_object(self.console, row.object, row.cluster_id)
+
+    async def do_alarm_acknowledge(self) -> None:
+        action = BY_ID["alarm.acknowledge"]
+        rows = self.chosen(action)
+        self.console.confirm(
+            action,
+            f"Acknowledge {self.several(rows, 'alarm')}",
+            [row.text for row in rows],
+            "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new.",
+            [
+                Ask(
+                    *("", None, "alarm_acknowledge", {"alarm": row.id}, f"alarm:{row.id}"),
+                    f"acknowledge alarm {row.id}",
+                )
+                for row in rows
+            ],
+        )
