@@ -24,16 +24,16 @@ SHORT_TABS = {
 }
 
 
-def show(widget: Static, text: Text) -> None:
-    """Puts a text where a like one is not shown already.
+def show(widget: Static, text: Text, *, grows: bool = False) -> None:
+    """Puts a text where a like one is not shown already; `grows`: the widget is as high as its text.
 
     With every read and every second most of the frame stays as it is; painting it anew is most of the cost.
     """
     old = widget.content
     if isinstance(old, Text) and (old.plain, old.style, old.spans) == (text.plain, text.style, text.spans):
         return
-    # The sizes of these widgets come from the style sheet, never from what they show.
-    widget.update(text, layout=False)
+    # The sizes of most come from the style sheet, not from what they show.
+    widget.update(text, layout=grows)
 
 
 class Line(Static):

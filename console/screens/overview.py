@@ -111,6 +111,14 @@ class OverviewScreen(ListScreen[ClusterRow]):
         self.show_rows()
         self._paint_tiles()
 
+    def lay_out(self) -> None:
+        super().lay_out()
+        self._paint_tiles()
+
+    def repaint(self) -> None:
+        super().repaint()
+        self._paint_tiles()
+
     def moving(self, row: ClusterRow) -> object:
         return self._history(row), row.lease_left_s
 
@@ -138,7 +146,8 @@ class OverviewScreen(ListScreen[ClusterRow]):
 
     def _paint_tiles(self) -> None:
         picture = self.picture
-        assert picture is not None
+        if picture is None or not self.is_ready:
+            return
         rows = picture.clusters
         devices, online = sum(r.devices for r in rows), sum(r.online for r in rows)
         share = f"{100 * online // devices} %" if devices else "-"
@@ -184,7 +193,7 @@ class OverviewScreen(ListScreen[ClusterRow]):
             lines.append(self.pen.cell(f"and {plural(more, 'alarm')} more; ! shows all", "muted"))
         attention = self.query_one("#attention", Static)
         attention.set_class(bool(lines), "shown")
-        attention.update(Text("\n", end="").join(lines))
+        show(attention, Text("\n", end="").join(lines), grows=True)
         judged = "! leads there" if picture.judge else "judged by this console"
         attention.border_title = f"Open alarms ({judged})"
         found = []
@@ -207,6 +216,7 @@ class OverviewScreen(ListScreen[ClusterRow]):
     def _tile(self, name: str, title: str, lines: list[Text]) -> None:
         tile = self.query_one(f"#tile-{name}", Static)
         if self.app.size.height < 30 or self.app.size.width < 100:
+            tile.border_title = None
             show(tile, Text("  ", end="").join(lines[:2]))
             return
         tile.border_title = title
