@@ -131,10 +131,12 @@ class AskingApp(App[None]):
             elif yes:
                 self.submit(asks)
 
-        if asks:
-            verb = action.label.capitalize()
-            dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why)
-            self.push_screen(dialog, decided)
+        if not asks:
+            self.say(f"{action.label}: there is nobody to ask, no cluster of these is set up", "warning")
+            return
+        verb = action.label.capitalize()
+        dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why)
+        self.push_screen(dialog, decided)
 
     def why_not_now(self) -> str:
         """Why nothing can be asked at this moment; empty when it can."""

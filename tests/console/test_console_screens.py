@@ -265,7 +265,7 @@ async def test_hostile_names(screen: str) -> None:
 
 def hostile_store() -> FakeStore:
     store = FakeStore()
-    store.clusters = [cluster(name, owner=name) for name in NAMES]
+    store.clusters = [cluster("eu-1"), *(cluster(name, owner=name) for name in NAMES)]
     store.where = "pg \x1b[31m[/]"
     store.device_rows = [device(n, name, user=name, tenant=name) for n, name in enumerate(NAMES, 1)]
     store.user_rows = [user(n, name, tenant=name, cluster_id=name) for n, name in enumerate(NAMES, 1)]
