@@ -7,11 +7,13 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 from app.errors import ConfigError
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 #: Pages under way get so long when the process stops.
 WEB_STOP_S = 2.0
@@ -70,6 +72,9 @@ async def listen_raw(
 @asynccontextmanager
 async def listening(app: web.Application, key: str, address: str) -> AsyncIterator[str]:
     """Serves pages at an address, and gives it with its port. Raises ConfigError about the setting `key`."""
+    # Commands that serve nothing need no more of this module than addresses.
+    from aiohttp import web
+
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=WEB_STOP_S)
     await runner.setup()
     host, port = split_listen(address)

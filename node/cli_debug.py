@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from app.commands import config_option, load_settings, output_option, run
-from node import shell_debug
 from node.cli_options import Verbs, tenant_option
 
 
@@ -24,4 +23,7 @@ def debug() -> None:
 @output_option
 def debug_device(device: str, ask: bool, tenant: str | None, config: str | None, output: str) -> None:
     """Its poll, what it was told last, what it would get now, and where its client differs."""
+    # The other commands need no HTTP client.
+    from node import shell_debug
+
     run(shell_debug.debug_device(load_settings(config), tenant, device, ask, output))

@@ -130,6 +130,15 @@ def test_the_core_pulls_in_neither_console_nor_scheduler():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=30)
 
 
+def test_commands_load_nothing_of_the_server():
+    """It would make each of them a third slower."""
+    code = "import node.cli, sys; print({'aiohttp', 'httpx', 'textual', 'zstandard'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"
+
+
 def test_nothing_reads_the_environment_but_settings_and_the_embedded_server():
     allowed = {"app/settings.py"}
     guilty = []
