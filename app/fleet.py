@@ -56,7 +56,8 @@ class View:
 class ClusterRow:
     """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned.
 
-    `expiring`: within a day; `waiting`: requests not carried out yet. `home_id`: of its home tenant.
+    It runs down by itself, so that two pictures of a cluster are alike without it. `expiring`: within a day;
+    `waiting`: requests not carried out yet. `home_id`: of its home tenant.
     """
 
     cluster_id: str
@@ -64,7 +65,7 @@ class ClusterRow:
     state: str
     owner: str
     epoch: int
-    lease_left_s: float | None
+    lease_left_s: float | None = field(compare=False)
     instances: int
     tenants: int
     users: int

@@ -72,6 +72,8 @@ class ListFrame(Screen[None], Generic[RowT]):
         self.rows_changed = 0
         self.marks: Marks[RowT] = Marks()
         self._made: dict[str, tuple[RowT, object, list[Text]]] = {}
+        #: The list, and the last line of the frame, from when they are composed.
+        self._parts: tuple[ResourceTable, Line] | None = None
 
     # -- for subclasses -------------------------------------------------------------------------
 
@@ -121,11 +123,13 @@ class ListFrame(Screen[None], Generic[RowT]):
     @property
     def is_ready(self) -> bool:
         """Whether its parts are there: not before it is composed, nor while it is taken down."""
-        return self.is_attached and bool(self.query("#keys")) and bool(self.query("#table"))
+        # Asked hundreds of times a minute, so no query.
+        return self.is_attached and self._parts is not None and all(part.is_attached for part in self._parts)
 
     @property
     def table(self) -> ResourceTable:
-        return self.query_one(ResourceTable)
+        assert self._parts is not None, "asked of a list before it is composed"
+        return self._parts[0]
 
     def compose(self) -> ComposeResult:
         yield Line("small")
@@ -136,11 +140,14 @@ class ListFrame(Screen[None], Generic[RowT]):
         yield from self.compose_above()
         with Vertical(id="body"):
             scoped = self.console.scope is not None and self.NAME != "overview"
-            yield ResourceTable(self.pen, [c for c in self.COLUMNS if not (scoped and c.name == "cluster")])
+            table = ResourceTable(self.pen, [c for c in self.COLUMNS if not (scoped and c.name == "cluster")])
+            yield table
             yield Static("", id="notice", markup=False)
         yield Static("", id="detail", markup=False)
         yield Line("tabs")
-        yield Line("keys")
+        keys = Line("keys")
+        self._parts = table, keys
+        yield keys
 
     def complete(self, text: str) -> str | None:
         rows = self.rows.values()
@@ -256,9 +263,11 @@ class ListFrame(Screen[None], Generic[RowT]):
                 continue
             cells = self.cells_of(row)
             made[key] = row, moving, [sized(cells[column.name], column, size) for column, size in shown]
-        self.rows_changed = sum(key not in self._made or self._made[key][0] != made[key][0] for key in made)
-        self.rows_changed += len(self._made.keys() - made.keys())
-        same = list(made) == list(self._made) and all(made[key] is self._made[key] for key in made)
+        old = self._made
+        self.rows_changed = len(old.keys() - made.keys()) + sum(
+            key not in old or (old[key] is not new and old[key][0] != new[0]) for key, new in made.items()
+        )
+        same = list(made) == list(old) and all(made[key] is old[key] for key in made)
         self._made = made
         if same:
             return

@@ -120,7 +120,8 @@ class OverviewScreen(ListScreen[ClusterRow]):
         self._paint_tiles()
 
     def moving(self, row: ClusterRow) -> object:
-        return self._history(row), row.lease_left_s
+        health = health_of(row)
+        return self._history(row), health.role, health.word
 
     def _history(self, row: ClusterRow) -> LoadHistory | None:
         return self.picture.load.get(row.cluster_id) if self.picture is not None else None
