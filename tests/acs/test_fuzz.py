@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,13 +158,14 @@ def test_d18_a_tenants_token_reaches_nothing_of_another_tenant(target: Target, d
     assert asyncio.run(target.rows()) == before
 
 
-def test_the_api_does_what_its_description_says(target: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(10, marks=pytest.mark.soak)])
+def test_the_api_does_what_its_description_says(target: Target, tmp_path: Path, examples: int) -> None:
     """schemathesis: values at and beyond every bound, random ones, and chains of calls."""
     result = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{target.acs.url}/v1/openapi.json"),
             *("--header", f"Authorization: Bearer {target.admin_token}"),
-            *("--max-examples", "10", "--seed", "1", "--no-color", "--suppress-health-check", "all"),
+            *("--max-examples", str(examples), "--seed", "1", "--no-color", "--suppress-health-check", "all"),
             # Some rules are no matter of form, such as a time that has passed; and a header that is
             # given to all calls is never missing.
             *("--exclude-checks", "positive_data_acceptance,missing_required_header"),

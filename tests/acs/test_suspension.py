@@ -52,7 +52,9 @@ def identity(device: Recorder) -> tuple[int, list[str], str]:
     return node["ID"], node["Addresses"], node["Key"]
 
 
-@pytest.mark.parametrize(("cut", "back"), [("suspend", "resume"), ("delete", "restore")])
+@pytest.mark.parametrize(
+    ("cut", "back"), [("suspend", "resume"), pytest.param("delete", "restore", marks=pytest.mark.chaos)]
+)
 async def test_devices_are_cut_off_and_come_back_as_they_were(
     deployment: Deployment, admin: AcsClient, cut: str, back: str
 ) -> None:

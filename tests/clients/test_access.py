@@ -51,6 +51,7 @@ def test_deleted_device_is_out(server: Server, devices: Devices) -> None:
     _assert_cut_off(device, peer)
 
 
+@pytest.mark.chaos
 def test_device_deleted_while_away_stays_out(server: Server, devices: Devices) -> None:
     """Its auth key is used up, so the state it kept is all it has to show."""
     (peer,) = devices.join(server, "ada-2")

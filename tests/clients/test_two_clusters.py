@@ -41,7 +41,7 @@ def _fetch_each_other(nodes: list[list[CaddyNode]], names: list[dict[str, str]])
 
 @pytest.mark.parametrize(
     ("hostnames", "derp_only"),
-    [(("ash", "oak"), False), (("elm", "fir"), True)],
+    [(("ash", "oak"), False), pytest.param(("elm", "fir"), True, marks=pytest.mark.chaos)],
     ids=["direct", "derp only"],
 )
 def test_devices_fetch_pages_of_their_own_cluster(

@@ -297,7 +297,7 @@ def hostile_lists() -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("screen", FLEET_SCREENS)
 async def test_dialogs_with_hostile_names(screen: str, every: int) -> None:
     """Every dialog, a quarter of the names (or each) in one of them, and all names marked together."""

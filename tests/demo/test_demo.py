@@ -54,8 +54,9 @@ def section(out: str, title: str) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in text[1].splitlines()[1:]]
 
 
-def test_headless_prints_the_fleet_and_leaves_nothing_twice(place: Path) -> None:
-    for run in (1, 2):
+@pytest.mark.parametrize("runs", [1, pytest.param(2, marks=pytest.mark.soak)])
+def test_headless_prints_the_fleet_and_leaves_nothing(place: Path, runs: int) -> None:
+    for run in range(1, runs + 1):
         done = subprocess.run(
             HEADLESS,
             env=environment(place),

@@ -207,7 +207,7 @@ async def test_several_requests_wait_and_all_are_answered(serve: ServeProcess, p
     assert row.hostname == first.hostname
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("stopped", marks=pytest.mark.chaos), "killed"])
 async def test_a_wait_survives_a_restart(pg_server: str, how: str) -> None:
     """Approved while no server ran, and the client showed one URL all the time."""
     async with fresh_database(pg_server) as dsn, ServeProcess(dsn, settings=QUICK) as serve:  # noqa: SIM117

@@ -61,7 +61,7 @@ async def test_terminated_connections_heal_and_nobody_loses_the_poll(
             assert not a.violations + b.violations
 
 
-@pytest.mark.parametrize("how", ["refuse", "hang"])
+@pytest.mark.parametrize("how", [pytest.param("refuse", marks=pytest.mark.chaos), "hang"])
 async def test_without_database_polls_go_on_and_registrations_are_told(
     serve: ServeProcess, gate: DatabaseGate, database: str, how: str
 ) -> None:

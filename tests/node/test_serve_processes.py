@@ -66,6 +66,7 @@ def point(to: Recorder, process: ServeProcess) -> None:
     to.url = process.url
 
 
+@pytest.mark.chaos
 async def test_a_standby_takes_over_from_a_killed_owner(database: str) -> None:
     async with ServeProcess(database, settings=dict(FAST)) as owner, admin(database) as home:
         key = await home.auth_key()

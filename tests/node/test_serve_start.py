@@ -103,7 +103,7 @@ async def test_a_wrong_setting_stops_the_start(
         assert "Traceback" not in process.log()
 
 
-@pytest.mark.parametrize("format", ["text", "json"])
+@pytest.mark.parametrize("format", [pytest.param("text", marks=pytest.mark.chaos), "json"])
 async def test_every_log_line_carries_the_cluster(pg_server: str, format: str) -> None:
     """Of this process and of its relay, at the start, for clients' mistakes, and at the end."""
     settings = {"HS_LOG__FORMAT": format, "HS_LOG__LEVEL": "debug"}
