@@ -9,6 +9,7 @@ import signal
 from typing import Any
 
 import httpx
+import pytest
 
 from app.client.serverkey import fetch_server_key
 from app.errors import HsError
