@@ -180,6 +180,10 @@ class OverviewScreen(ListScreen[ClusterRow]):
             ],
         )
         lines = self._paint_attention(picture)
+        ill = sum(health_of(row).role == "failed" for row in rows)
+        if ill and not picture.alarms:
+            # An alarm takes a look of whoever judges; the table says so already.
+            lines.append(state("failed", f"{plural(ill, 'cluster')} not healthy"))
         if waiting:
             lines.append(state("change", f"{plural(waiting, 'request')} waiting"))
         if expiring:
