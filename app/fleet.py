@@ -50,6 +50,8 @@ class View:
     after: Anchor | None = None
     cluster_id: str | None = None
     limit: int = WINDOW_ROWS
+    #: Rows that stand before `after`, for lists too long to be counted.
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +178,22 @@ RowT = TypeVar("RowT")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[RowT]):
-    """One window: its rows, how many match in all, how many stand before it, and the database's time."""
+    """One window: its rows, how many match in all, how many stand before it, and the database's time.
+
+    `counted`: false when more than `total` match.
+    """
 
     rows: tuple[RowT, ...]
     anchors: tuple[Anchor, ...]
     total: int
     before: int
     now: float
+    counted: bool = True
+
+    @property
+    def more(self) -> bool:
+        """Whether rows come after this window."""
+        return self.before + len(self.rows) < self.total or not self.counted
 
 
 #: Minutes that the console shows of what is measured by the minute.

@@ -136,15 +136,45 @@ SELECT COALESCE(r.tenant_id, 0), r.id * 2 + 1, r.cluster_id, r.cluster_id, extra
   FROM (SELECT * FROM requests WHERE kind = 'netmap_rebuild' AND ($1::text IS NULL OR cluster_id = $1)
          ORDER BY id DESC LIMIT 1000) r
 
--- fleet_list_audit --
--- The newest lines of the audit log.
--- $1 cluster_id or NULL
-SELECT COALESCE(a.tenant_id, 0) AS tenant_id, a.id, a.cluster_id, a.cluster_id AS cluster,
-       extract(epoch FROM a.at)::float8 AS at, extract(epoch FROM now() - a.at)::float8 AS _age, a.actor, a.action,
-       a.object, COALESCE(t.name, '') AS tenant, COALESCE(a.before::text, '') AS before,
-       COALESCE(a.after::text, '') AS after, ARRAY[a.actor, a.action, a.object, COALESCE(t.name, '')] AS words
-  FROM (SELECT * FROM audit_log WHERE $1::text IS NULL OR cluster_id = $1 ORDER BY id DESC LIMIT 10000) a
-  LEFT JOIN tenants t ON t.tenant_id = a.tenant_id
+-- fleet_audit --
+-- A window of the audit log, which may be long: in the order of its ids only, and counted no further than asked.
+-- $1 cluster_id or NULL, $2 terms, $3 newest first, $4 id to start after, $5 limit, $6 most to count
+WITH term AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+        AS x (field text, op text, patterns text[], number float8, negated boolean)
+), line AS NOT MATERIALIZED (
+    SELECT a.*, COALESCE(t.name, '') AS tenant
+      FROM audit_log a
+      LEFT JOIN tenants t ON t.tenant_id = a.tenant_id
+     WHERE ($1::text IS NULL OR a.cluster_id = $1)
+       AND NOT EXISTS (
+           SELECT 1 FROM term
+            WHERE term.negated = CASE term.field
+              WHEN 'actor' THEN lower(a.actor) LIKE ANY (term.patterns)
+              WHEN 'action' THEN lower(a.action) LIKE ANY (term.patterns)
+              WHEN 'object' THEN lower(a.object) LIKE ANY (term.patterns)
+              WHEN 'tenant' THEN lower(COALESCE(t.name, '')) LIKE ANY (term.patterns)
+              WHEN 'cluster' THEN lower(a.cluster_id) LIKE ANY (term.patterns)
+              WHEN 'any' THEN lower(a.actor) LIKE ANY (term.patterns) OR lower(a.action) LIKE ANY (term.patterns)
+                           OR lower(a.object) LIKE ANY (term.patterns)
+                           OR lower(COALESCE(t.name, '')) LIKE ANY (term.patterns)
+              ELSE sign((CASE term.field WHEN 'id' THEN a.id::float8
+                                         ELSE extract(epoch FROM now() - a.at)::float8 END) - term.number)
+                   = CASE term.op WHEN 'lt' THEN -1 WHEN 'gt' THEN 1 ELSE 0 END
+              END)
+)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM line LIMIT $6::bigint) c) AS total,
+       extract(epoch FROM now())::float8 AS now, w.id,
+       jsonb_build_object('tenant_id', COALESCE(w.tenant_id, 0), 'id', w.id, 'cluster_id', w.cluster_id,
+                          'at', extract(epoch FROM w.at)::float8, 'actor', w.actor, 'action', w.action,
+                          'object', w.object, 'tenant', w.tenant, 'before', COALESCE(w.before::text, ''),
+                          'after', COALESCE(w.after::text, ''))::text AS facts
+  FROM (SELECT 1) AS always
+  LEFT JOIN ((SELECT * FROM line WHERE $3::boolean AND ($4::bigint IS NULL OR id < $4) ORDER BY id DESC LIMIT $5)
+             UNION ALL
+             (SELECT * FROM line WHERE NOT $3::boolean AND ($4::bigint IS NULL OR id > $4) ORDER BY id LIMIT $5)
+            ) w ON true
+ ORDER BY CASE WHEN $3::boolean THEN -w.id ELSE w.id END
 
 -- fleet_list_processes --
 -- Every hs-node and hs-acs that was heard of, and its lease.

@@ -125,7 +125,7 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
 
 
 class AuditScreen(ActivityScreen[AuditLine]):
-    """One row for each of the newest 10,000 lines of the audit log, the newest first."""
+    """One row for each line of the audit log, in the order of time, the newest first."""
 
     NAME = "audit"
     NOUN = "entry"
@@ -134,11 +134,11 @@ class AuditScreen(ActivityScreen[AuditLine]):
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("audit")
     COLUMNS: ClassVar[Sequence[Column]] = (
         Column("at", "TIME", 16, 1, sort="id"),
-        Column("actor", "ACTOR", 18, 1, 2, sort="actor"),
-        Column("action", "ACTION", 20, 1, 1, sort="action"),
-        Column("object", "OBJECT", 16, 1, 2, sort="object"),
-        Column("tenant", "TENANT", 12, 3, 1, sort="tenant"),
-        Column("cluster_id", "CLUSTER", 10, 2, 1, sort="cluster"),
+        Column("actor", "ACTOR", 18, 1, 2),
+        Column("action", "ACTION", 20, 1, 1),
+        Column("object", "OBJECT", 16, 1, 2),
+        Column("tenant", "TENANT", 12, 3, 1),
+        Column("cluster_id", "CLUSTER", 10, 2, 1),
     )
 
     def name_of(self, row: AuditLine) -> str:

@@ -271,8 +271,8 @@ class ListScreen(ListFrame[RowT]):
         marked = list(self.marks.rows.values())
         near = marked or [self.rows[key] for key in self.table.keys]
         what = f"{count_text(len(near))} {'marked' if marked else 'shown'}"
-        total = self.page.total if self.page is not None else 0
-        everything = f"all {count_text(total)} matching"
+        total = self.total_text(self.page) if self.page is not None else "0"
+        everything = f"all {total} matching"
         if self.marks.terms is not None:
             everything = f"all {count_text(len(self.marks))} marked"
         choices = [(f"{word}, {form}", f"{word}|{form}") for word in (what, everything) for form in FORMATS]

@@ -200,6 +200,7 @@ class ListFrame(Screen[None], Generic[RowT]):
             after=self.anchors[-1] if self.anchors else None,
             cluster_id=self.console.scope,
             limit=FIRST_ROWS if self.is_partial else WINDOW_ROWS,
+            skipped=SLIDE_ROWS * len(self.anchors),
         )
 
     @property
@@ -319,15 +320,22 @@ class ListFrame(Screen[None], Generic[RowT]):
         sep = self.pen.glyph("sep")
         return f"{scope} {sep} {self.NAME.title()}" if scope else self.NAME.title()
 
+    @staticmethod
+    def total_text(page: Page[Any]) -> str:
+        return count_text(page.total) if page.counted else f"over {count_text(page.total)}"
+
     def facts(self, width: int) -> Text:
         """Where the window stands, marks, order, and how old the picture is when it is not live."""
         parts: list[str] = []
         page = self.page
         if page is not None and page.rows:
-            first = page.total - page.before - len(page.rows) + 1 if self.from_end else page.before + 1
+            backwards = self.from_end and page.counted
+            first = page.total - page.before - len(page.rows) + 1 if backwards else page.before + 1
             last = first + len(page.rows) - 1
             if page.total > len(page.rows):
-                parts.append(f"rows {count_text(first)}-{count_text(last)} of {count_text(page.total)}")
+                span = f"rows {count_text(first)}-{count_text(last)}"
+                at_end = self.from_end and not page.counted
+                parts.append(f"{span} from the end" if at_end else f"{span} of {self.total_text(page)}")
             else:
                 parts.append(plural(page.total, self.NOUN))
         if self.marks:
@@ -413,7 +421,7 @@ class ListFrame(Screen[None], Generic[RowT]):
         if page is None or self.wanted_since is not None or len(page.rows) <= SLIDE_ROWS:
             return
         forward = event.down != self.from_end
-        if forward and page.before + len(page.rows) < page.total:
+        if forward and page.more:
             anchors = page.anchors
             self.anchors.append(anchors[min(SLIDE_ROWS, len(anchors)) - 1])
             self.change_view(restart=False)

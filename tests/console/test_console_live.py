@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.db.connect import connect
-from app.db.fleet import Fleet
+from app.db.fleet import COUNTED_LINES, Fleet
 from app.db.requests import RequestDesk
 from app.db.scoped import Scoped
 from app.db.setup import Database
@@ -134,7 +135,9 @@ async def test_windows_in_every_order_are_complete_and_without_doubles(
             seen: list[int] = []
             after = None
             while True:
-                page = await read(View(sort=sort, descending=descending, after=after, limit=2))
+                page = await read(
+                    View(sort=sort, descending=descending, after=after, limit=2, skipped=len(seen))
+                )
                 assert page.before == len(seen)
                 assert page.total == len(whole)
                 if not page.rows:
@@ -255,3 +258,52 @@ async def test_show_and_shot_without_a_terminal(
 def test_the_bar_never_shows_a_password() -> None:
     assert where_text("postgres://ops:geheim@db-a:5432/hs") == "pg ops@db-a/hs"
     assert where_text("postgresql:///hs?host=/run/pg&password=geheim") == "pg local/hs"
+
+
+async def test_the_audit_log_is_read_to_its_end_however_long(fleet: tuple[str, Scoped, str]) -> None:
+    """More lines than are counted; the window stays what it is."""
+    dsn, _, _ = fleet
+    conn = await asyncpg.connect(dsn)
+    try:
+        await conn.execute("DELETE FROM hs.audit_log")
+        await conn.execute(
+            "INSERT INTO hs.audit_log (cluster_id, actor, action, object)"
+            " SELECT 'c', 'a' || n % 3, 'x', 'o:' || n FROM generate_series(1, $1::int) n",
+            COUNTED_LINES + 700,
+        )
+    finally:
+        await conn.close()
+    reader = await Fleet.open(dsn)
+    for newest_first in (True, False):
+        view, numbers = View(sort="id", descending=newest_first, limit=500), []
+        while True:
+            page = await reader.listing("audit", dataclasses.replace(view, skipped=len(numbers)))
+            numbers += [row.id for row in page.rows]
+            assert page.total == (COUNTED_LINES if not page.counted else COUNTED_LINES + 700)
+            if not page.more:
+                break
+            view = dataclasses.replace(view, after=page.anchors[-1])
+        assert len(set(numbers)) == len(numbers) == COUNTED_LINES + 700
+        assert numbers == sorted(numbers, reverse=newest_first)
+    for line, expected in {
+        "actor:a1": len(range(1, COUNTED_LINES + 701, 3)),
+        "object=o:17 !actor:a1": 1,
+        "age<1h object=o:1": 1,
+        "age>1h": 0,
+        "o:69 object=o:69 actor=a0": 1,
+    }.items():
+        terms = query.terms(query.parse(line, query.AUDIT_FIELDS), query.AUDIT_FIELDS)
+        page = await reader.listing("audit", View(terms=terms, sort="id"))
+        assert (page.total, page.counted) == (expected, True), line
+    reader.terminate()
+    async with running(PgStore(dsn), "audit") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: "rows 1-500 of over 10,000" in text(app))
+        base.table.move_cursor(row=470)
+        held = base.table.cursor_key
+        await until(pilot, lambda: "rows 251-750 of over 10,000" in text(app))
+        assert base.table.cursor_key == held
+        await pilot.press("G")
+        await until(pilot, lambda: "rows 1-500 from the end" in text(app))
+        assert base.current is not None
+        assert base.current.object == "o:1"
