@@ -149,14 +149,13 @@ class Fleet:
         )
         total, now = found[0][:2]
         there = [row for row in found if row[2] is not None]
-        last = len(there) < view.limit
         return Page(
             rows=tuple(msgspec.json.decode(row[3], type=AuditLine) for row in there),
             anchors=tuple(Anchor("", 0.0, 0, row[2]) for row in there),
-            total=view.skipped + len(there) if last and total > COUNTED_LINES else min(total, COUNTED_LINES),
+            total=view.skipped + len(there) if total is None else min(total, COUNTED_LINES),
             before=view.skipped,
             now=now,
-            counted=last or total <= COUNTED_LINES,
+            counted=total is None or total <= COUNTED_LINES,
         )
 
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:

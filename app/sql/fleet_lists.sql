@@ -137,7 +137,7 @@ SELECT COALESCE(r.tenant_id, 0), r.id * 2 + 1, r.cluster_id, r.cluster_id, extra
          ORDER BY id DESC LIMIT 1000) r
 
 -- fleet_audit --
--- A window of the audit log, which may be long: in the order of its ids only, and counted no further than asked.
+-- A window of the audit log, which may be long: ordered by id only, and counted where there is more, but not far.
 -- $1 cluster_id or NULL, $2 terms, $3 newest first, $4 id to start after, $5 limit, $6 most to count
 WITH term AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::text::jsonb)
@@ -147,8 +147,9 @@ WITH term AS MATERIALIZED (
       FROM audit_log a
       LEFT JOIN tenants t ON t.tenant_id = a.tenant_id
      WHERE ($1::text IS NULL OR a.cluster_id = $1)
-       AND NOT EXISTS (
-           SELECT 1 FROM term
+       -- As a value: of an anti-join it is thought that few rows are left, and all of the log is sorted.
+       AND ($2::text = '[]' OR 0 = (
+           SELECT count(*) FROM term
             WHERE term.negated = CASE term.field
               WHEN 'actor' THEN lower(a.actor) LIKE ANY (term.patterns)
               WHEN 'action' THEN lower(a.action) LIKE ANY (term.patterns)
@@ -161,19 +162,21 @@ WITH term AS MATERIALIZED (
               ELSE sign((CASE term.field WHEN 'id' THEN a.id::float8
                                          ELSE extract(epoch FROM now() - a.at)::float8 END) - term.number)
                    = CASE term.op WHEN 'lt' THEN -1 WHEN 'gt' THEN 1 ELSE 0 END
-              END)
+              END))
+), picked AS MATERIALIZED (
+    (SELECT * FROM line WHERE $3::boolean AND ($4::bigint IS NULL OR id < $4) ORDER BY id DESC LIMIT $5)
+    UNION ALL
+    (SELECT * FROM line WHERE NOT $3::boolean AND ($4::bigint IS NULL OR id > $4) ORDER BY id LIMIT $5)
 )
-SELECT (SELECT count(*) FROM (SELECT 1 FROM line LIMIT $6::bigint) c) AS total,
+SELECT CASE WHEN (SELECT count(*) FROM picked) = $5::bigint
+            THEN (SELECT count(*) FROM (SELECT 1 FROM line LIMIT $6::bigint) c) END AS total,
        extract(epoch FROM now())::float8 AS now, w.id,
        jsonb_build_object('tenant_id', COALESCE(w.tenant_id, 0), 'id', w.id, 'cluster_id', w.cluster_id,
                           'at', extract(epoch FROM w.at)::float8, 'actor', w.actor, 'action', w.action,
                           'object', w.object, 'tenant', w.tenant, 'before', COALESCE(w.before::text, ''),
                           'after', COALESCE(w.after::text, ''))::text AS facts
   FROM (SELECT 1) AS always
-  LEFT JOIN ((SELECT * FROM line WHERE $3::boolean AND ($4::bigint IS NULL OR id < $4) ORDER BY id DESC LIMIT $5)
-             UNION ALL
-             (SELECT * FROM line WHERE NOT $3::boolean AND ($4::bigint IS NULL OR id > $4) ORDER BY id LIMIT $5)
-            ) w ON true
+  LEFT JOIN picked w ON true
  ORDER BY CASE WHEN $3::boolean THEN -w.id ELSE w.id END
 
 -- fleet_list_processes --
