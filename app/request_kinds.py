@@ -62,6 +62,12 @@ class DeviceMoveUser(_Args, frozen=True):
     user_id: int
 
 
+class DeviceLook(_Args, frozen=True):
+    """Tell what the owner knows of a device and would send it now. Changes nothing."""
+
+    device_id: int
+
+
 class KeyCreate(_Args, frozen=True):
     """Store an auth key whose text only the asker knows: `prefix` and SHA-256 of its secret as hex."""
 
@@ -257,6 +263,7 @@ RequestArgs = (
     | DeviceDelete
     | DeviceTag
     | DeviceMoveUser
+    | DeviceLook
     | KeyCreate
     | KeyExpire
     | KeyDelete
@@ -310,6 +317,7 @@ KINDS: dict[str, type[RequestArgs]] = {
     "device_delete": DeviceDelete,
     "device_tag": DeviceTag,
     "device_move_user": DeviceMoveUser,
+    "device_look": DeviceLook,
     "key_create": KeyCreate,
     "key_expire": KeyExpire,
     "key_delete": KeyDelete,

@@ -23,6 +23,8 @@ ACTIVITY = frozenset({"netmap", "audit"})
 class Action:
     """`tier`: 0 no dialog, 1 confirm, 2 confirm by typing. `kind`: the request it asks for.
 
+    With tier 0 a request only looks; it is written into the database like the others.
+
     `many`: works on all marked rows. `rank`: place in the footer, 0 = not there.
     """
 

@@ -236,7 +236,7 @@ def do(
     arguments = scripted.arguments_of(action, words)
     if reason:
         arguments["reason"] = reason
-    if not yes:
+    if not yes and BY_ID[action].tier:
         click.confirm(f"{BY_ID[action].help} {arguments}. Go on?", abort=True, err=True)
     settings = load_settings(config)
 

@@ -19,17 +19,18 @@ from textual.theme import Theme
 from textual.widgets import Input
 
 from app.errors import HsError
-from app.fleet import AuditRow, View
+from app.fleet import View
 from app.model import OperatorRequest
 from console import files
 from console.actions import actions_of
 from console.asking import AskingApp
-from console.cells import Pen, age, clock_text, date_text, plural
+from console.cells import age, clock_text, plural
 from console.dialogs import (
     ChoiceDialog,
     LostDialog,
     PageDialog,
 )
+from console.history import history_text
 from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
 from console.palette import GotoCommands, RegistryCommands
@@ -443,18 +444,6 @@ def help_text(screen: str, keys: Keys, style: str = "bold") -> Text:
         text.append(f" {action.help}\n")
     text.append("     ^p  ", style).append("palette      ", "bold").append(" All of this by name.\n")
     return text
-
-
-def history_text(pen: Pen, found: Sequence[AuditRow]) -> Text:
-    """Lines of the audit log, each with what was before and after."""
-    text = Text(end="")
-    for line in found:
-        text.append_text(pen.cell(f"{date_text(line.at)}  {line.actor or '-'}  ", "muted"))
-        text.append_text(pen.cell(line.action, "strong")).append("\n")
-        for word, facts in (("before", line.before), ("after ", line.after)):
-            if facts:
-                text.append_text(pen.cell(f"    {word} {facts}")).append("\n")
-    return text if found else Text("the audit log has nothing about it")
 
 
 async def _once(rows: Sequence[Any]) -> AsyncIterator[Sequence[Any]]:

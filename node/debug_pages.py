@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
 
 import orjson
 from aiohttp import web
 
-from app.client.mapblob import decode_blob
 from app.errors import BadRequest, NotFound, Refused, Unavailable
 from app.model import DeviceId
-from app.netmap.variant import Variant
-from node.hub import Hub
+from node.device_look import device_facts
 from node.owner import Owner
 
 
@@ -23,36 +19,6 @@ def is_loopback(address: str | None) -> bool:
         return address is not None and ip_address(address).is_loopback
     except ValueError:
         return False
-
-
-async def device_facts(hub: Hub, device_id: DeviceId) -> dict[str, Any]:
-    """A device's poll and netmap as this process has them. Raises NotFound."""
-    now = asyncio.get_running_loop().time()
-    session = hub.session(device_id)
-    facts: dict[str, Any] = {
-        "would_get": orjson.loads(await hub.full_map(device_id, Variant.PLAIN)),
-        "session": None,
-    }
-    if session is not None:
-        told = (
-            None
-            if session.last_delta is None
-            else decode_blob(session.last_delta, zstd=bool(session.variant))
-        )
-        facts["session"] = {
-            "state": session.state.value,
-            "form": session.variant.name.lower(),
-            "open_s": round(now - session.opened_at, 1),
-            "messages": session.messages,
-            "bytes": session.bytes_sent,
-            "unsent_bytes": session.unsent,
-            "last_sent_s_ago": round(now - session.last_sent, 1),
-            "last_map_s_ago": None if session.last_map is None else round(now - session.last_map[0], 1),
-            "last_map_bytes": None if session.last_map is None else session.last_map[1],
-            "last_delta": told,
-            "missed": session.missed(),
-        }
-    return facts
 
 
 def debug_routes(app: web.Application, owner: Callable[[], Owner | None]) -> None:

@@ -23,6 +23,7 @@ from app.request_kinds import (
     REASON_MIN,
     DeviceDelete,
     DeviceExpire,
+    DeviceLook,
     DeviceMoveUser,
     DeviceRename,
     DeviceTag,
@@ -44,6 +45,7 @@ from app.request_kinds import (
 )
 from app.request_outcome import Result, outcome_of
 from app.scopes import parse_scope
+from node.device_look import bounded, device_facts
 from node.hub import Hub
 from node.rebuild import Rebuilder
 from node.refresh import Refresher
@@ -133,6 +135,10 @@ async def _delete_device(work: Work, args: DeviceDelete) -> Result:
             raise
     work.hub.remove_device(device_id)
     return {"device_id": device_id}
+
+
+async def _look_at_device(work: Work, args: DeviceLook) -> Result:
+    return bounded(await device_facts(work.hub, work.device(args.device_id)))
 
 
 async def _create_key(work: Work, args: KeyCreate) -> Result:
@@ -299,6 +305,7 @@ HANDLERS: dict[str, Callable[[Work, Any], Awaitable[Result]]] = {
     "device_delete": _delete_device,
     "device_tag": _tag_device,
     "device_move_user": _move_device,
+    "device_look": _look_at_device,
     "key_create": _create_key,
     "key_expire": _expire_key,
     "key_delete": _delete_key,

@@ -63,6 +63,16 @@ DEVICES: tuple[Action, ...] = (
         many=True,
     ),
     Action(
+        "device.look",
+        "i",
+        "inspect",
+        "Ask the owner for a device's peers, filter and map; nothing changes.",
+        on("devices"),
+        0,
+        "device_look",
+        needs_row=True,
+    ),
+    Action(
         "device.rebuild",
         "R",
         "rebuild",

@@ -17,6 +17,7 @@ from console.cells import date_text, plural, until
 from console.dialogs import Field
 from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
+from console.screens.record import RecordScreen
 from console.store import Ask
 from console.table import Column
 from console.widgets import box_line, side_by_side
@@ -113,11 +114,17 @@ class DevicesScreen(ListScreen[DeviceRow]):
         return f"{row.name}  {owner_text(row)}{kind}", side_by_side(facts, width)
 
     async def do_row_open(self) -> None:
+        self._open_record("summary")
+
+    async def do_device_look(self) -> None:
+        self._open_record("peers")
+
+    def _open_record(self, tab: str) -> None:
         row = self.current
         assert row is not None
-        title, _ = self.detail_of(row, 1)
-        _, lines = self.detail_of(row, 60)
-        self.console.open_page(title, Text("\n", end="").join([self.state_of(row), *lines]))
+        title, lines = self.detail_of(row, 60)
+        summary = Text("\n", end="").join([self.state_of(row), *lines])
+        self.app.push_screen(RecordScreen(row, title, summary, tab))
 
     # -- requests -------------------------------------------------------------------------------
 

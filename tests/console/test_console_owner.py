@@ -10,6 +10,7 @@ import pytest
 
 from console import live
 from console.dialogs import SecretDialog
+from console.screens.record import RecordScreen
 from console.store import PgStore
 from tests.console.support import running, shown, text, toasts, until
 from tests.node.kit import Recorder
@@ -24,6 +25,7 @@ from tests.node.support import (
     fresh_database,
     has_peers,
     join,
+    own_id,
     run_shell,
     run_sql,
 )
@@ -66,6 +68,29 @@ async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path
                 )
                 base = app.base
                 assert base is not None
+                # What the owner would tell the other device now, and what it told it last.
+                base.table.move_to(next(key for key, row in base.rows.items() if row.name == "two"))
+                await pilot.press("i")
+                await until(pilot, lambda: re.search(r"1 peer now.*online.*renamed", text(app), re.S))
+                await pilot.press("4")
+                await until(pilot, lambda: "[4]map" in text(app))
+                record = app.screen
+                assert isinstance(record, RecordScreen)
+                assert re.search(
+                    r'none is recorded: it is live.*The last delta.*"Name": "renamed\.',
+                    record.text.plain,
+                    re.S,
+                )
+                await pilot.press("escape")
+                await until(pilot, lambda: app.screen is base)
+                words = ("do", "device.look", f"device_id={own_id(two)}", "-o", "json")
+                told = await run_shell(clean_environment({"PG_DSN": dsn}), *words, program="console.cli")
+                assert told.code == 0, told.err
+                peers = json.loads(told.out)["result"]["would_get"]["Peers"]
+                assert [row["Name"].partition(".")[0] for row in peers] == ["renamed"]
+                # That somebody looked is in the log, and nothing that says a change.
+                lines = await run_sql(dsn, "SELECT action FROM audit_log WHERE action LIKE '%look%'")
+                assert [line[0] for line in lines] == ["request_device_look"] * 2
                 base.table.move_to(next(key for key, row in base.rows.items() if row.name == "renamed"))
                 await pilot.press("D", *"renamed", "enter")
                 await until(pilot, lambda: "delete renamed: done" in toasts(app))

@@ -201,6 +201,7 @@ async def test_what_is_another_tenants_stays_untouched(
         for kind, args in (
             ("device_expire", {"device_id": own_id(one), "at": time.time()}),
             ("device_rename", {"device_id": own_id(one), "name": "stolen"}),
+            ("device_look", {"device_id": own_id(one)}),
             ("device_delete", {"device_id": own_id(one)}),
             ("device_tag", {"device_id": own_id(one), "tags": ["tag:x"]}),
             ("device_move_user", {"device_id": own_id(one), "user_id": alice.id}),
