@@ -111,7 +111,13 @@ def test_kill_9_behind_an_entry(pair: Pair, devices: Devices, record_property: R
     for name, device in before.items():
         for fact in ("id", "ip_addresses", "fqdn", "user", "machine_key", "node_key"):
             assert after[name].get(fact) == device.get(fact)
-        assert after[name]["online"]
+
+    def all_online() -> bool:
+        """Presence is written in batches."""
+        now = pair.standby.devices()
+        return all(now[name]["online"] for name in before)
+
+    eventually(all_online, FETCH_DEADLINE_S, "both are online")
     assert pair.standby.metric("hs_registrations_total") == 0
     # A newcomer joins by the new owner, and its peers hear of it.
     third = devices.start(pair.standby, "elm", auth_key=key)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
+import random
 import secrets
 import signal
 import socket
@@ -11,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,17 +46,32 @@ SHOWN_LOG_BYTES = 20_000
 #: Settings of the caller's own environment that must not reach the tested process.
 OWN_VARIABLES = ("CLUSTER_ID", "PG_DSN", "DERP_MAP_URL")
 #: A lost device is offline soon, for tests that wait for it.
+#: Ports are shared out among so many processes of pytest-xdist.
+PORT_WORKERS = 8
 QUICK = {"HS_TIMING__OFFLINE_GRACE": "300ms"}
 
 #: Processes whose logs belong into the report of a failing test.
 LIVE: list[ServeProcess] = []
 
 
+def _ports() -> Iterator[int]:
+    """Below those that the system gives to outgoing connections, which would take one before its server does."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORT_WORKERS
+    share = range(10_000 + worker, 32_000, PORT_WORKERS)
+    start = random.randrange(len(share))
+    return itertools.cycle((*share[start:], *share[:start]))
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this machine that no other test uses, and nobody listens on now."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there are ports for ever")
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
