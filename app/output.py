@@ -31,10 +31,6 @@ def confirm(question: str, yes: bool) -> None:
         click.confirm(log.escape(question), abort=True, err=True)
 
 
-def counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def when(epoch: float | None) -> str | None:
     return None if epoch is None else tailcfg.utc(epoch).isoformat(timespec="seconds")
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from app.errors import BadRequest
+from app.policy.hujson import MAX_POLICY_CHARS
 
 #: Seconds since the epoch of a time that can be stored: 2000-01-01 (exclusive) to about the year 5000.
 EARLIEST_S = 946684800.0
@@ -157,7 +158,7 @@ class LoginDeny(_Args, frozen=True):
 class PolicySet(_Args, frozen=True):
     """The next version of a tenant's policy, made from `expected_version`."""
 
-    text: str
+    text: Annotated[str, msgspec.Meta(max_length=MAX_POLICY_CHARS)]
     expected_version: int
     note: str = ""
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from rich.text import Text
 from textual import work
 from textual.app import App
 
@@ -117,10 +118,11 @@ class AskingApp(App[None]):
         asks: list[Ask],
         typed: str = "",
         why: str = "",
+        report: Text | None = None,
     ) -> None:
         """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
 
-        `why`: what a reason is wanted for; it goes with each request.
+        `why`: what a reason is wanted for; it goes with each request. `report`: more to read first.
         The dialog is there at once, so keys typed ahead cannot reach the list.
         """
         wanted = typed or (str(len(asks)) if len(asks) > 1 or action.tier > 1 else "")
@@ -135,7 +137,7 @@ class AskingApp(App[None]):
             self.say(f"{action.label}: there is nobody to ask, no cluster of these is set up", "warning")
             return
         verb = action.label.capitalize()
-        dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why)
+        dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why, report)
         self.push_screen(dialog, decided)
 
     def why_not_now(self) -> str:

@@ -45,9 +45,11 @@ class ConfirmDialog(ModalScreen[bool]):
         verb: str,
         typed: str = "",
         why: str = "",
+        report: Text | None = None,
     ) -> None:
+        """`report`: more to read than fits; tab leads to it, and it scrolls."""
         super().__init__()
-        self.why, self.reason = why, ""
+        self.why, self.reason, self.report = why, "", report
         self.pen, self.heading, self.objects = pen, title, list(objects)
         self.effect, self.verb, self.typed = effect, verb, typed
 
@@ -58,6 +60,9 @@ class ConfirmDialog(ModalScreen[bool]):
                 yield words(self.pen.cell("  " + name))
             if len(self.objects) > NAMED_OBJECTS:
                 yield words(f"  and {len(self.objects) - NAMED_OBJECTS} more")
+            if self.report is not None:
+                with VerticalScroll(id="report"):
+                    yield words(self.report)
             yield words("")
             yield words(Text(safe(self.effect)))
             if self.typed:

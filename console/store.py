@@ -16,6 +16,7 @@ from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
 from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantRef, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
+from app.policy.snapshot import Snapshot
 from console.watch import Watch
 
 #: A screen's read, all waiting included.
@@ -52,6 +53,7 @@ class Store(Protocol):
     async def devices(self, view: View) -> Page[DeviceRow]: ...
     async def listing(self, name: str, view: View) -> Page[Any]: ...
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str: ...
+    async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
@@ -91,6 +93,9 @@ class PgStore:
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         return await self._read(lambda fleet: fleet.policy_text(cluster_id, tenant_id, version))
+
+    async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot:
+        return await self._read(lambda fleet: fleet.snapshot(cluster_id, tenant_id))
 
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         return await self._read(lambda fleet: fleet.history(cluster_id, what))

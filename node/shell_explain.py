@@ -9,21 +9,17 @@ import click
 from app import log
 from app.errors import NotFound
 from app.output import show
-from app.policy import aliases as a
-from app.policy.addresses import parse_range
-from app.policy.explain import Answer, Explanation, RuleRef, explain, who_can_reach
+from app.policy.explain import explain, who_can_reach
+from app.policy.words import explanation_lines, protocol_of, rule_text, split_target
 from app.settings import Settings
 from node.shell import administration
 from node.shell_policy import scene_of
-
-#: Words before a colon that belong to a name.
-_PREFIXES = ("tag", "group", "autogroup")
 
 
 async def explain_access(
     settings: Settings, tenant: str | None, source: str, target: str, proto: str, output: str
 ) -> None:
-    name, port = split_target(target)
+    name, port = _target(target)
     async with administration(settings) as scoped:
         scene = await scene_of(scoped, settings, tenant)
     try:
@@ -39,7 +35,7 @@ async def explain_access(
 
 
 async def who_reaches(settings: Settings, tenant: str | None, target: str, proto: str, output: str) -> None:
-    name, port = split_target(target)
+    name, port = _target(target)
     async with administration(settings) as scoped:
         scene = await scene_of(scoped, settings, tenant)
     try:
@@ -66,64 +62,15 @@ async def who_reaches(settings: Settings, tenant: str | None, target: str, proto
     )
 
 
-def split_target(text: str) -> tuple[str, int | None]:
-    """`web:22` -> name and port; without a port, None. IPv6 with a port: `[fd7a::1]:22`."""
-    text = text.strip()
-    name, colon, port = text.rpartition(":")
-    if text.startswith("["):
-        inner, _, rest = text[1:].partition("]")
-        name, colon, port = inner, rest[:1], rest[1:]
-        if not rest:
-            return inner, None
-    elif parse_range(text) is not None or name in _PREFIXES:
-        return text, None
-    if not colon or not name or port == "*":
-        return name or text, None
-    if not (port.isascii() and port.isdigit() and int(port) <= a.ALL_PORTS[1]):
-        # A name may hold a colon itself: tag:web.
-        if name.partition(":")[0] in _PREFIXES or not port[:1].isdigit():
-            return text, None
-        raise click.BadParameter(f"{port!r} is no port from 0 to 65535")
-    return name, int(port)
+def _target(text: str) -> tuple[str, int | None]:
+    try:
+        return split_target(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _protocol(text: str) -> int | None:
     try:
-        protos = a.protocol(text)
+        return protocol_of(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--proto") from error
-    return protos[0] if protos else None
-
-
-def rule_text(rule: RuleRef) -> str:
-    return f"{rule.kind}, line {rule.line}" if rule.kind else "no policy"
-
-
-def explanation_lines(found: Explanation) -> list[str]:
-    """An explanation as sentences."""
-    lines: list[str] = []
-    for answer in found.answers:
-        lines += _answer_lines(answer)
-    if found.left_out:
-        lines.append(f"and {found.left_out} more pairs of devices")
-    return lines or ["source and target are the same device"]
-
-
-def _answer_lines(answer: Answer) -> list[str]:
-    ends = f"{answer.source} -> {answer.target}"
-    if not answer.ways:
-        return [
-            f"{ends}: not allowed",
-            *(
-                f"  {rule_text(miss.rule)}: {miss.reason}" if miss.rule else f"  {miss.reason}"
-                for miss in answer.misses
-            ),
-            *([] if answer.misses else ["  no rule speaks of either"]),
-        ]
-    lines = [f"{ends}: allowed"]
-    for way in answer.ways:
-        through = f", through {way.through.removeprefix(', ')}" if way.through else ""
-        lines.append(f"  {rule_text(way.rule)}: {way.source} -> {way.target}, ports {way.ports}{through}")
-        if way.rule.text:
-            lines.append(f"    {' '.join(way.rule.text.split())}")
-    return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,44 +13,29 @@ import click
 from app import log
 from app.db.scoped import Scoped
 from app.errors import BadRequest, Conflict, NotFound, Refused
-from app.model import Device, StoredPolicy, Tenant, User
-from app.output import Row, confirm, counted, show, when
+from app.model import StoredPolicy, Tenant
+from app.output import Row, confirm, show, when
 from app.policy.advice import Advice, warnings_of
 from app.policy.check import accept
-from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
+from app.policy.document import Policy
 from app.policy.hujson import MAX_POLICY_CHARS, PolicyError
-from app.policy.impact import Changes, Impact, impact
-from app.policy.reader import read
+from app.policy.impact import Impact, impact
+from app.policy.snapshot import Snapshot
+from app.policy.words import LINES, impact_lines
 from app.settings import Settings
 from node.policy_file import PolicyFile
 from node.shell import actor, administration
 
 STDIN = "-"
-#: Lines of an impact that are printed of each sort; all are in the other outputs.
-LINES = 20
 #: What a terminal may obey; line breaks and tabs belong to the text.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A tenant with the policy in force and all that it is applied to. `version` 0: there is none yet."""
+class Scene(Snapshot):
+    """A tenant with the policy in force and all that it is applied to."""
 
     place: Tenant
-    users: list[User]
-    devices: list[Device]
-    version: int
-    text: str | None
-
-    @property
-    def policy(self) -> Policy:
-        """The policy as it is served."""
-        if self.text is None:
-            return NO_POLICY
-        try:
-            return read(self.text)
-        except PolicyError:
-            return NOTHING_ALLOWED
 
 
 async def scene_of(scoped: Scoped, settings: Settings, tenant: str | None) -> Scene:
@@ -60,11 +44,11 @@ async def scene_of(scoped: Scoped, settings: Settings, tenant: str | None) -> Sc
     users, devices = await scoped.list_users(place.id), await scoped.list_devices(place.id)
     file = policy_file(settings, place)
     if file is not None:
-        return Scene(place, users, devices, 0, PolicyFile(file).read())
+        return Scene(users, devices, 0, PolicyFile(file).read(), place)
     stored = await scoped.load_policy(place.id)
     if stored is None:
-        return Scene(place, users, devices, 0, None)
-    return Scene(place, users, devices, stored.version, stored.text)
+        return Scene(users, devices, 0, None, place)
+    return Scene(users, devices, stored.version, stored.text, place)
 
 
 def policy_file(settings: Settings, place: Tenant) -> Path | None:
@@ -278,44 +262,3 @@ def tell(warnings: tuple[Advice, ...], found: Impact, *, err: bool) -> None:
         click.echo(f"warning: and {len(warnings) - LINES} more", err=err)
     for line in impact_lines(found):
         click.echo(log.escape(line), err=err)
-
-
-def impact_lines(found: Impact) -> Iterator[str]:
-    """An impact as sentences, the most important changes first."""
-    if found.is_none:
-        yield "nothing changes for the devices there are"
-        return
-    for changes, words in (
-        (found.gained, "gain access"),
-        (found.lost, "lose access"),
-        (found.ssh_gained, "gain SSH logins"),
-        (found.ssh_lost, "lose SSH logins"),
-    ):
-        yield from _change_lines(changes, words)
-    if found.approved:
-        yield f"{counted(len(found.approved), 'route')} approved by it:"
-        yield from (f"  {device} {route}" for device, route in found.approved[:LINES])
-        if len(found.approved) > LINES:
-            yield f"  and {len(found.approved) - LINES} more"
-    told = [("packet filter", found.filters), ("other peers", found.peers), ("SSH rules", found.ssh)]
-    yield "sent anew: " + ", ".join(f"{what} to {counted(count, 'device')}" for what, count in told)
-
-
-def _change_lines(changes: Changes, words: str) -> Iterator[str]:
-    if not changes.pairs:
-        return
-    pairs = "1 pair of devices" if changes.pairs == 1 else f"{changes.pairs} pairs of devices"
-    yield f"{pairs} {words}:"
-    for change in changes.listed[:LINES]:
-        sources = _some(change.sources, change.source_count)
-        targets = "the same user's" if change.own else _some(change.targets, change.target_count)
-        yield f"  {sources} -> {targets}: {', '.join(change.what)} ({counted(change.pairs, 'pair')})"
-    rest = len(changes.listed) - LINES + changes.left_out
-    if rest > 0:
-        yield f"  and {rest} more"
-
-
-def _some(names: tuple[str, ...], count: int) -> str:
-    told = names[:5]
-    more = count - len(told)
-    return ", ".join(told) + (f" and {more} more" if more > 0 else "")

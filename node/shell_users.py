@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from app.counting import counted
 from app.model import User
-from app.output import Row, confirm, counted, show, when
+from app.output import Row, confirm, show, when
 from app.settings import Settings
 from node.shell import actor, administration, owner_of
 

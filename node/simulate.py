@@ -16,7 +16,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.output import counted, show
+from app.counting import counted
+from app.output import show
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import Churn, Kind, Spec
 from app.simulation.stats import line

@@ -13,6 +13,7 @@ from app.db.base import ACQUIRE_TIMEOUT_S
 from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.db.health import read_facts
+from app.db.holdings import read_devices, read_policies, read_users
 from app.errors import NotFound
 from app.fleet import (
     HISTORY_MINUTES,
@@ -31,6 +32,7 @@ from app.fleet import (
 from app.fleet_lists import LISTS, AuditLine
 from app.health import Facts
 from app.model import TenantId, UserId
+from app.policy.snapshot import Snapshot
 from app.sql import QUERIES
 
 POOL_CONNECTIONS = 2
@@ -181,6 +183,14 @@ class Fleet:
             raise NotFound(f"tenant {tenant_id} has no version {version} of its policy")
         text: str = found[0][0]
         return text
+
+    async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot:
+        """What a policy of this tenant is applied to, and the stored one in force."""
+        users = await read_users(self._fetch, cluster_id, tenant_id)
+        devices = await read_devices(self._fetch, cluster_id, tenant_id)
+        stored = await read_policies(self._fetch, cluster_id, tenant_id, 1)
+        version, text = (stored[0].version, stored[0].text) if stored else (0, None)
+        return Snapshot(users, devices, version, text)
 
     async def _fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         with translated():

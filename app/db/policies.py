@@ -6,6 +6,7 @@ import hashlib
 
 from app.db import rows
 from app.db.base import ScopedBase
+from app.db.holdings import read_policies
 from app.errors import BadRequest, Conflict, NotFound
 from app.model import StoredPolicy, TenantId
 from app.policy.hujson import MAX_POLICY_CHARS
@@ -28,8 +29,7 @@ class Policies(ScopedBase):
         """The newest versions, newest first. Raises BadRequest for a limit that is none."""
         if not 1 <= limit <= MAX_HISTORY:
             raise BadRequest(f"a history has 1 to {MAX_HISTORY} versions", code="bad_limit")
-        found = await self._fetch(QUERIES["policy_history"], self.cluster_id, tenant_id, limit)
-        return [rows.policy(row) for row in found]
+        return await read_policies(self._fetch, self.cluster_id, tenant_id, limit)
 
     async def policy_version(self, tenant_id: TenantId, version: int) -> StoredPolicy:
         """One version. Raises NotFound."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from app.db import rows
 from app.db.base import PoolConnection, ScopedBase
+from app.db.holdings import read_devices
 from app.errors import BadRequest
 from app.model import Change, ClusterSnapshot, Device, DeviceId, HotState, Tenant, TenantId, User, UserId
 from app.sql import QUERIES
@@ -89,8 +90,7 @@ class Reads(ScopedBase):
 
     async def list_devices(self, tenant_id: TenantId) -> list[Device]:
         """All devices of a tenant, by id."""
-        found = await self._fetch(QUERIES["load_tenant_devices"], self.cluster_id, tenant_id)
-        return [rows.device(row) for row in found]
+        return await read_devices(self._fetch, self.cluster_id, tenant_id)
 
     async def changes(self, position: str) -> tuple[str, list[Change]]:
         """What was committed since a position, each row exactly once, and the position after it.

@@ -19,12 +19,17 @@ from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.errors import BadRequest, NotFound, Refused, Unavailable
 from app.model import OperatorRequest, RequestId, TenantId
+from app.policy.hujson import MAX_POLICY_CHARS
 from app.request_kinds import is_for_acs, parse_request
 from app.sql import QUERIES
 
 #: Requests of one cluster that wait for its owner; further ones are refused.
 MAX_OPEN = 1000
 MAX_ARGS_BYTES = 64 * 1024
+#: The same where a whole policy is among them: JSON takes up to six bytes for a character.
+MAX_ARGS_OF_KIND = {"policy_set": 6 * MAX_POLICY_CHARS + MAX_ARGS_BYTES}
+#: Longer texts are in the audit log by their length only.
+MAX_AUDITED_TEXT = 4_000
 MAX_DEDUP = 255
 #: A request may be claimed between two looks at it; then an equal wish is queued anew.
 DEDUP_ATTEMPTS = 5
@@ -69,10 +74,11 @@ class RequestDesk(PoolBase):
         if is_for_acs(kind) != (cluster_id == NO_CLUSTER):
             raise BadRequest(f"a {kind} request is not for {cluster_id or 'hs-acs'}", code="bad_request_kind")
         try:
-            text = orjson.dumps(args).decode()
+            encoded = orjson.dumps(args)
         except orjson.JSONEncodeError as error:
             raise BadRequest(f"these arguments cannot be stored: {error}", code="bad_args") from error
-        if len(text) > MAX_ARGS_BYTES or len(dedup or "") > MAX_DEDUP:
+        text = encoded.decode()
+        if len(encoded) > MAX_ARGS_OF_KIND.get(kind, MAX_ARGS_BYTES) or len(dedup or "") > MAX_DEDUP:
             raise BadRequest("the arguments of this request are too long", code="bad_args")
         with translated():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as conn, conn.transaction():
@@ -91,7 +97,7 @@ class RequestDesk(PoolBase):
                         QUERIES["submit_request"], cluster_id, tenant_id, kind, text, dedup, actor
                     )
                     if new is not None:
-                        after = {"request": new, "args": args}
+                        after = {"request": new, "args": _audited(args)}
                         await write_audit(
                             conn, cluster_id, tenant_id, actor, f"request_{kind}", what, None, after
                         )
@@ -199,6 +205,15 @@ class AcsRequests(PoolBase):
         """Forgets those that ended longer ago than this."""
         gone: int = await self._fetchval(QUERIES["trim_acs_requests"], max_age_s)
         return gone
+
+
+def _audited(args: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"({len(value):,} characters)"
+        if isinstance(value, str) and len(value) > MAX_AUDITED_TEXT
+        else value
+        for name, value in args.items()
+    }
 
 
 def _whom(cluster_id: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.db import rows
 from app.db.auth_keys import AuthKeys
 from app.db.base import PoolConnection, again_when_busy, worded
+from app.db.holdings import read_users
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import TenantId, User, UserId
 from app.policy.people import ROLES
@@ -49,8 +50,7 @@ class Users(AuthKeys):
 
     async def list_users(self, tenant_id: TenantId, name: str | None = None) -> list[User]:
         """Users of a tenant, all or the one of this name, by id."""
-        found = await self._fetch(QUERIES["list_users"], self.cluster_id, tenant_id, name)
-        return [rows.user(row) for row in found]
+        return await read_users(self._fetch, self.cluster_id, tenant_id, name)
 
     async def user(self, tenant_id: TenantId, name: str) -> User:
         """A user by name. Raises NotFound."""

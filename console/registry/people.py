@@ -40,6 +40,14 @@ PEOPLE: tuple[Action, ...] = (
         rank=4,
     ),
     Action(
+        "policy.reach",
+        "w",
+        "who reaches",
+        "Tell who can reach a destination, by which rule, or why not.",
+        frozenset({"policy", "devices"}),
+        needs_row=True,
+    ),
+    Action(
         "user.create", "a", "add user", "Create a user in a tenant.", on("users"), 1, "user_create", rank=3
     ),
     Action(

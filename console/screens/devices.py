@@ -17,6 +17,7 @@ from console.cells import date_text, plural, until
 from console.dialogs import Field
 from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
+from console.screens.reach import ask_reach
 from console.screens.record import RecordScreen
 from console.store import Ask
 from console.table import Column
@@ -118,6 +119,11 @@ class DevicesScreen(ListScreen[DeviceRow]):
 
     async def do_device_look(self) -> None:
         self._open_record("peers")
+
+    async def do_policy_reach(self) -> None:
+        row = self.current
+        assert row is not None
+        ask_reach(self, row.cluster_id, row.tenant_id, row.tenant, row.name)
 
     def _open_record(self, tab: str) -> None:
         row = self.current

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import asyncio
 import shlex
 import subprocess
 import tempfile
@@ -17,14 +17,18 @@ from textual.binding import BindingType
 from app.errors import HsError
 from app.fleet_lists import PolicyRow
 from app.model import TenantId
-from app.policy.reader import read
 from console.actions import BY_ID
 from console.cells import safe
 from console.dialogs import EditorDialog
+from console.judging import difference_lines, judge, judgement_lines
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
+from console.screens.reach import ask_reach
 from console.store import Ask
 from console.table import Column
+
+#: A policy whose impact takes longer is put into force without knowing it, or not at all.
+JUDGE_DEADLINE_S = 10.0
 
 
 class PolicyScreen(PlainScreen[PolicyRow]):
@@ -71,6 +75,11 @@ class PolicyScreen(PlainScreen[PolicyRow]):
             lines = [self.pen.cell(line.expandtabs(4)) for line in text.splitlines()]
             self.console.open_page(self.name_of(row), Text("\n", end="").join(lines))
 
+    async def do_policy_reach(self) -> None:
+        row = self.current
+        assert row is not None
+        ask_reach(self, row.cluster_id, row.tenant_id, row.tenant)
+
     async def do_policy_rollback(self) -> None:
         row = self.current
         assert row is not None
@@ -79,7 +88,10 @@ class PolicyScreen(PlainScreen[PolicyRow]):
             return
         text, now = await self._text(row, row.version), await self._text(row, row.newest)
         if text is not None and now is not None:
-            self._confirm("policy.rollback", row, now, text, f"rollback to version {row.version}")
+            note = f"rollback to version {row.version}"
+            complaint = await self._confirm("policy.rollback", row, now, text, note)
+            if complaint:
+                self.console.say(complaint, "error")
 
     async def do_policy_edit(self) -> None:
         """In the operator's editor, or in one of ours where the terminal cannot be lent."""
@@ -95,7 +107,7 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         except OSError as error:
             self.console.say(f"the editor cannot be started: {error}", "error")
         else:
-            self._edited(row, old, new)
+            await self._edited(row, old, new)
 
     def _in_editor(self, old: str) -> str:
         """What the editor leaves; it has the terminal until it ends, and the console stands still."""
@@ -111,39 +123,51 @@ class PolicyScreen(PlainScreen[PolicyRow]):
             self.console.say("it holds characters that cannot be shown here: use hs-node policy set", "error")
             return
 
-        def left(text: str | None) -> None:
+        async def left(text: str | None) -> None:
             if text is not None:
-                self._edited(row, old, text)
+                await self._edited(row, old, text)
 
         title = f"Policy of {row.tenant}, from version {row.newest}"
         self.app.push_screen(EditorDialog(self.pen, title, old), left)
 
-    def _edited(self, row: PolicyRow, old: str, new: str) -> None:
-        """Asked before it is sent. What cannot be read is not sent, and kept in a file."""
+    async def _edited(self, row: PolicyRow, old: str, new: str) -> None:
+        """Asked before it is sent. What may not be used is not sent, and kept in a file."""
         if new == old:
             self.console.say("nothing was changed", "warning")
             return
-        try:
-            read(new)
-        except HsError as error:
-            handle, name = tempfile.mkstemp(prefix="hs-policy-", suffix=".hujson")
-            with open(handle, "w", encoding="utf-8") as draft:
-                draft.write(new)
-            self.console.say(f"{error.message}; the draft is {name}", "error")
-            return
-        self._confirm("policy.edit", row, old, new, "edited at the console")
+        complaint = await self._confirm("policy.edit", row, old, new, "edited at the console")
+        if complaint:
+            self.console.say(f"{complaint}; the draft is {keep_draft(new)}", "error")
 
-    def _confirm(self, action_id: str, row: PolicyRow, old: str, new: str, note: str) -> None:
-        lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)
-        changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    async def _confirm(self, action_id: str, row: PolicyRow, old: str, new: str, note: str) -> str:
+        """Asks with what it would change; why nobody was asked, empty when somebody was."""
+        tenant_id = TenantId(row.tenant_id)
+        try:
+            async with asyncio.timeout(JUDGE_DEADLINE_S):
+                snapshot = await self.store.snapshot(row.cluster_id, tenant_id)
+                found = judgement_lines(self.pen, await asyncio.to_thread(judge, new, snapshot))
+        except HsError as error:
+            return f"not sent: {error.message}"
+        except TimeoutError:
+            late = f"what it changes was not worked out in {JUDGE_DEADLINE_S:g} s: see hs-node policy check"
+            found = [self.pen.state("attention", late)]
         args = {"text": new, "expected_version": row.newest, "note": note}
         label = f"policy of {row.tenant}, version {row.newest + 1}"
         self.console.confirm(
             BY_ID[action_id],
             f"Put into force as version {row.newest + 1} for {row.tenant}",
-            changed,
-            "The owner checks it against users, devices and its own tests first, and refuses it with line and"
-            " reason where it does not pass. Undone by rolling back.",
-            [Ask(row.cluster_id, TenantId(row.tenant_id), "policy_set", args, "policy", label)],
+            [],
+            "The owner checks it once more. Undone by rolling back.",
+            [Ask(row.cluster_id, tenant_id, "policy_set", args, "policy", label)],
             typed=row.tenant,
+            report=Text("\n", end="").join([*found, *difference_lines(self.pen, old, new)]),
         )
+        return ""
+
+
+def keep_draft(text: str) -> str:
+    """The name of a new file that holds it, so nothing that was typed is lost."""
+    handle, name = tempfile.mkstemp(prefix="hs-policy-", suffix=".hujson")
+    with open(handle, "w", encoding="utf-8") as draft:
+        draft.write(text)
+    return name

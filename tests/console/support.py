@@ -38,6 +38,7 @@ from app.fleet_lists import (
     TenantRow,
 )
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
+from app.policy.snapshot import Snapshot
 from console.export import text_of
 from console.main import ConsoleApp
 from console.screens.base import ListScreen
@@ -263,6 +264,8 @@ class FakeStore:
         self.lists: dict[str, list[Any]] = {}
         self.alarms: list[OpenAlarm] = []
         self.load: dict[str, LoadHistory] = {}
+        #: What policies are applied to.
+        self.held = Snapshot([], [], 0, None)
         self.error: HsError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -303,6 +306,10 @@ class FakeStore:
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         await self._read()
         return f'{{"acls": []}} // version {version}\n'
+
+    async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot:
+        await self._read()
+        return self.held
 
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         await self._read()

@@ -18,6 +18,7 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import BadRequest, LeaseLost, NotFound, Refused, Unavailable
 from app.model import OperatorRequest, RequestId, TenantId
+from app.policy.hujson import MAX_POLICY_CHARS
 
 DELETE = {"device_id": 1}
 
@@ -181,10 +182,23 @@ BAD_ARGS = [
     ("device_rename", {"device_id": 1, "name": "\ud800"}),
     ("device_rename", {"device_id": 1, "name": "a\0b"}),
     ("device_rename", {"device_id": 1, "name": "x" * MAX_ARGS_BYTES}),
+    ("device_rename", {"device_id": 1, "name": "\u20ac" * (MAX_ARGS_BYTES // 3)}),
     ("key_create", {"prefix": "p"}),
     ("reboot", {}),
     ("", {}),
 ]
+
+
+async def test_a_whole_policy_can_be_asked_for(prepared: Database, desk: RequestDesk, home: Home) -> None:
+    """As long as a policy may be, however it is encoded; the audit log tells its length."""
+    text = "\x01" * MAX_POLICY_CHARS
+    await ask(desk, home, {"text": text, "expected_version": 1}, kind="policy_set")
+    audit = [row for row in (await rows_of(prepared.dsn, "a"))["audit_log"] if "request_policy_set" in row]
+    assert len(audit) == 1
+    assert "(1,048,576 characters)" in audit[0]
+    assert len(audit[0]) < 1_000
+    with pytest.raises(BadRequest):
+        await ask(desk, home, {"text": text + "x", "expected_version": 1}, kind="policy_set")
 
 
 @pytest.mark.parametrize(("kind", "args"), BAD_ARGS, ids=range(len(BAD_ARGS)))

@@ -191,6 +191,14 @@ async def test_a_key_whose_text_only_the_asker_knows(serve: ServeProcess, operat
     )
 
 
+async def test_a_long_policy_is_put_into_force(operator: Operator, pair: Pair) -> None:
+    one, _ = pair
+    text = "// long\n" * 40_000 + '{"acls": []}'
+    result = await operator.do("policy_set", text=text, expected_version=0)
+    assert result == {"version": 1}
+    await has_peers(one)
+
+
 async def test_what_is_another_tenants_stays_untouched(
     serve: ServeProcess, operator: Operator, pair: Pair
 ) -> None:

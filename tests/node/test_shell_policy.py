@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from node.shell_explain import split_target
+from app.policy.words import split_target
 from tests.node.support import (
     Administration,
     ServeProcess,
