@@ -55,7 +55,7 @@ LIVE: list[ServeProcess] = []
 
 
 def _ports() -> Iterator[int]:
-    """Below those that the system gives to outgoing connections, which would take one before its server does."""
+    """Below those that the system gives to outgoing connections: one of these could be gone by then."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PORT_WORKERS
     share = range(10_000 + worker, 32_000, PORT_WORKERS)
     start = random.randrange(len(share))
