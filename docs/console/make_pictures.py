@@ -34,6 +34,8 @@ SUBNET = "10.20.0.0/16"
 #: What opens over a list: its picture, the list, the keys, and what it is for.
 OVERLAYS = (
     ("record", "devices", ("enter",), "One object in full", "All that the list has no room for."),
+    ("peers", "devices", ("i",), "A device as its owner has it", "Whom it sees, its rules, its map."),
+    ("reach", "devices", ("w",), "Who can reach what", "The rule that lets it, or why nothing does."),
     (
         "palette",
         "devices",
