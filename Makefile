@@ -14,7 +14,7 @@ serve: $(READY)  ## run one control server on the embedded database
 	$(BIN)/hs-node serve
 
 test: $(STAMP)  ## the whole test suite, real PostgreSQL and real Tailscale clients included
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## tests that last a minute or load the machine; not part of `make test`
 	$(BIN)/python -m pytest -n 2 --dist loadfile -rA -m soak
