@@ -17,7 +17,6 @@ from console.cells import date_text, plural, until
 from console.dialogs import Field
 from console.rebuild import rebuild_ask
 from console.screens.base import ListScreen, bindings_of
-from console.screens.reach import ask_reach
 from console.screens.record import RecordScreen
 from console.store import Ask
 from console.table import Column
@@ -123,6 +122,8 @@ class DevicesScreen(ListScreen[DeviceRow]):
     async def do_policy_reach(self) -> None:
         row = self.current
         assert row is not None
+        from console.screens.reach import ask_reach  # brings the policy engine: not at the start
+
         ask_reach(self, row.cluster_id, row.tenant_id, row.tenant, row.name)
 
     def _open_record(self, tab: str) -> None:

@@ -20,10 +20,8 @@ from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import safe
 from console.dialogs import EditorDialog
-from console.judging import difference_lines, judge, judgement_lines
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
-from console.screens.reach import ask_reach
 from console.store import Ask
 from console.table import Column
 
@@ -78,6 +76,8 @@ class PolicyScreen(PlainScreen[PolicyRow]):
     async def do_policy_reach(self) -> None:
         row = self.current
         assert row is not None
+        from console.screens.reach import ask_reach  # brings the policy engine: not at the start
+
         ask_reach(self, row.cluster_id, row.tenant_id, row.tenant)
 
     async def do_policy_rollback(self) -> None:
@@ -141,6 +141,8 @@ class PolicyScreen(PlainScreen[PolicyRow]):
 
     async def _confirm(self, action_id: str, row: PolicyRow, old: str, new: str, note: str) -> str:
         """Asks with what it would change; why nobody was asked, empty when somebody was."""
+        from console.judging import difference_lines, judge, judgement_lines  # brings the policy engine
+
         tenant_id = TenantId(row.tenant_id)
         try:
             async with asyncio.timeout(JUDGE_DEADLINE_S):
