@@ -243,16 +243,16 @@ async def test_a_delta_at_the_limit_is_still_written() -> None:
 
 
 class SlowClock:
-    """The loop's clock as a fan-out sees it, on a machine where each message sent takes so long."""
+    """The loop's clock as a fan-out sees it, where each message sent takes so long, and nothing else does."""
 
     def __init__(self, place: Place, send_s: float) -> None:
         loop = asyncio.get_running_loop()
-        self.spent = 0.0
+        begun, self.spent = loop.time(), 0.0
         #: Messages written before each turn of the loop that followed the first.
         self.turns: list[int] = []
 
         def time() -> float:
-            return loop.time() + self.spent
+            return begun + self.spent
 
         def sent() -> None:
             self.spent += send_s
