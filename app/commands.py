@@ -140,7 +140,9 @@ def run_program(command: click.Command, program: str) -> None:
     try:
         command(standalone_mode=False, prog_name=program, complete_var=completion_variable(program))
     except HsError as error:
-        click.echo(f"error: {error.message}", err=True)
+        # Names in it may be a stranger's.
+        lines = [line if line.isprintable() else log.escape(line) for line in error.message.splitlines()]
+        click.echo("error: " + "\n".join(lines), err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         click.echo("aborted", err=True)

@@ -17,8 +17,9 @@ import click
 import msgspec
 
 from app import __version__, log
+from app.commands import completion_command, run_program
 from app.db.requests import RequestDesk
-from app.errors import ConfigError, HsError, Refused
+from app.errors import ConfigError, Refused
 from app.model import OperatorRequest
 from app.pg import EmbeddedPostgres
 from app.settings import Settings, load
@@ -30,6 +31,7 @@ from console.main import ConsoleApp
 from console.store import PgStore
 from console.themes import choose_theme, read_themes
 
+PROGRAM = "hs-console"
 #: `do`: what was asked for was changed meanwhile, nothing was written.
 CONFLICT_EXIT = 5
 
@@ -69,7 +71,7 @@ def operator() -> str:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="hs-console")
+@click.version_option(__version__, prog_name=PROGRAM)
 @config_option
 @cluster_option
 @click.option("--read-only", is_flag=True, help="Change nothing; the database refuses it too.")
@@ -270,13 +272,12 @@ def do(
         raise SystemExit(CONFLICT_EXIT if changed else Refused.exit_code)
 
 
+cli.add_command(completion_command(cli, PROGRAM))
+
+
 def main() -> None:
-    """Errors in one line; the exit code says of which kind."""
-    try:
-        cli()
-    except HsError as error:
-        click.echo(f"hs-console: {log.escape(error.message)}", err=True)
-        sys.exit(error.exit_code)
+    """Entry point."""
+    run_program(cli, PROGRAM)
 
 
 if __name__ == "__main__":

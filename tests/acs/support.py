@@ -18,12 +18,12 @@ import orjson
 from app.api.client import AcsClient
 from tests.node.support import (
     ServeProcess,
-    ShellResult,
     clean_environment,
     eventually,
     free_port,
     fresh_database,
 )
+from tests.programs import ShellResult, run_shell
 
 STOP_DEADLINE_S = 15.0
 START_DEADLINE_S = 30.0
@@ -117,17 +117,8 @@ class AcsProcess:
 
     async def shell(self, *arguments: str, stdin: str = "", token: str = "") -> ShellResult:
         """An `hs-acs` command with this server's settings."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "acs.cli", *arguments),
-            env=clean_environment({**self.settings, **({"HS_ACS__TOKEN": token} if token else {})}),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(30):
-            out, err = await process.communicate(stdin.encode())
-        assert process.returncode is not None
-        return ShellResult(process.returncode, out.decode(), err.decode())
+        env = clean_environment({**self.settings, **({"HS_ACS__TOKEN": token} if token else {})})
+        return await run_shell(env, *arguments, stdin=stdin, program="acs.cli")
 
     async def token(self, scope: str = "admin", *more: str) -> str:
         """The text of a new token."""

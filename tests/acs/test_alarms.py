@@ -27,9 +27,9 @@ from tests.node.support import (
     clean_environment,
     eventually,
     fresh_database,
-    run_shell,
     run_sql,
 )
+from tests.programs import run_shell
 
 LEASE_S = 2.0
 #: A busy machine's share of the time until an alarm is seen.

@@ -17,7 +17,6 @@ from tests.node.kit import Recorder
 from tests.node.support import (
     QUICK,
     ServeProcess,
-    ShellResult,
     admin,
     clean_environment,
     device,
@@ -26,9 +25,9 @@ from tests.node.support import (
     has_peers,
     join,
     own_id,
-    run_shell,
     run_sql,
 )
+from tests.programs import ShellResult, run_shell
 
 REBUILT = r"rebuild {}: done, {}, [\d,]+ bytes, [\d,]+ ms"
 

@@ -34,11 +34,11 @@ from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.keys import machine_key_text, node_key_text
 from app.model import AuthKey, Device, DeviceId, Tenant, User
+from tests.programs import ShellResult, run_shell
 
 ROOT = Path(__file__).resolve().parents[2]
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 20.0
-SHELL_DEADLINE_S = 30.0
 #: How long a test waits for something that normally takes milliseconds.
 DEADLINE_S = 15.0
 POLL_S = 0.01
@@ -119,13 +119,6 @@ async def run_sql(dsn: str, sql: str, *args: Any) -> list[asyncpg.Record]:
         return list(await connection.fetch(sql))
     finally:
         await connection.close(timeout=10)
-
-
-@dataclass(frozen=True, slots=True)
-class ShellResult:
-    code: int
-    out: str
-    err: str
 
 
 class ServeProcess:
@@ -296,33 +289,6 @@ class ServeProcess:
         """An `hs-node` command with this process's settings."""
         env = self.env if cluster is None else {**self.env, "CLUSTER_ID": cluster}
         return await run_shell(env, *arguments, stdin=stdin)
-
-
-async def run_shell(
-    env: Mapping[str, str], *arguments: str, stdin: str = "", program: str = "node.cli"
-) -> ShellResult:
-    """One `hs-node` command to its end, or one of another program."""
-    with tempfile.TemporaryDirectory(prefix="hs-shell-") as directory:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            program,
-            *arguments,
-            env=dict(env),
-            cwd=directory,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(SHELL_DEADLINE_S):
-                out, err = await process.communicate(stdin.encode())
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise
-    assert process.returncode is not None
-    return ShellResult(process.returncode, out.decode(), err.decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,15 @@ from tests.node.support import (
     DEADLINE_S,
     Administration,
     ServeProcess,
-    ShellResult,
     clean_environment,
     device,
     eventually,
     has_peers,
     join,
     own_id,
-    run_shell,
     run_sql,
 )
+from tests.programs import ShellResult, run_shell
 
 #: A client's pause between attempts grows while the server is away.
 RETURN_DEADLINE_S = 60.0

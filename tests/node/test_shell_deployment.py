@@ -13,7 +13,6 @@ from node.shell_check import is_here
 from tests.node.support import (
     QUICK,
     ServeProcess,
-    ShellResult,
     admin,
     clean_environment,
     device,
@@ -21,8 +20,8 @@ from tests.node.support import (
     free_port,
     fresh_database,
     join,
-    run_shell,
 )
+from tests.programs import ShellResult, run_shell
 
 
 def checks(result: ShellResult) -> dict[str, dict[str, Any]]:

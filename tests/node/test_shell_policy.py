@@ -17,10 +17,10 @@ from tests.node.support import (
     has_peers,
     join,
     own_id,
-    run_shell,
     run_sql,
 )
 from tests.node.test_shell_verbs import Shell
+from tests.programs import run_shell
 
 ALL = '{"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]}\n'
 WEB = """{

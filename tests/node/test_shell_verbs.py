@@ -13,15 +13,14 @@ from tests.node.support import (
     DEADLINE_S,
     Administration,
     ServeProcess,
-    ShellResult,
     clean_environment,
     device,
     eventually,
     free_port,
     join,
     own_id,
-    run_shell,
 )
+from tests.programs import ShellResult, run_shell
 
 
 class Shell:

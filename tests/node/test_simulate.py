@@ -21,10 +21,10 @@ from tests.node.support import (
     eventually,
     fresh_database,
     new_tenant,
-    run_shell,
     run_sql,
 )
 from tests.node.support import admin as administration
+from tests.programs import run_shell
 from tests.terminal import Terminal
 
 SUMMARY = {"count", "p50_ms", "p95_ms", "p99_ms", "max_ms"}

@@ -18,7 +18,8 @@ from app.simulation.fleet import Fleet
 from app.simulation.scenario import Churn, Step, fleet
 from app.wire import http2, mapstream
 from tests.client.control_server import ControlServer, Tunnel
-from tests.node.support import clean_environment, eventually, run_shell
+from tests.node.support import clean_environment, eventually
+from tests.programs import run_shell
 
 Message = dict[str, Any]
 FIRST: Message = {"Node": {"ID": 1, "Name": "self."}, "Domain": "x"}
