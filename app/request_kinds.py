@@ -222,7 +222,7 @@ class PolicySet(_Args, frozen=True):
 
 
 class LeaseRelease(_Args, frozen=True):
-    """Let a standby have the cluster. `epoch` of the lease as seen; without a standby for a reason."""
+    """End a cluster's owner, for a reason, so that a standby has it. `epoch` of the lease as seen."""
 
     epoch: int
 

@@ -309,13 +309,12 @@ async def _release_lease(work: Work, args: LeaseRelease) -> Result:
             return {"epoch": epoch}
         sentence = f"the cluster has changed hands meanwhile: epoch {epoch} now"
         raise Conflict(sentence, code="version", changed={"epoch": [args.epoch, epoch]})
-    standbys = await work.scoped.count_standbys()
-    if not standbys and len(args.reason.strip()) < REASON_MIN:
+    if len(args.reason.strip()) < REASON_MIN:
         raise Refused(
-            f"nobody stands by: whoever ends the only process gives a reason ({REASON_MIN} characters)",
-            code="no_standby",
+            f"the owner is alive: whoever ends it gives a reason ({REASON_MIN} characters)",
+            code="reason_wanted",
         )
-    return {"epoch": epoch, "standbys": standbys}
+    return {"epoch": epoch, "standbys": await work.scoped.count_standbys()}
 
 
 #: Kind of request -> what carries it out.
