@@ -122,7 +122,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _cut_off(radius: Radius) -> list[Line]:
-    lines = [("", f"{_online(radius)}; up to {radius.others:,} others may lose contact.")]
+    lines = [("", f"{_online(radius)}; up to {plural(radius.others, 'other')} may lose contact.")]
     if not radius.carried:
         return [*lines, ("", "No route is carried by it.")]
     if not radius.lost:
@@ -132,7 +132,7 @@ def _cut_off(radius: Radius) -> list[Line]:
 
 
 def _shown_anew(radius: Radius) -> list[Line]:
-    return [("", f"{_online(radius)}; up to {radius.others:,} others may see the change.")]
+    return [("", f"{_online(radius)}; up to {plural(radius.others, 'other')} may see the change.")]
 
 
 def _owned(radius: Radius) -> list[Line]:
@@ -205,8 +205,3 @@ _LINES: Final[Mapping[str, Callable[[Radius], list[Line]]]] = {
         ("", f"{plural(radius.things, 'tenant')}: {_online(radius)}, these reconnect."),
     ],
 }
-
-
-def spoken(lines: Sequence[Line]) -> list[str]:
-    """The same for a line of a shell."""
-    return [text for _, text in lines]

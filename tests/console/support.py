@@ -111,7 +111,7 @@ def key(number: int, **changes: Any) -> KeyRow:
         "reusable": number % 2 == 0,
         "ephemeral": False,
         "used": number % 3 == 0,
-        "uses": number % 3 == 0,
+        "uses": int(number % 3 == 0),
         "revoked": False,
         "expiration": None if number % 2 == 0 else NOW + 3_600.0 * number,
         "created": NOW - 86_400.0,
