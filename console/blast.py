@@ -124,7 +124,7 @@ def _named(names: Sequence[str]) -> str:
 def _cut_off(radius: Radius) -> list[Line]:
     lines = [("", f"{_online(radius)}; up to {plural(radius.others, 'other')} may lose contact.")]
     if not radius.carried:
-        return [*lines, ("", "No route is carried by it.")]
+        return [*lines, ("", "It carries no route.")]
     if not radius.lost:
         return [*lines, ("", f"{plural(radius.carried, 'route')}: others online carry them too.")]
     lost = f"Of {plural(radius.carried, 'route')} {len(radius.lost):,} lose the only router online: "
