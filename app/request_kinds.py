@@ -214,11 +214,15 @@ class LoginDeny(_Args, frozen=True):
 
 
 class PolicySet(_Args, frozen=True):
-    """The next version of a tenant's policy, made from `expected_version`."""
+    """The next version of a tenant's policy, made from `expected_version`.
+
+    `override`: although tests of its own fail, for a reason.
+    """
 
     text: Annotated[str, msgspec.Meta(max_length=MAX_POLICY_CHARS)]
     expected_version: int
     note: str = ""
+    override: bool = False
 
 
 class LeaseRelease(_Args, frozen=True):

@@ -30,18 +30,23 @@ NOUNS = {
 
 
 def arguments_of(action_id: str, words: Sequence[str]) -> dict[str, Any]:
-    """`name=value` words as the action's arguments; a value may be JSON. Raises BadRequest naming them."""
+    """`name=value` words as the action's arguments; a value may be JSON. Raises BadRequest naming them.
+
+    Where a text is wanted, JSON that is none (a policy, a number) is the text.
+    """
     kind = BY_ID[action_id].kind
-    fields = [field.name for field in msgspec.structs.fields(KINDS[kind])]
+    types = {field.name: field.type for field in msgspec.structs.fields(KINDS[kind])}
     found: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
-        if not equals or name not in fields:
-            raise BadRequest(f"{action_id} takes {', '.join(f'{field}=' for field in fields)} not {word!r}")
+        if not equals or name not in types:
+            raise BadRequest(f"{action_id} takes {', '.join(f'{field}=' for field in types)} not {word!r}")
         try:
-            found[name] = json.loads(text)
+            value = json.loads(text)
         except ValueError:
-            found[name] = text
+            value = text
+        wants_text = types[name] is str or getattr(types[name], "__origin__", None) is str
+        found[name] = text if wants_text and not isinstance(value, str) else value
     if KINDS[kind] is RebalanceVerb:
         found["verb"] = action_id.rpartition(".")[2]
     return found
@@ -81,6 +86,8 @@ async def reason_for(store: Store, action: Action, args: dict[str, Any]) -> str:
     """What a reason is wanted for, as far as it can be known before it is asked; empty when nothing is."""
     if action.tier > 2:
         return f"{action.id} is of the highest tier"
+    if args.get("override"):
+        return "tests that fail are passed over"
     if action.id == "plan.approve":
         view = View((Term("id", "eq", number=args["plan"]),), sort="id")
         notes = [len(plan.notes) for plan in (await store.listing("rebalance", view)).rows]

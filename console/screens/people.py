@@ -75,13 +75,13 @@ class UsersScreen(ListScreen[UserRow]):
         facts = [
             box_line(pen, "full name", row.display_name or "-"),
             box_line(pen, "email", row.email or "-"),
-            box_line(pen, "role", row.role),
             box_line(pen, "tenant", f"{row.tenant}  cluster {row.cluster_id}"),
             box_line(
                 pen,
                 "owns",
                 f"{plural(row.devices, 'device')} ({row.online} online), {plural(row.keys, 'key')}",
             ),
+            box_line(pen, "role", row.role),
             box_line(pen, "created", f"{date_text(row.created)} ({self.ago(row.created)})"),
         ]
         return row.name, side_by_side(facts, width)

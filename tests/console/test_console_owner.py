@@ -241,17 +241,34 @@ async def test_a_route_is_approved_and_a_policy_rolled_back_by_key(pg_server: st
             await peer.wait_for(
                 lambda netmap: any(net in row["AllowedIPs"] for row in netmap.peers.values()), 20
             )
-            # What is no policy, or fails its own tests, is not sent; why is told, with the line.
+            # What is no policy is not sent; why is told, with the line. One that fails its own tests takes a
+            # reason, which stays in the audit log.
             await pilot.press("6")
             await until(pilot, lambda: app.base is base)
-            for draft, said in (("{", "line 1"), (failing, "test(s) failed")):
+
+            async def edit(draft: str) -> None:
                 await base.action_command("policy.edit")
                 await until(pilot, lambda: "Go on" in text(app), "the editor")
                 app.screen.query_one("#text").text = draft  # type: ignore[attr-defined]
                 await pilot.press("tab", "tab", "enter")
-                await until(pilot, lambda said=said: said in toasts(app)[-1], f"the reason: {said}")
-                await until(pilot, lambda: app.screen is base, "the list")
+
+            await edit("{")
+            await until(pilot, lambda: "line 1" in toasts(app)[-1], "the reason")
+            await until(pilot, lambda: app.screen is base, "the list")
             assert sorted(row.version for row in base.rows.values()) == [1, 2, 3]
+            await edit(failing)
+            await until(pilot, lambda: "test(s) failed" in text(app), "the dialog")
+            await pilot.press(*"default", "enter", *"rollout of today", "enter")
+            await until(pilot, lambda: "policy of default, version 4: done" in toasts(app), "it is in force")
+            (asked,) = await run_sql(
+                dsn,
+                "SELECT after -> 'args' ->> 'reason', after -> 'args' ->> 'override' FROM audit_log"
+                " WHERE action = 'request_policy_set' ORDER BY id DESC LIMIT 1",
+            )
+            assert tuple(asked) == ("rollout of today", "true")
+            words = ("do", "policy.edit", f"text={failing}", "expected_version=4", "--yes")
+            plain = await run_shell(clean_environment({"PG_DSN": dsn}), *words, program="console.cli")
+            assert (plain.code, "test(s) failed" in plain.out) == (1, True)
 
 
 async def test_actions_from_the_shell(pg_server: str) -> None:
