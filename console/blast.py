@@ -179,7 +179,8 @@ def _drained(radius: Radius) -> list[Line]:
 
 
 def _rebuilt(radius: Radius) -> list[Line]:
-    return [("", f"{_online(radius)}: all are read again, those online get their whole map anew.")]
+    again = f"{plural(radius.devices, 'device')} read again"
+    return [("", f"{again}; the {radius.online:,} online now get their whole map anew.")]
 
 
 _LINES: Final[Mapping[str, Callable[[Radius], list[Line]]]] = {

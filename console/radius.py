@@ -30,6 +30,7 @@ class RadiusLine(Static):
         super().__init__("", markup=False, id="radius")
         self.pen, self.count, self.asks = pen, count, asks
         self.touched: Touched | None = None
+        self.shown: list[Text] = []
         self.display = waits or touched_by(asks) is not None
 
     def on_mount(self) -> None:
@@ -44,7 +45,8 @@ class RadiusLine(Static):
             self.look(asks, touched)
 
     def tell(self, lines: Sequence[Line]) -> None:
-        self.update(Text("\n", end="").join(self._shown(*line) for line in lines))
+        self.shown = [self._shown(*line) for line in lines]
+        self.update(Text("\n", end="").join(self.shown))
 
     def _shown(self, role: str, words: str) -> Text:
         """It may take two lines, so it is no cell."""

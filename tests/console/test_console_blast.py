@@ -11,8 +11,11 @@ from app.errors import Unavailable
 from app.model import TenantId
 from console.blast import COUNTING, radius_lines, touched_by
 from console.dialogs import ConfirmDialog, FormDialog
+from console.radius import RadiusLine
 from console.store import Ask
+from tests.console.hostile import NAMES
 from tests.console.support import filled, running, shown, text, until
+from tests.console.test_console_cells import is_harmless
 
 CUT = {"device_id": 7}
 ROUTES = {"device_id": 7, "routes": ["10.7.0.0/16"]}
@@ -71,7 +74,7 @@ FOUND = Radius(3, 3, 2, others=9)
         ),
         (
             *("netmap_rebuild", {"scope": "tag:web"}, FOUND),
-            ["3 devices, 2 online now: all are read again, those online get their whole map anew."],
+            ["3 devices read again; the 2 online now get their whole map anew."],
         ),
         (
             *("rebalance_verb", {"plan": 4, "verb": "approve"}, FOUND),
@@ -129,6 +132,18 @@ async def test_the_dialog_is_there_before_it_is_counted() -> None:
         store.error = None
         await pilot.press(*"device-0001", "enter")
         await until(pilot, lambda: store.asked, "the request")
+
+
+async def test_names_in_figures_are_harmless() -> None:
+    store = filled()
+    store.radius_now = Radius(1, 1, 1, carried=9, lost=tuple(NAMES[:4]))
+    async with running(store) as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up, "link")
+        await pilot.press("D")
+        await until(pilot, lambda: "lose the only router online" in text(app), "the figures")
+        line = app.screen.query_one("#radius", RadiusLine)
+        assert all(is_harmless(told.plain) for told in line.shown)
 
 
 async def test_a_form_counts_what_its_answers_touch() -> None:
