@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
+from typing import Any
 
 from app import log, planner
 from app.db.admission import Admission
+from app.db.base import check_seen
 from app.errors import HsError, Refused, Unavailable
 from app.model import Rebalance, TenantId
 from app.planner import MovePlan, Step
@@ -58,12 +60,23 @@ class Rebalancing:
             raise Refused(f"nobody would move: {notes}", code="nothing_to_do", notes=list(plan.notes))
         return await self._store(plan, subject, why, actor)
 
-    async def move(self, tenant_id: TenantId, target: str, *, why: str, actor: str) -> Rebalance:
-        """One tenant, at once: a plan of one step. Raises NotFound, Refused, Unavailable."""
+    async def move(
+        self,
+        tenant_id: TenantId,
+        target: str,
+        *,
+        why: str,
+        actor: str,
+        seen: Mapping[str, Any] | None = None,
+    ) -> Rebalance:
+        """One tenant, at once: a plan of one step. Raises NotFound, Conflict, Refused, Unavailable."""
         tenant = await self.store.tenant(tenant_id)
         await self.store.cluster_load(target)
         clusters, seats = await self.store.cluster_loads(), await self.store.seats()
         plan = planner.move(tenant.id, target, clusters, seats)
+        # A step moves its tenant from where the plan found it, or not at all.
+        source = plan.steps[0].source if plan.steps else tenant.cluster_id
+        check_seen(f"tenant {tenant.name!r}", seen, {"cluster": source, "max_devices": tenant.max_devices})
         if not plan.steps:
             raise Refused(plan.notes[0], code="cannot_move")
         stored = await self._store(plan, "", why, actor)

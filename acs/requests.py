@@ -33,6 +33,7 @@ from app.request_kinds import (
     TenantResume,
     TenantSuspend,
     TenantUnpin,
+    seen_of,
 )
 from app.request_outcome import Result, outcome_of
 
@@ -83,7 +84,9 @@ async def _move(work: Work, args: TenantMove) -> Result:
     tenant_id = TenantId(args.tenant_id)
     if work.again and (await work.store.tenant(tenant_id)).cluster_id == args.to:
         return {"tenant": args.tenant_id, "cluster": args.to}
-    plan = await work.rebalancing.move(tenant_id, args.to, why=work.why, actor=work.actor)
+    plan = await work.rebalancing.move(
+        tenant_id, args.to, why=work.why, actor=work.actor, seen=seen_of(args.seen)
+    )
     return _told(plan)
 
 
@@ -134,8 +137,10 @@ async def _pinned(work: Work, tenant_id: TenantId, cluster: str, version: int) -
 async def _override(work: Work, args: QuotaOverride) -> Result:
     if args.until <= work.rebalancing.clock():
         raise BadRequest("an override ends in the future", code="bad_until")
-    limits = {"max_devices": args.max_devices}
-    tenant = await work.store.put_override(TenantId(args.tenant_id), limits, args.until, actor=work.actor)
+    limits, tenant_id = {"max_devices": args.max_devices}, TenantId(args.tenant_id)
+    done = work.again and (await work.store.tenant(tenant_id)).max_devices == args.max_devices
+    seen = {} if done else seen_of(args.seen)
+    tenant = await work.store.put_override(tenant_id, limits, args.until, actor=work.actor, seen=seen)
     return {"tenant": args.tenant_id, "max_devices": tenant.max_devices}
 
 
@@ -147,7 +152,9 @@ async def _run_job(work: Work, args: JobRun) -> Result:
 async def _drain(work: Work, args: ClusterDrain) -> Result:
     plan = await work.made_before()
     if plan is None:
-        await work.store.update_cluster(args.cluster, actor=work.actor, state="draining")
+        begun = work.again and (await work.store.cluster_load(args.cluster)).state == "draining"
+        seen = {} if begun else seen_of(args.seen)
+        await work.store.update_cluster(args.cluster, actor=work.actor, state="draining", seen=seen)
         try:
             plan = await work.rebalancing.propose(planner.DRAIN, args.cluster, why=work.why, actor=work.actor)
         except Refused as error:
@@ -160,10 +167,14 @@ async def _drain(work: Work, args: ClusterDrain) -> Result:
 
 
 async def _undrain(work: Work, args: ClusterUndrain) -> Result:
+    load = await work.store.cluster_load(args.cluster)
+    if load.state != "active":
+        load = await work.store.update_cluster(
+            args.cluster, actor=work.actor, state="active", seen=seen_of(args.seen)
+        )
     for plan_id, state in await work.store.open_rebalances(planner.DRAIN, args.cluster):
         if state in ("proposed", "applying", "paused"):
             await work.rebalancing.verb(plan_id, "stop", actor=work.actor)
-    load = await work.store.update_cluster(args.cluster, actor=work.actor, state="active")
     return {"cluster": load.cluster_id, "tenants": load.tenants}
 
 

@@ -125,6 +125,7 @@ class UserRow:
     devices: int
     online: int
     keys: int
+    role: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 One record for each kind; a request row holds it as a JSON object. Both who asks and who carries out
 read it by `parse_request`, so a wrong argument is refused before it is written.
+
+`seen`: how the thing was when the operator decided. Whoever carries it out compares that with what is stored,
+in the transaction that writes; what differs is a conflict and nothing is written. A script may leave it out.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from app.errors import BadRequest
 from app.policy.hujson import MAX_POLICY_CHARS
+from app.routes import RouteState
 
 #: Seconds since the epoch of a time that can be stored: 2000-01-01 (exclusive) to about the year 5000.
 EARLIEST_S = 946684800.0
@@ -29,11 +34,53 @@ class _Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX)] = ""
 
 
+class _Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of what the operator saw of a thing; a field that is left out is not compared."""
+
+
+class DeviceSeen(_Seen, frozen=True):
+    name: str | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    user_id: int | UnsetType | None = UNSET
+    expiry: float | UnsetType | None = UNSET
+
+
+class UserSeen(_Seen, frozen=True):
+    name: str | UnsetType = UNSET
+    role: str | UnsetType = UNSET
+
+
+class KeySeen(_Seen, frozen=True):
+    revoked: bool | UnsetType = UNSET
+    expiration: float | UnsetType | None = UNSET
+    uses: int | UnsetType = UNSET
+
+
+class TenantSeen(_Seen, frozen=True):
+    cluster: str | UnsetType = UNSET
+    max_devices: int | UnsetType | None = UNSET
+
+
+class ClusterSeen(_Seen, frozen=True):
+    state: str | UnsetType = UNSET
+
+
+#: Route -> how it stood (app.routes.state_of).
+RoutesSeen = dict[str, RouteState]
+
+
+def seen_of(seen: _Seen | RoutesSeen | None) -> dict[str, Any]:
+    """What is to be compared: field -> as it was seen."""
+    found: dict[str, Any] = msgspec.to_builtins(seen) or {}
+    return found
+
+
 class DeviceExpire(_Args, frozen=True):
     """End a device's login at a time (epoch seconds), or never (None)."""
 
     device_id: int
     at: Time | None
+    seen: DeviceSeen | None = None
 
 
 class DeviceRename(_Args, frozen=True):
@@ -41,12 +88,14 @@ class DeviceRename(_Args, frozen=True):
 
     device_id: int
     name: str
+    seen: DeviceSeen | None = None
 
 
 class DeviceDelete(_Args, frozen=True):
     """Delete a device."""
 
     device_id: int
+    seen: DeviceSeen | None = None
 
 
 class DeviceTag(_Args, frozen=True):
@@ -54,6 +103,7 @@ class DeviceTag(_Args, frozen=True):
 
     device_id: int
     tags: list[str]
+    seen: DeviceSeen | None = None
 
 
 class DeviceMoveUser(_Args, frozen=True):
@@ -61,6 +111,7 @@ class DeviceMoveUser(_Args, frozen=True):
 
     device_id: int
     user_id: int
+    seen: DeviceSeen | None = None
 
 
 class DeviceLook(_Args, frozen=True):
@@ -85,12 +136,14 @@ class KeyExpire(_Args, frozen=True):
     """End an auth key."""
 
     key_id: int
+    seen: KeySeen | None = None
 
 
 class KeyDelete(_Args, frozen=True):
     """Delete an auth key."""
 
     key_id: int
+    seen: KeySeen | None = None
 
 
 class UserCreate(_Args, frozen=True):
@@ -107,6 +160,7 @@ class UserRename(_Args, frozen=True):
 
     user_id: int
     name: str
+    seen: UserSeen | None = None
 
 
 class UserRole(_Args, frozen=True):
@@ -114,12 +168,14 @@ class UserRole(_Args, frozen=True):
 
     user_id: int
     role: str
+    seen: UserSeen | None = None
 
 
 class UserDelete(_Args, frozen=True):
     """Delete a user without devices, and its auth keys."""
 
     user_id: int
+    seen: UserSeen | None = None
 
 
 class NetmapRebuild(_Args, frozen=True):
@@ -133,6 +189,7 @@ class RoutesApprove(_Args, frozen=True):
 
     device_id: int
     routes: list[str]
+    seen: RoutesSeen | None = None
 
 
 class RoutesReject(_Args, frozen=True):
@@ -140,6 +197,7 @@ class RoutesReject(_Args, frozen=True):
 
     device_id: int
     routes: list[str]
+    seen: RoutesSeen | None = None
 
 
 class LoginApprove(_Args, frozen=True):
@@ -156,15 +214,19 @@ class LoginDeny(_Args, frozen=True):
 
 
 class PolicySet(_Args, frozen=True):
-    """The next version of a tenant's policy, made from `expected_version`."""
+    """The next version of a tenant's policy, made from `expected_version`.
+
+    `override`: although tests of its own fail, for a reason.
+    """
 
     text: Annotated[str, msgspec.Meta(max_length=MAX_POLICY_CHARS)]
     expected_version: int
     note: str = ""
+    override: bool = False
 
 
 class LeaseRelease(_Args, frozen=True):
-    """Let a standby have the cluster. `epoch` of the lease as seen; without a standby for a reason."""
+    """End a cluster's owner, for a reason, so that a standby has it. `epoch` of the lease as seen."""
 
     epoch: int
 
@@ -204,6 +266,7 @@ class QuotaOverride(_Args, frozen=True):
     tenant_id: int
     max_devices: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None
     until: Time
+    seen: TenantSeen | None = None
 
 
 class JobRun(_Args, frozen=True):
@@ -217,18 +280,21 @@ class TenantMove(_Args, frozen=True):
 
     tenant_id: int
     to: str
+    seen: TenantSeen | None = None
 
 
 class ClusterDrain(_Args, frozen=True):
     """Give a cluster no more tenants, and move those it has elsewhere."""
 
     cluster: str
+    seen: ClusterSeen | None = None
 
 
 class ClusterUndrain(_Args, frozen=True):
     """Let a cluster take tenants again; nobody more is moved away."""
 
     cluster: str
+    seen: ClusterSeen | None = None
 
 
 class RebalancePropose(_Args, frozen=True):

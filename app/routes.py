@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 from app.errors import BadRequest
 from app.policy.addresses import EXIT_ROUTES
+
+#: A route of a device: announced but not approved, both, approved only, neither.
+RouteState = Literal["waiting", "approved", "withdrawn", "gone"]
 
 #: Routes that one device may announce or have approved.
 MAX_ROUTES = 256
@@ -43,6 +47,13 @@ def check_stored_routes(routes: tuple[str, ...]) -> None:
         raise BadRequest(f"a device announces at most {MAX_ROUTES} routes", code="too_many_routes")
     if readable_routes(routes) != routes:
         raise BadRequest("routes are canonical prefixes in order, each once", code="bad_route")
+
+
+def state_of(route: str, announced: Collection[str], approved: Collection[str]) -> RouteState:
+    """How a route of a device stands."""
+    if route in announced:
+        return "approved" if route in approved else "waiting"
+    return "withdrawn" if route in approved else "gone"
 
 
 def _is_canonical(text: str) -> bool:

@@ -21,9 +21,11 @@ ACTIVITY = frozenset({"netmap", "audit"})
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`tier`: 0 no dialog, 1 confirm, 2 confirm by typing. `kind`: the request it asks for.
+    """`tier`: 0 no dialog, 1 confirm, 2 confirm by typing, 3 by typing and with a reason.
 
-    With tier 0 a request only looks; it is written into the database like the others.
+    `reason_when`: the situation in which an action of a lower tier wants a reason too.
+
+    `kind`: the request it asks for. With tier 0 it only looks; it is written down like the others.
 
     `many`: works on all marked rows. `rank`: place in the footer, 0 = not there.
     """
@@ -38,10 +40,18 @@ class Action:
     needs_row: bool = False
     many: bool = False
     rank: int = 0
+    reason_when: str = ""
 
     @property
     def needs_write(self) -> bool:
         return bool(self.kind)
+
+
+def asked_of(action: Action) -> str:
+    """What the operator is asked before it is done, for help and palette; empty where nothing is."""
+    typed = "asks; the name or number is typed"
+    words = ("", "asks", typed, f"{typed}, and a reason")[action.tier]
+    return f"{words}, and a reason when {action.reason_when}" if action.reason_when else words
 
 
 def shown(key: str) -> str:

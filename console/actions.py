@@ -5,7 +5,7 @@ The entries lie in `console/registry/`, by noun.
 
 from __future__ import annotations
 
-from console.action import DIGITS, FLEET, LISTS, PLANS, SCREENS, Action
+from console.action import DIGITS, FLEET, LISTS, PLANS, SCREENS, Action, asked_of
 from console.registry.devices import DEVICES
 from console.registry.fleet import OF_FLEET
 from console.registry.lists import OF_LISTS
@@ -13,7 +13,7 @@ from console.registry.people import PEOPLE
 from console.registry.places import PLACES
 
 __all__ = ["ACTIONS", "BY_ID", "DIGITS", "FLEET", "LISTS", "PLANS", "SCREENS", "Action"]
-__all__ += ["actions_of", "footer_of", "why_not"]
+__all__ += ["actions_of", "asked_of", "footer_of", "why_not"]
 
 ACTIONS: tuple[Action, ...] = (*PLACES, *DEVICES, *PEOPLE, *OF_FLEET, *OF_LISTS)
 

@@ -19,6 +19,7 @@ from console.cells import Pen, safe
 from console.conflict import ConflictDialog
 from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
 from console.live import Feed
+from console.radius import RadiusLine
 from console.rebuild import KIND as REBUILD
 from console.rebuild import rebuild_text
 from console.store import Ask, Store
@@ -29,6 +30,8 @@ QUEUED_NOTE_S = 3.0
 TOLD_ONE_BY_ONE = 5
 SAID_LINES = 50
 
+#: What a form's answers so far would touch; may raise HsError for answers that name nothing.
+Touch = Callable[[dict[str, str]], list[Ask]]
 Asks = Callable[[dict[str, str]], "list[Ask] | Awaitable[list[Ask]]"]
 
 
@@ -120,7 +123,8 @@ class AskingApp(App[None]):
         why: str = "",
         report: Text | None = None,
     ) -> None:
-        """Asks the operator, then the owner. What is asked was fixed when the key was pressed.
+        """Asks the operator, then the owner. What is asked was fixed when the key was pressed; how far it
+        reaches is counted meanwhile.
 
         `why`: what a reason is wanted for; it goes with each request. `report`: more to read first.
         The dialog is there at once, so keys typed ahead cannot reach the list.
@@ -137,22 +141,36 @@ class AskingApp(App[None]):
             self.say(f"{action.label}: there is nobody to ask, no cluster of these is set up", "warning")
             return
         verb = action.label.capitalize()
-        dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why, report)
+        radius = RadiusLine(self.pen, self.store.radius, asks)
+        dialog = ConfirmDialog(self.pen, title, objects, effect, verb, wanted, why, report, radius)
         self.push_screen(dialog, decided)
 
     def why_not_now(self) -> str:
         """Why nothing can be asked at this moment; empty when it can."""
         return "" if self.feed.link.is_up else "the database is not connected; this stays until it is back"
 
-    def form(self, title: str, fields: Sequence[Field], verb: str, effect: str, asks: Asks) -> None:
-        """A form; its answers become requests. A refusal opens it again with what was typed."""
+    def form(
+        self,
+        title: str,
+        fields: Sequence[Field],
+        verb: str,
+        effect: str,
+        asks: Asks,
+        touch: Touch | None = None,
+    ) -> None:
+        """A form; its answers become requests. A refusal opens it again with what was typed.
+
+        `touch`: what is counted while it is filled in, by the answers so far.
+        """
 
         def answered(answers: dict[str, str] | None) -> None:
             if answers is not None:
                 filled = [_filled(field, answers) for field in fields]
-                self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks))
+                self.submit_form(answers, asks, lambda: self.form(title, filled, verb, effect, asks, touch))
 
-        self.push_screen(FormDialog(self.pen, title, fields, verb, effect, self.why_not_now), answered)
+        radius = RadiusLine(self.pen, self.store.radius, waits=touch is not None)
+        dialog = FormDialog(self.pen, title, fields, verb, effect, self.why_not_now, radius, touch)
+        self.push_screen(dialog, answered)
 
     @work(group="ask", exit_on_error=True)
     async def submit(self, asks: list[Ask]) -> None:

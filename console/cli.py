@@ -215,6 +215,7 @@ def shot(
 @click.argument("words", metavar="NAME=VALUE...", nargs=-1)
 @click.option("--tenant", help="Whose, by name or id; not needed where there is one.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Tell how far it would reach, and ask for nothing.")
 @click.option("--reason", default="", help="Why, for the audit log; some actions want one.")
 @click.option("--wait", "wait_s", type=click.FloatRange(0, 3600), default=30.0, show_default=True)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -225,6 +226,7 @@ def do(
     words: tuple[str, ...],
     tenant: str | None,
     yes: bool,
+    dry_run: bool,
     reason: str,
     wait_s: float,
     output: str,
@@ -238,26 +240,36 @@ def do(
     arguments = scripted.arguments_of(action, words)
     if reason:
         arguments["reason"] = reason
-    if not yes and BY_ID[action].tier:
-        click.confirm(f"{BY_ID[action].help} {arguments}. Go on?", abort=True, err=True)
+    asks_first = BY_ID[action].tier and not yes
     settings = load_settings(config)
 
-    async def run() -> tuple[OperatorRequest, str]:
+    async def run() -> tuple[OperatorRequest | None, str, list[str]]:
         async with database(settings) as dsn:
-            store, desk = PgStore(dsn, read_only=True), await RequestDesk.open(dsn)
+            store = PgStore(dsn, read_only=True)
             try:
-                return await scripted.carry_out(
-                    *(store, desk, action, arguments),
-                    scope=scope,
-                    tenant=tenant,
-                    actor=operator(),
-                    wait_s=wait_s,
-                )
+                ask = await scripted.asked_for(store, action, arguments, scope=scope, tenant=tenant)
+                reach = await scripted.radius_of(store, ask) if asks_first or dry_run else []
             finally:
                 store.close()
+            if dry_run:
+                return None, "", reach
+            if asks_first:
+                lines = [f"{BY_ID[action].help} {arguments}.", *reach, "Go on?"]
+                click.confirm("\n".join(map(log.escape, lines)), abort=True, err=True)
+            desk = await RequestDesk.open(dsn)
+            try:
+                return (
+                    await scripted.carry_out(desk, ask, actor=operator(), wait_s=wait_s),
+                    ask.secret,
+                    reach,
+                )
+            finally:
                 desk.terminate()
 
-    request, secret = asyncio.run(run())
+    request, secret, reach = asyncio.run(run())
+    if request is None:
+        click.echo(json.dumps({"touches": reach}) if output == "json" else "\n".join(map(log.escape, reach)))
+        return
     told = {"request": request.id, "state": request.state, "result": request.result, "error": request.error}
     if secret and request.state == "done":
         told["secret"] = secret

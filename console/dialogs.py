@@ -14,8 +14,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Select, Static, TextArea
 
+from app.errors import HsError
 from app.request_kinds import REASON_MAX, REASON_MIN
 from console.cells import Pen, safe
+from console.radius import RadiusLine
+from console.store import Ask
 
 #: Of a value to choose no more is shown.
 SHOWN_VALUE = 44
@@ -46,9 +49,11 @@ class ConfirmDialog(ModalScreen[bool]):
         typed: str = "",
         why: str = "",
         report: Text | None = None,
+        radius: RadiusLine | None = None,
     ) -> None:
-        """`report`: more to read than fits; tab leads to it, and it scrolls."""
+        """`report`: more to read than fits; tab leads to it, and it scrolls. `radius`: what is touched."""
         super().__init__()
+        self.radius = radius
         self.why, self.reason, self.report = why, "", report
         self.pen, self.heading, self.objects = pen, title, list(objects)
         self.effect, self.verb, self.typed = effect, verb, typed
@@ -64,6 +69,8 @@ class ConfirmDialog(ModalScreen[bool]):
                 with VerticalScroll(id="report"):
                     yield words(self.report)
             yield words("")
+            if self.radius is not None:
+                yield self.radius
             yield words(Text(safe(self.effect)))
             if self.typed:
                 yield words(self.pen.join("To go on type ", self.pen.cell(self.typed, "strong"), ":"))
@@ -157,9 +164,13 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
         verb: str,
         effect: str = "",
         obstacle: Callable[[], str] = lambda: "",
+        radius: RadiusLine | None = None,
+        touch: Callable[[dict[str, str]], list[Ask]] | None = None,
     ) -> None:
-        """`obstacle`: why it cannot be sent now; then it stays as it is."""
+        """`obstacle`: why it cannot be sent now; then it stays as it is. `touch`: what the answers so far
+        would touch, for `radius` to count."""
         super().__init__()
+        self.radius, self.touch = radius, touch
         self.obstacle = obstacle
         self.pen, self.heading, self.fields = pen, title, list(fields)
         self.verb, self.effect = verb, effect
@@ -183,6 +194,8 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
                         )
                     else:
                         yield Input(field.value, placeholder=field.hint, id=field.name, compact=True)
+            if self.radius is not None:
+                yield self.radius
             yield words(Text(safe(self.effect)), id="effect")
             yield words("", id="complaint")
             with Horizontal(classes="buttons"):
@@ -191,6 +204,7 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
 
     def on_mount(self) -> None:
         self.query_one(f"#{self.fields[0].name}").focus()
+        self.count()
 
     @property
     def values(self) -> dict[str, str]:
@@ -204,6 +218,19 @@ class FormDialog(ModalScreen[dict[str, str] | None]):
             elif isinstance(widget, Input):
                 answers[field.name] = widget.value.strip()
         return answers
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    def count(self) -> None:
+        """What the answers so far would touch."""
+        if self.radius is None or self.touch is None:
+            return
+        try:
+            asks = self.touch(self.values)
+        except HsError as error:
+            self.radius.tell([("attention", error.message)])
+        else:
+            self.radius.show(asks)
 
     @on(Input.Submitted)
     @on(Button.Pressed, "#submit")

@@ -9,8 +9,10 @@ from rich.text import Text
 
 from app.policy.advice import Advice, warnings_of
 from app.policy.check import accept
+from app.policy.hujson import PolicyError
 from app.policy.impact import Impact, impact
 from app.policy.snapshot import Snapshot
+from app.policy.testing import run_tests
 from app.policy.words import LINES, impact_lines
 from console.cells import Pen, plural
 
@@ -20,9 +22,11 @@ DIFF_LINES = 200
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is known of a policy that may be used. `tests`: how many it has; all pass."""
+    """What is known of a policy that may be used. `tests`: how many it has; `failing`: of the first that
+    fails, where and why."""
 
     tests: int
+    failing: str
     warnings: tuple[Advice, ...]
     impact: Impact
     users: int
@@ -30,11 +34,16 @@ class Judgement:
 
 
 def judge(text: str, snapshot: Snapshot) -> Judgement:
-    """Raises PolicyError, with the line, for what cannot be read or fails its own tests."""
+    """Raises PolicyError, with the line, for what cannot be read or means what is not there."""
     users, devices = snapshot.users, snapshot.devices
-    policy = accept(text, users, devices)
+    policy, failing = accept(text, users, devices, tests=False), ""
+    try:
+        run_tests(policy, users, devices)
+    except PolicyError as error:
+        failing = error.message
     return Judgement(
         len(policy.tests) + len(policy.ssh_tests),
+        failing,
         warnings_of(policy, users, devices),
         impact(snapshot.policy, policy, users, devices),
         len(users),
@@ -44,11 +53,12 @@ def judge(text: str, snapshot: Snapshot) -> Judgement:
 
 def judgement_lines(pen: Pen, found: Judgement) -> list[Text]:
     """Tests, warnings and impact, as the dialog shows them before anything is sent."""
-    tests = (
-        pen.state("ok", f"{plural(found.tests, 'test')} of it passed")
-        if found.tests
-        else pen.state("off", "it has no tests of its own")
-    )
+    if found.failing:
+        tests = pen.state("failed", found.failing)
+    elif found.tests:
+        tests = pen.state("ok", f"{plural(found.tests, 'test')} of it passed")
+    else:
+        tests = pen.state("off", "it has no tests of its own")
     lines = [tests, *(pen.state("attention", f"warning: {one}") for one in found.warnings[:LINES])]
     if len(found.warnings) > LINES:
         lines.append(pen.cell(f"and {plural(len(found.warnings) - LINES, 'warning')} more"))

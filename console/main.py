@@ -22,7 +22,7 @@ from app.errors import HsError
 from app.fleet import View
 from app.model import OperatorRequest
 from console import files
-from console.actions import actions_of
+from console.actions import actions_of, asked_of
 from console.asking import AskingApp
 from console.cells import age, clock_text, plural
 from console.dialogs import (
@@ -441,7 +441,7 @@ def help_text(screen: str, keys: Keys, style: str = "bold") -> Text:
     text = Text(end="")
     for action in actions_of(screen):
         text.append(f"{keys.shown(action):>7}  ", style).append(f"{action.label:<13}", "bold")
-        text.append(f" {action.help}\n")
+        text.append(f" {action.help}" + (f" ({asked_of(action)})" if action.tier > 1 else "") + "\n")
     text.append("     ^p  ", style).append("palette      ", "bold").append(" All of this by name.\n")
     return text
 

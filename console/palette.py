@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.text import Text
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from console.actions import Action, actions_of
+from console.actions import Action, actions_of, asked_of
 from console.query import QueryError, parse_goto
 from console.screens.base import ListScreen
 
@@ -26,9 +26,9 @@ class RegistryCommands(Provider):
         offers = []
         for action in actions_of(screen.NAME):
             obstacle = screen.obstacle(action)
-            help_line = f"{screen.console.keys.shown(action)}  {action.help}" + (
-                f" (not now: {obstacle})" if obstacle else ""
-            )
+            notes = [asked_of(action), f"not now: {obstacle}" if obstacle else ""]
+            told = "; ".join(note for note in notes if note)
+            help_line = f"{screen.console.keys.shown(action)}  {action.help}" + (f" ({told})" if told else "")
             offers.append((action, help_line, partial(screen.action_command, action.id)))
         return offers
 

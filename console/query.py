@@ -39,6 +39,7 @@ DEVICE_FIELDS: FieldKinds = {
 USER_FIELDS: FieldKinds = {
     "name": "text",
     "email": "text",
+    "role": "word",
     "cluster": "word",
     "tenant": "word",
     "created": "age",

@@ -10,6 +10,7 @@ from console.cells import plural
 from console.store import Ask
 
 KIND: Final = "netmap_rebuild"
+NOTHING_TO_UNDO: Final = "What is stored stays as it is, so there is nothing to be undone."
 
 
 def rebuild_ask(cluster_id: str, tenant_id: TenantId, scope: str, label: str) -> Ask:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from app.blast import Radius, Touched
 from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
@@ -57,6 +58,7 @@ class Store(Protocol):
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
+    async def radius(self, touched: Touched) -> Radius: ...
     async def submit(self, ask: Ask, actor: str) -> RequestId: ...
     async def request(self, request_id: RequestId) -> OperatorRequest: ...
     def wakes(self) -> AsyncIterator[None]: ...
@@ -105,6 +107,9 @@ class PgStore:
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         return await self._read(lambda fleet: fleet.find_user(cluster_id, tenant_id, name))
+
+    async def radius(self, touched: Touched) -> Radius:
+        return await self._read(lambda fleet: fleet.radius(touched))
 
     async def submit(self, ask: Ask, actor: str) -> RequestId:
         return await self._ask(

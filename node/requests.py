@@ -1,7 +1,8 @@
 """Operator requests, carried out: claimed one at a time, written by the same methods as the shell's.
 
 A request may be carried out again when its first owner died before it wrote the outcome: every
-handler leads to the same end then. A refusal is an outcome, its sentence is what the operator sees.
+handler leads to the same end then, so what is there already is no conflict. A refusal is an outcome,
+its sentence is what the operator sees.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from app.request_kinds import (
     UserDelete,
     UserRename,
     UserRole,
+    seen_of,
 )
 from app.request_outcome import Result, outcome_of
 from app.scopes import parse_scope
@@ -102,26 +104,32 @@ class Work:
 
 async def _expire_device(work: Work, args: DeviceExpire) -> Result:
     device_id = work.device(args.device_id)
-    await work.scoped.expire_device(work.tenant_id, device_id, args.at, actor=work.actor)
+    await work.scoped.expire_device(
+        work.tenant_id, device_id, args.at, actor=work.actor, seen=seen_of(args.seen)
+    )
     return await work.show_device(device_id)
 
 
 async def _rename_device(work: Work, args: DeviceRename) -> Result:
     device_id = work.device(args.device_id)
-    await work.scoped.rename_device(work.tenant_id, device_id, args.name, actor=work.actor)
+    await work.scoped.rename_device(
+        work.tenant_id, device_id, args.name, actor=work.actor, seen=seen_of(args.seen)
+    )
     return await work.show_device(device_id)
 
 
 async def _tag_device(work: Work, args: DeviceTag) -> Result:
     device_id = work.device(args.device_id)
-    await work.scoped.set_device_tags(work.tenant_id, device_id, args.tags, actor=work.actor)
+    await work.scoped.set_device_tags(
+        work.tenant_id, device_id, args.tags, actor=work.actor, seen=seen_of(args.seen)
+    )
     return await work.show_device(device_id)
 
 
 async def _move_device(work: Work, args: DeviceMoveUser) -> Result:
     device_id = work.device(args.device_id)
     await work.scoped.move_device_to_user(
-        work.tenant_id, device_id, work.user(args.user_id), actor=work.actor
+        work.tenant_id, device_id, work.user(args.user_id), actor=work.actor, seen=seen_of(args.seen)
     )
     return await work.show_device(device_id)
 
@@ -129,7 +137,7 @@ async def _move_device(work: Work, args: DeviceMoveUser) -> Result:
 async def _delete_device(work: Work, args: DeviceDelete) -> Result:
     device_id = work.device(args.device_id)
     try:
-        await work.scoped.delete_device(work.tenant_id, device_id, actor=work.actor)
+        await work.scoped.delete_device(work.tenant_id, device_id, actor=work.actor, seen=seen_of(args.seen))
     except NotFound:
         if not work.again:
             raise
@@ -165,13 +173,17 @@ async def _create_key(work: Work, args: KeyCreate) -> Result:
 
 
 async def _expire_key(work: Work, args: KeyExpire) -> Result:
-    key = await work.scoped.revoke_auth_key(work.tenant_id, args.key_id, actor=work.actor)
+    key = await work.scoped.revoke_auth_key(
+        work.tenant_id, args.key_id, actor=work.actor, seen=seen_of(args.seen)
+    )
     return {"key_id": key.id}
 
 
 async def _delete_key(work: Work, args: KeyDelete) -> Result:
     try:
-        await work.scoped.delete_auth_key(work.tenant_id, args.key_id, actor=work.actor)
+        await work.scoped.delete_auth_key(
+            work.tenant_id, args.key_id, actor=work.actor, seen=seen_of(args.seen)
+        )
     except NotFound:
         if not work.again:
             raise
@@ -198,14 +210,18 @@ async def _create_user(work: Work, args: UserCreate) -> Result:
 
 async def _rename_user(work: Work, args: UserRename) -> Result:
     user_id = work.user(args.user_id)
-    await work.scoped.rename_user(work.tenant_id, user_id, args.name, actor=work.actor)
+    await work.scoped.rename_user(
+        work.tenant_id, user_id, args.name, actor=work.actor, seen=seen_of(args.seen)
+    )
     await work.refresher.reload_user(work.tenant_id, user_id)
     return {"user_id": user_id}
 
 
 async def _user_role(work: Work, args: UserRole) -> Result:
     user_id = work.user(args.user_id)
-    await work.scoped.set_user_role(work.tenant_id, user_id, args.role, actor=work.actor)
+    await work.scoped.set_user_role(
+        work.tenant_id, user_id, args.role, actor=work.actor, seen=seen_of(args.seen)
+    )
     await work.refresher.reload_user(work.tenant_id, user_id)
     return {"user_id": user_id}
 
@@ -213,7 +229,7 @@ async def _user_role(work: Work, args: UserRole) -> Result:
 async def _delete_user(work: Work, args: UserDelete) -> Result:
     user_id = work.user(args.user_id)
     try:
-        await work.scoped.delete_user(work.tenant_id, user_id, actor=work.actor)
+        await work.scoped.delete_user(work.tenant_id, user_id, actor=work.actor, seen=seen_of(args.seen))
     except NotFound:
         if not work.again:
             raise
@@ -233,13 +249,17 @@ async def _rebuild_netmaps(work: Work, args: NetmapRebuild) -> Result:
 
 async def _approve_routes(work: Work, args: RoutesApprove) -> Result:
     device_id = work.device(args.device_id)
-    await work.scoped.approve_routes(work.tenant_id, device_id, args.routes, actor=work.actor)
+    await work.scoped.approve_routes(
+        work.tenant_id, device_id, args.routes, actor=work.actor, seen=seen_of(args.seen)
+    )
     return await work.show_device(device_id)
 
 
 async def _reject_routes(work: Work, args: RoutesReject) -> Result:
     device_id = work.device(args.device_id)
-    await work.scoped.unapprove_routes(work.tenant_id, device_id, args.routes, actor=work.actor)
+    await work.scoped.unapprove_routes(
+        work.tenant_id, device_id, args.routes, actor=work.actor, seen=seen_of(args.seen)
+    )
     return await work.show_device(device_id)
 
 
@@ -268,8 +288,14 @@ async def _set_policy(work: Work, args: PolicySet) -> Result:
         )
     stored = await work.scoped.load_policy(work.tenant_id)
     if not (work.again and stored is not None and stored.text == args.text):
+        if args.override and len(args.reason.strip()) < REASON_MIN:
+            raise Refused(
+                f"whoever passes over failing tests gives a reason ({REASON_MIN} characters)",
+                code="reason_wanted",
+            )
         users = await work.scoped.list_users(work.tenant_id)
-        accept(args.text, users, await work.scoped.list_devices(work.tenant_id))
+        devices = await work.scoped.list_devices(work.tenant_id)
+        accept(args.text, users, devices, tests=not args.override)
         stored = await work.scoped.set_policy(
             work.tenant_id,
             args.text,
@@ -289,13 +315,12 @@ async def _release_lease(work: Work, args: LeaseRelease) -> Result:
             return {"epoch": epoch}
         sentence = f"the cluster has changed hands meanwhile: epoch {epoch} now"
         raise Conflict(sentence, code="version", changed={"epoch": [args.epoch, epoch]})
-    standbys = await work.scoped.count_standbys()
-    if not standbys and len(args.reason.strip()) < REASON_MIN:
+    if len(args.reason.strip()) < REASON_MIN:
         raise Refused(
-            f"nobody stands by: whoever ends the only process gives a reason ({REASON_MIN} characters)",
-            code="no_standby",
+            f"the owner is alive: whoever ends it gives a reason ({REASON_MIN} characters)",
+            code="reason_wanted",
         )
-    return {"epoch": epoch, "standbys": standbys}
+    return {"epoch": epoch, "standbys": await work.scoped.count_standbys()}
 
 
 #: Kind of request -> what carries it out.

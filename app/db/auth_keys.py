@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from app.db import rows
-from app.db.base import PoolConnection, ScopedBase
+from app.db.base import PoolConnection, ScopedBase, check_seen
 from app.errors import BadRequest, NotFound
 from app.model import AuthKey, TenantId, UserId
 from app.names import check_tags
@@ -86,25 +87,36 @@ class AuthKeys(ScopedBase):
         found = await self._fetch(QUERIES["list_auth_keys"], self.cluster_id, tenant_id)
         return [rows.auth_key(row) for row in found]
 
-    async def revoke_auth_key(self, tenant_id: TenantId, key_id: int, *, actor: str = "") -> AuthKey:
-        """Ends an auth key; devices that joined with it stay. Raises NotFound."""
+    async def revoke_auth_key(
+        self, tenant_id: TenantId, key_id: int, *, actor: str = "", seen: Mapping[str, Any] | None = None
+    ) -> AuthKey:
+        """Ends an auth key; devices that joined with it stay. Raises NotFound, Conflict."""
         async with self._tenant_tx(tenant_id) as conn:
+            before = await self._lock_key(conn, tenant_id, key_id)
+            if not before["revoked"]:
+                check_seen(f"auth key {key_id}", seen, before)
             row = await conn.fetchrow(QUERIES["revoke_auth_key"], self.cluster_id, tenant_id, key_id)
-            if row is None:
-                raise missing_key(key_id)
-            await self._audit(
-                conn, tenant_id, actor, "auth_key_revoke", f"auth_key:{key_id}", None, {"revoked": True}
-            )
+            assert row is not None
+            facts = {"revoked": before["revoked"]}, {"revoked": True}
+            await self._audit(conn, tenant_id, actor, "auth_key_revoke", f"auth_key:{key_id}", *facts)
             return rows.auth_key(row)
 
-    async def delete_auth_key(self, tenant_id: TenantId, key_id: int, *, actor: str = "") -> None:
-        """Deletes an auth key; devices that joined with it stay. Raises NotFound."""
+    async def delete_auth_key(
+        self, tenant_id: TenantId, key_id: int, *, actor: str = "", seen: Mapping[str, Any] | None = None
+    ) -> None:
+        """Deletes an auth key; devices that joined with it stay. Raises NotFound, Conflict."""
         async with self._tenant_tx(tenant_id) as conn:
-            gone = await self._delete_keys(conn, tenant_id, [key_id])
-            if not gone:
-                raise missing_key(key_id)
-            before = {"prefix": gone[0]}
+            # The key before the devices that joined with it, as registrations lock them.
+            check_seen(f"auth key {key_id}", seen, await self._lock_key(conn, tenant_id, key_id))
+            (prefix,) = await self._delete_keys(conn, tenant_id, [key_id])
+            before = {"prefix": prefix}
             await self._audit(conn, tenant_id, actor, "auth_key_delete", f"auth_key:{key_id}", before, None)
+
+    async def _lock_key(self, conn: PoolConnection, tenant_id: TenantId, key_id: int) -> dict[str, Any]:
+        row = await conn.fetchrow(QUERIES["lock_auth_key"], self.cluster_id, tenant_id, key_id)
+        if row is None:
+            raise missing_key(key_id)
+        return dict(zip(("revoked", "expiration", "uses"), row, strict=True))
 
     async def _delete_keys(self, conn: PoolConnection, tenant_id: TenantId, key_ids: list[int]) -> list[str]:
         """Prefixes of the keys that were deleted. Devices forget which key let them in."""

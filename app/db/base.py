@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -136,6 +136,16 @@ async def write_audit(
     """One line of the audit log, in the transaction of the change itself."""
     texts = [None if facts is None else orjson.dumps(facts).decode() for facts in (before, after)]
     await conn.execute(QUERIES["write_audit"], cluster_id, tenant_id, actor, action, what, *texts)
+
+
+def check_seen(what: str, seen: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Raises Conflict, with each difference, unless what the asker saw is what the locked row holds.
+
+    Only what is in `seen` is compared. Whoever has what was asked for already needs no such check.
+    """
+    changed = {name: [was, now.get(name)] for name, was in (seen or {}).items() if was != now.get(name)}
+    if changed:
+        raise Conflict(f"{what} was changed meanwhile: read it again", code="version", changed=changed)
 
 
 @contextmanager

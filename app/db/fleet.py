@@ -9,7 +9,9 @@ import asyncpg
 import msgspec
 import orjson
 
+from app.blast import Radius, Touched
 from app.db.base import ACQUIRE_TIMEOUT_S
+from app.db.blast import read_radius
 from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.db.health import read_facts
@@ -175,6 +177,10 @@ class Fleet:
         """The id of a user by name, None where there is none."""
         found = await self._fetch(QUERIES["fleet_find_user"], cluster_id, tenant_id, name)
         return UserId(found[0][0]) if found else None
+
+    async def radius(self, touched: Touched) -> Radius:
+        """How far a change of these would reach now."""
+        return await read_radius(self._fetch, touched)
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         """One version of a policy as it was written. Raises NotFound."""

@@ -105,7 +105,8 @@ class Logins(ScopedBase, LoginFacts):
         if outcome == "no_user":
             raise NotFound("there is no such user in this tenant")
         if outcome in ("approved", "denied"):
-            raise Conflict(f"login {login_id} was {outcome} already", code="login_decided")
+            changed = {"state": ["pending", outcome]}
+            raise Conflict(f"login {login_id} was {outcome} already", code="login_decided", changed=changed)
         if outcome != "decided":
             raise NotFound(
                 f"no login {login_id} is waiting: it never was, or is over "

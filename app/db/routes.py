@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from app.db import rows
-from app.db.base import PoolConnection, again_when_busy
+from app.db.base import PoolConnection, again_when_busy, check_seen
 from app.db.devices import missing_device
 from app.db.reads import Reads
 from app.errors import Refused
 from app.model import Device, DeviceId, TenantId
 from app.policy.addresses import EXIT_ROUTES
-from app.routes import check_routes, check_stored_routes
+from app.routes import check_routes, check_stored_routes, state_of
 from app.sql import QUERIES
 
 
 class Routes(Reads):
-    """The part of Scoped about routes. `actor` is who asked, for the audit log."""
+    """The part of Scoped about routes. `actor` is who asked, for the audit log.
+
+    `seen`: route -> state in which the asker saw it; where one differs, Conflict is raised.
+    """
 
     async def set_device_routes(
         self,
@@ -60,18 +64,26 @@ class Routes(Reads):
         return sorted(DeviceId(row[0]) for row in found)
 
     async def approve_routes(
-        self, tenant_id: TenantId, device_id: DeviceId, routes: Sequence[str], *, actor: str = ""
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        routes: Sequence[str],
+        *,
+        actor: str = "",
+        seen: Mapping[str, Any] | None = None,
     ) -> bool:
         """Lets a device carry routes that it announces; False when it may already.
 
-        One of the two exit routes stands for both. Raises BadRequest, NotFound, and Refused for routes
-        that it does not announce, or more than its tenant may have.
+        One of the two exit routes stands for both. Raises BadRequest, NotFound, Conflict, and Refused for
+        routes that it does not announce, or more than its tenant may have.
         """
         wanted = check_routes(routes)
         async with self._tenant_tx(tenant_id) as conn:
             announced, approved = await self._lock_routes(conn, tenant_id, device_id)
             offers = announced | set(EXIT_ROUTES) if announced.intersection(EXIT_ROUTES) else announced
             missing = [route for route in wanted if route not in offers]
+            if missing or not approved.issuperset(wanted):
+                _check(device_id, seen, announced, approved)
             if missing:
                 raise Refused(
                     f"device {device_id} does not announce {', '.join(missing)}: announce it there first"
@@ -81,15 +93,23 @@ class Routes(Reads):
             return await self._put_approved(conn, tenant_id, device_id, approved, approved | {*wanted}, actor)
 
     async def unapprove_routes(
-        self, tenant_id: TenantId, device_id: DeviceId, routes: Sequence[str], *, actor: str = ""
+        self,
+        tenant_id: TenantId,
+        device_id: DeviceId,
+        routes: Sequence[str],
+        *,
+        actor: str = "",
+        seen: Mapping[str, Any] | None = None,
     ) -> bool:
         """Takes approvals back, announced or not; False when there were none.
 
-        One of the two exit routes stands for both. Raises BadRequest, NotFound.
+        One of the two exit routes stands for both. Raises BadRequest, NotFound, Conflict.
         """
         wanted = check_routes(routes)
         async with self._tenant_tx(tenant_id) as conn:
-            _, approved = await self._lock_routes(conn, tenant_id, device_id)
+            announced, approved = await self._lock_routes(conn, tenant_id, device_id)
+            if approved.intersection(wanted):
+                _check(device_id, seen, announced, approved)
             return await self._put_approved(conn, tenant_id, device_id, approved, approved - {*wanted}, actor)
 
     async def _lock_routes(
@@ -121,3 +141,10 @@ class Routes(Reads):
         facts = {"approved_routes": sorted(old)}, {"approved_routes": routes}
         await self._audit(conn, tenant_id, actor, "device_routes", f"device:{device_id}", *facts)
         return True
+
+
+def _check(
+    device_id: DeviceId, seen: Mapping[str, Any] | None, announced: set[str], approved: set[str]
+) -> None:
+    now = {route: state_of(route, announced, approved) for route in seen or ()}
+    check_seen(f"what device {device_id} carries", seen, now)

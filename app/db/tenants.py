@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from app.db.admin import Admin
-from app.db.base import PoolBase, PoolConnection, write_audit
+from app.db.base import PoolBase, PoolConnection, check_seen, write_audit
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import JoinTokenFacts, Plan, TenantFacts, TenantId
 from app.names import check_cluster_id, label_of
@@ -73,18 +73,24 @@ class Tenants(PoolBase):
         max_tenants: int | None = None,
         max_devices: int | None = None,
         version: int | None = None,
+        seen: Mapping[str, Any] | None = None,
     ) -> ClusterLoad:
-        """Changes what is given. Raises NotFound, Conflict when `version` is not that of now."""
+        """Changes what is given. Raises NotFound, Conflict when `version` or `seen` is not that of now."""
         if state is not None and state not in _STATES:
             raise BadRequest(f"a cluster is {', '.join(_STATES)}, not {state!r}", code="bad_state")
         before = await self.cluster_load(cluster_id)
+        check_seen(f"cluster {cluster_id}", seen, {"state": before.state})
+        version = before.version if seen else version
         async with self._connection() as conn, conn.transaction():
             changed = await conn.fetchval(
                 QUERIES["update_cluster"],
                 *(cluster_id, state, region, _text(labels), weight, max_tenants, max_devices, version),
             )
             if changed is None:
-                raise _changed_meanwhile(f"cluster {cluster_id}")
+                now = await self.cluster_load(cluster_id)
+                changed = {"version": [version, now.version], "state": [before.state, now.state]}
+                sentence = f"cluster {cluster_id} has another version now: read it again"
+                raise Conflict(sentence, code="version", changed=changed)
             given = {
                 "state": state,
                 "region": region,
@@ -389,10 +395,6 @@ async def _tenants(
 
 async def _plans(conn: PoolConnection, name: str | None) -> list[Plan]:
     return [Plan(*row) for row in await conn.fetch(QUERIES["list_plans"], name)]
-
-
-def _changed_meanwhile(what: str) -> Conflict:
-    return Conflict(f"{what} has another version now: read it again", code="version")
 
 
 def _alive(tenant: TenantFacts) -> TenantFacts:

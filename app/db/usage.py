@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app.billing import Override, Prices, Usage, UsageRow
-from app.db.base import PoolBase, ScopedBase, write_audit
+from app.db.base import PoolBase, ScopedBase, check_seen, write_audit
 from app.db.tenants import Tenants
 from app.errors import Conflict, NotFound
 from app.model import TenantFacts, TenantId
@@ -109,18 +109,27 @@ class Overrides(Tenants):
         return None if row is None else Override(tenant_id, orjson.loads(row[0]), row[1], row[2])
 
     async def put_override(
-        self, tenant_id: TenantId, limits: Mapping[str, int | None], ends_at: float, *, actor: str
+        self,
+        tenant_id: TenantId,
+        limits: Mapping[str, int | None],
+        ends_at: float,
+        *,
+        actor: str,
+        seen: Mapping[str, Any] | None = None,
     ) -> TenantFacts:
         """Other limits (None: no limit) until a time; then those of before are in force again.
 
-        Raises NotFound, Refused for a home tenant.
+        `seen`: limits as the asker saw them. Raises NotFound, Conflict, Refused for a home tenant.
         """
         before = await self.tenant(tenant_id)
+        now = {"cluster": before.cluster_id, "max_devices": before.max_devices}
+        check_seen(f"tenant {before.name!r}", seen, now)
         former = {name: getattr(before, name) for name in limits}
         changed = await self.update_tenant(
             tenant_id,
             actor=actor,
             action="quota_override",
+            version=before.version if seen else None,
             **{name: -1 if limit is None else limit for name, limit in limits.items()},  # type: ignore[arg-type]
         )
         await self._execute(QUERIES["put_override"], tenant_id, orjson.dumps(former).decode(), ends_at, actor)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from app.db import rows
 from app.db.auth_keys import AuthKeys
-from app.db.base import PoolConnection, again_when_busy, worded
+from app.db.base import PoolConnection, again_when_busy, check_seen, worded
 from app.db.holdings import read_users
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import TenantId, User, UserId
@@ -15,7 +18,10 @@ MAX_NAME = 255
 
 
 class Users(AuthKeys):
-    """The part of Scoped about users. `actor` is who asked, for the audit log."""
+    """The part of Scoped about users. `actor` is who asked, for the audit log.
+
+    `seen`: how the asker saw the user; where that differs from what is stored, Conflict is raised.
+    """
 
     async def create_user(
         self,
@@ -59,7 +65,15 @@ class Users(AuthKeys):
             raise NotFound(f"there is no user {name!r} in this tenant")
         return found[0]
 
-    async def rename_user(self, tenant_id: TenantId, user_id: UserId, name: str, *, actor: str = "") -> bool:
+    async def rename_user(
+        self,
+        tenant_id: TenantId,
+        user_id: UserId,
+        name: str,
+        *,
+        actor: str = "",
+        seen: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Gives a user another name; False when it has it already. Raises BadRequest, NotFound, Conflict."""
         _check_name(name)
         with worded({"users_name": _name_taken(name)}):
@@ -67,35 +81,48 @@ class Users(AuthKeys):
                 user = await self._lock_user(conn, tenant_id, user_id)
                 if user.name == name:
                     return False
+                _check(user, seen)
                 await conn.execute(QUERIES["rename_user"], self.cluster_id, tenant_id, user_id, name)
                 before, after = {"name": user.name}, {"name": name}
                 await self._audit(conn, tenant_id, actor, "user_rename", f"user:{user_id}", before, after)
                 return True
 
     async def set_user_role(
-        self, tenant_id: TenantId, user_id: UserId, role: str, *, actor: str = ""
+        self,
+        tenant_id: TenantId,
+        user_id: UserId,
+        role: str,
+        *,
+        actor: str = "",
+        seen: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Gives a user a role; False when it has it already. Raises BadRequest, NotFound."""
+        """Gives a user a role; False when it has it already. Raises BadRequest, NotFound, Conflict."""
         if role not in ROLES:
             raise BadRequest(f"{role!r} is no role; there are {', '.join(ROLES)}", code="bad_role")
         async with self._tenant_tx(tenant_id) as conn:
             user = await self._lock_user(conn, tenant_id, user_id)
             if user.role == role:
                 return False
+            _check(user, seen)
             await conn.execute(QUERIES["set_user_role"], self.cluster_id, tenant_id, user_id, role)
             before, after = {"role": user.role}, {"role": role}
             await self._audit(conn, tenant_id, actor, "user_role", f"user:{user_id}", before, after)
             return True
 
-    async def delete_user(self, tenant_id: TenantId, user_id: UserId, *, actor: str = "") -> None:
-        """Deletes a user and its auth keys. Raises NotFound, and Refused while it has devices."""
-        await again_when_busy(lambda: self._delete_user(tenant_id, user_id, actor))
+    async def delete_user(
+        self, tenant_id: TenantId, user_id: UserId, *, actor: str = "", seen: Mapping[str, Any] | None = None
+    ) -> None:
+        """Deletes a user and its auth keys. Raises NotFound, Conflict, and Refused while it has devices."""
+        await again_when_busy(lambda: self._delete_user(tenant_id, user_id, actor, seen))
 
-    async def _delete_user(self, tenant_id: TenantId, user_id: UserId, actor: str) -> None:
+    async def _delete_user(
+        self, tenant_id: TenantId, user_id: UserId, actor: str, seen: Mapping[str, Any] | None
+    ) -> None:
         async with self._tenant_tx(tenant_id) as conn:
             # Keys before the user, as registrations lock them.
             locked = await conn.fetch(QUERIES["lock_user_keys"], self.cluster_id, tenant_id, user_id)
             user = await self._lock_user(conn, tenant_id, user_id)
+            _check(user, seen)
             devices = await conn.fetchval(QUERIES["count_user_devices"], self.cluster_id, tenant_id, user_id)
             if devices:
                 raise Refused(
@@ -112,6 +139,10 @@ class Users(AuthKeys):
         if row is None:
             raise missing_user(user_id)
         return rows.user(row)
+
+
+def _check(user: User, seen: Mapping[str, Any] | None) -> None:
+    check_seen(f"user {user.id}", seen, {"name": user.name, "role": user.role})
 
 
 def missing_user(user_id: UserId) -> NotFound:

@@ -97,6 +97,13 @@ SELECT id, tenant_id, prefix, user_id, reusable, ephemeral, tags, used, uses, re
  WHERE cluster_id = $1 AND tenant_id = $2
  ORDER BY id
 
+-- lock_auth_key --
+-- What an operator sees change of a pre-auth key, locked until the end of the transaction.
+-- $1 cluster_id, $2 tenant_id, $3 auth_key_id
+SELECT revoked, extract(epoch FROM expiration)::float8, uses FROM pre_auth_keys
+ WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
+   FOR UPDATE
+
 -- revoke_auth_key --
 -- Ends a pre-auth key; devices that joined with it stay.
 -- $1 cluster_id, $2 tenant_id, $3 auth_key_id

@@ -16,16 +16,14 @@ UPDATE nodes
        IS DISTINCT FROM (disco_key, capver, hostname, host_info::text)
 
 -- expire_device --
--- Sets or clears (NULL) the end of a device's node key, where it differs.
+-- Sets or clears (NULL) the end of a device's node key.
 -- $1 cluster_id, $2 tenant_id, $3 device_id, $4 at
-UPDATE nodes SET expiry = to_timestamp($4)
- WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3 AND expiry IS DISTINCT FROM to_timestamp($4)
-RETURNING id
+UPDATE nodes SET expiry = to_timestamp($4) WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
 
 -- lock_device --
--- Name, tags and owner of a device, locked until the end of the transaction.
+-- Name, tags, owner and end of login of a device, locked until the end of the transaction.
 -- $1 cluster_id, $2 tenant_id, $3 device_id
-SELECT given_name, tags, user_id FROM nodes
+SELECT given_name, tags, user_id, extract(epoch FROM expiry)::float8 FROM nodes
  WHERE cluster_id = $1 AND tenant_id = $2 AND id = $3
    FOR NO KEY UPDATE
 

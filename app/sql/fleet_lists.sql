@@ -4,8 +4,8 @@
 SELECT u.tenant_id, u.id, u.cluster_id, u.cluster_id AS cluster, t.name AS tenant, u.name,
        ARRAY[u.name, u.display_name] AS _name, u.display_name, u.email,
        extract(epoch FROM u.created_at)::float8 AS created, extract(epoch FROM now() - u.created_at)::float8 AS _created,
-       COALESCE(o.devices, 0) AS devices, COALESCE(o.online, 0) AS online, COALESCE(k.keys, 0) AS keys,
-       ARRAY[u.name, u.display_name, u.email, t.name] AS words
+       COALESCE(o.devices, 0) AS devices, COALESCE(o.online, 0) AS online, COALESCE(k.keys, 0) AS keys, u.role,
+       ARRAY[u.name, u.display_name, u.email, u.role, t.name] AS words
   FROM users u
   JOIN tenants t ON t.tenant_id = u.tenant_id
   LEFT JOIN (SELECT n.tenant_id, n.user_id, count(*) AS devices, count(*) FILTER (WHERE s.online) AS online

@@ -100,7 +100,7 @@ OF_FLEET: tuple[Action, ...] = (
         "hand over",
         "Have the owner of a cluster end, so that a standby takes the cluster.",
         on("processes"),
-        2,
+        3,
         "lease_release",
         needs_row=True,
         rank=3,
@@ -174,6 +174,7 @@ OF_FLEET: tuple[Action, ...] = (
         "rebalance_verb",
         needs_row=True,
         rank=4,
+        reason_when="it has warnings",
     ),
     Action(
         "plan.pause",

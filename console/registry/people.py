@@ -27,6 +27,7 @@ PEOPLE: tuple[Action, ...] = (
         "policy_set",
         needs_row=True,
         rank=3,
+        reason_when="tests of it fail",
     ),
     Action(
         "policy.rollback",
@@ -38,6 +39,7 @@ PEOPLE: tuple[Action, ...] = (
         "policy_set",
         needs_row=True,
         rank=4,
+        reason_when="tests of it fail",
     ),
     Action(
         "policy.reach",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
@@ -114,45 +114,36 @@ class KeysScreen(ListScreen[KeyRow]):
     async def do_key_expire(self) -> None:
         action = BY_ID["key.expire"]
         rows = self.chosen(action)
-        devices = sum(row.devices for row in rows)
         self.console.confirm(
             action,
             f"Expire {plural(len(rows), 'key')}",
             [f"key {row.id}  {row.prefix}  {row.tenant}  {row.user or ','.join(row.tags)}" for row in rows],
-            f"No new device can join with it. Devices that joined stay ({devices} now)."
-            " Cannot be undone; create a new key instead.",
-            [
-                Ask(
-                    row.cluster_id,
-                    row.tenant_id,
-                    "key_expire",
-                    {"key_id": row.id},
-                    f"auth_key:{row.id}",
-                    f"expire key {row.id}",
-                    dedup=f"{row.id}",
-                )
-                for row in rows
-            ],
+            "No new device can join with it. Cannot be undone; create a new key instead.",
+            [self._ask(row, "key_expire", "expire") for row in rows],
         )
 
     async def do_key_delete(self) -> None:
         action = BY_ID["key.delete"]
         rows = self.chosen(action)
-        devices = sum(row.devices for row in rows)
         self.console.confirm(
             action,
             f"Delete {plural(len(rows), 'key')}",
             [f"key {row.id}  {row.prefix}  {row.tenant}  {row.user or ','.join(row.tags)}" for row in rows],
-            f"No new device can join with it. Devices that joined stay ({devices} now) and forget by which"
-            " key. Cannot be undone; create a new key instead.",
-            [
-                Ask(
-                    *(row.cluster_id, row.tenant_id, "key_delete", {"key_id": row.id}),
-                    *(f"auth_key:{row.id}", f"delete key {row.id}"),
-                )
-                for row in rows
-            ],
+            "No new device can join with it; those that joined forget by which key."
+            " Cannot be undone; create a new key instead.",
+            [self._ask(row, "key_delete", "delete") for row in rows],
             typed=str(rows[0].id if len(rows) == 1 else len(rows)),
+        )
+
+    def _ask(self, row: KeyRow, kind: str, verb: str) -> Ask:
+        """With what the row shows. Uses only of a one-off key: a leaked one may be used all the time, and
+        must be ended all the same."""
+        seen: dict[str, Any] = {"revoked": row.revoked, "expiration": row.expiration}
+        if not row.reusable:
+            seen["uses"] = row.uses
+        return Ask(
+            *(row.cluster_id, row.tenant_id, kind, {"key_id": row.id, "seen": seen}),
+            *(f"auth_key:{row.id}", f"{verb} key {row.id}", f"{row.id}"),
         )
 
     async def do_key_create(self) -> None:
@@ -170,7 +161,11 @@ class KeysScreen(ListScreen[KeyRow]):
             Field("life", "Expires in", "1h", check=life_complaint, hint="30m, 24h, 7d, 0 = never"),
         ]
         self.console.form(
-            "New auth key", fields, "Create", "Its text is shown once, after it is stored.", self._new
+            "New auth key",
+            fields,
+            "Create",
+            "Its text is shown once, after it is stored. Undone by expiring it (x).",
+            self._new,
         )
 
     async def _new(self, answers: dict[str, str]) -> list[Ask]:

@@ -119,7 +119,8 @@ class AlarmsScreen(PlainScreen[AlarmRow]):
             action,
             f"Acknowledge {self.several(rows, 'alarm')}",
             [row.text for row in rows],
-            "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new.",
+            "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new."
+            " Cannot be undone.",
             [
                 Ask(
                     *("", None, "alarm_acknowledge", {"alarm": row.id}, f"alarm:{row.id}"),

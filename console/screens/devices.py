@@ -15,7 +15,7 @@ from app.scopes import parse_scope
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
 from console.dialogs import Field
-from console.rebuild import rebuild_ask
+from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.screens.record import RecordScreen
 from console.store import Ask
@@ -24,6 +24,14 @@ from console.widgets import box_line, side_by_side
 
 #: Key material shown: both ends suffice to compare.
 KEY_ENDS = (6, 4)
+#: Kind of request -> what of a row it must find as it was shown.
+SEEN = {
+    "device_expire": ("expiry",),
+    "device_rename": ("name",),
+    "device_delete": ("name",),
+    "device_tag": ("tags", "user_id"),
+    "device_move_user": ("user_id",),
+}
 
 
 class DevicesScreen(ListScreen[DeviceRow]):
@@ -136,7 +144,9 @@ class DevicesScreen(ListScreen[DeviceRow]):
     # -- requests -------------------------------------------------------------------------------
 
     def _ask(self, row: DeviceRow, kind: str, label: str, **args: Any) -> Ask:
-        asked = {"device_id": row.id, **args}
+        """With what the row shows of that which the request would change."""
+        seen = {name: getattr(row, name) for name in SEEN[kind]}
+        asked = {"device_id": row.id, **args, "seen": seen}
         return Ask(row.cluster_id, row.tenant_id, kind, asked, f"device:{row.id}", f"{label} {row.name}")
 
     def _lines(self, rows: list[DeviceRow]) -> list[str]:
@@ -150,7 +160,7 @@ class DevicesScreen(ListScreen[DeviceRow]):
             action,
             f"Expire {plural(len(rows), 'device')}",
             self._lines(rows),
-            "The login ends now, for its peers too, until somebody logs in on it again. X takes it back.",
+            "The login ends now, for its peers too, until somebody logs in on it again. Undone by X.",
             [self._ask(row, "device_expire", "expire", at=at) for row in rows],
         )
 
@@ -161,19 +171,18 @@ class DevicesScreen(ListScreen[DeviceRow]):
             action,
             f"Let {plural(len(rows), 'device')} never expire",
             self._lines(rows),
-            "The login lasts until the device is expired or deleted.",
+            "The login lasts until the device is expired or deleted. Undone by expiring it (x).",
             [self._ask(row, "device_expire", "never expire", at=None) for row in rows],
         )
 
     async def do_device_delete(self) -> None:
         action = BY_ID["device.delete"]
         rows = self.chosen(action)
-        online = sum(row.online for row in rows)
         self.console.confirm(
             action,
             f"Delete {plural(len(rows), 'device')}",
             self._lines(rows),
-            f"Peers forget it, it is logged out ({online} online now). Cannot be undone: it must join anew.",
+            "Peers forget it, it is logged out. Cannot be undone: it must join anew.",
             [self._ask(row, "device_delete", "delete") for row in rows],
             typed=rows[0].name if len(rows) == 1 else str(len(rows)),
         )
@@ -186,21 +195,26 @@ class DevicesScreen(ListScreen[DeviceRow]):
             f"Rename {row.name}",
             [field],
             "Rename",
-            "Peers reach it by the new name at once.",
+            "Peers reach it by the new name at once, by the old one no more. Undone by renaming it back.",
+            lambda answers: [self._ask(row, "device_rename", "rename", name=answers["name"])],
             lambda answers: [self._ask(row, "device_rename", "rename", name=answers["name"])],
         )
 
     async def do_device_tag(self) -> None:
         rows = self.chosen(BY_ID["device.tag"])
         field = Field("tags", "Tags", " ".join(rows[0].tags), check=tags_complaint, hint="tag:web tag:ci")
+
+        def asks(answers: dict[str, str]) -> list[Ask]:
+            return [self._ask(row, "device_tag", "tag", tags=answers["tags"].split()) for row in rows]
+
         self.console.form(
             f"Tags of {plural(len(rows), 'device')}",
             [field],
             "Replace tags",
-            "The device belongs to its tags from then on: it has no user, and its login does not expire.",
-            lambda answers: [
-                self._ask(row, "device_tag", "tag", tags=answers["tags"].split()) for row in rows
-            ],
+            "It belongs to its tags from then on: it has no user, and its login does not expire. Undone by"
+            " giving it the former tags; what was a user's by logging in on it again.",
+            asks,
+            asks,
         )
 
     async def do_device_move_user(self) -> None:
@@ -220,8 +234,9 @@ class DevicesScreen(ListScreen[DeviceRow]):
             f"Move {plural(len(rows), 'device')}",
             [field],
             "Move",
-            "It belongs to that user from then on.",
+            "It belongs to that user from then on, with the access of that user. Undone by moving it back.",
             asks,
+            lambda _: [self._ask(row, "device_move_user", "move") for row in rows],
         )
 
     async def do_device_rebuild(self) -> None:
@@ -229,10 +244,10 @@ class DevicesScreen(ListScreen[DeviceRow]):
         hint = "device, user, tag:NAME, tenant or cluster"
         field = Field("scope", "Scope", "device", check=rebuild_complaint, hint=hint)
 
-        async def asks(answers: dict[str, str]) -> list[Ask]:
+        def asks(answers: dict[str, str]) -> list[Ask]:
             found = {}
             for row in rows:
-                scope = await self._scope_of(row, answers["scope"])
+                scope = scope_of(row, answers["scope"])
                 place = (row.cluster_id, scope if scope == "cluster" else row.tenant_id, scope)
                 label = f"rebuild {scope} of {row.tenant}"
                 found[place] = rebuild_ask(row.cluster_id, row.tenant_id, scope, label)
@@ -242,20 +257,21 @@ class DevicesScreen(ListScreen[DeviceRow]):
             f"Rebuild netmaps from {plural(len(rows), 'device')}",
             [field],
             "Rebuild",
-            "What the scope holds is read again; its connected devices get their whole map anew.",
+            NOTHING_TO_UNDO,
+            asks,
             asks,
         )
 
-    async def _scope_of(self, row: DeviceRow, word: str) -> str:
-        """The scope that a word means for the device of a row. Raises BadRequest."""
-        if word == "device":
-            return f"device:{row.id}"
-        if word != "user":
-            return word
-        user_id = await self.store.find_user(row.cluster_id, row.tenant_id, row.user) if row.user else None
-        if user_id is None:
+
+def scope_of(row: DeviceRow, word: str) -> str:
+    """The scope that a word means for the device of a row. Raises BadRequest."""
+    if word == "device":
+        return f"device:{row.id}"
+    if word == "user":
+        if row.user_id is None:
             raise BadRequest(f"{row.name} belongs to no user", code="no_user")
-        return f"user:{user_id}"
+        return f"user:{row.user_id}"
+    return word
 
 
 def rebuild_complaint(text: str) -> str:

@@ -18,7 +18,7 @@ from app.health import SEVERITIES
 from console.actions import BY_ID
 from console.cells import age, clock_text, count_text, plural
 from console.query import Condition, render
-from console.rebuild import rebuild_ask
+from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.alarms import ROLES, alarm_line
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
@@ -251,17 +251,16 @@ class OverviewScreen(ListScreen[ClusterRow]):
     async def do_cluster_drain(self) -> None:
         row = self.chosen(BY_ID["cluster.drain"])[0]
         name = row.cluster_id
-        args = {"cluster": name}
+        args = {"cluster": name, "seen": {"state": row.state}}
         self.console.confirm(
             BY_ID["cluster.drain"],
             f"Drain cluster {name}",
             [
                 f"{name}  {plural(row.tenants, 'tenant')}  {plural(row.devices, 'device')}",
-                f"{row.online} online now",
             ],
             "It gets no more tenants, and those it has (but for its own) move to other clusters in waves,"
             " by a plan on the Rebalance screen. Their devices reconnect and keep their addresses."
-            " Undrain (W) ends it.",
+            " Undone by undraining (W), for those that have left by rolling the plan back.",
             [Ask("", None, "cluster_drain", args, f"cluster:{name}", f"drain {name}", dedup=name)],
             typed=name,
         )
@@ -269,12 +268,13 @@ class OverviewScreen(ListScreen[ClusterRow]):
     async def do_cluster_undrain(self) -> None:
         row = self.chosen(BY_ID["cluster.undrain"])[0]
         name = row.cluster_id
-        args = {"cluster": name}
+        args = {"cluster": name, "seen": {"state": row.state}}
         self.console.confirm(
             BY_ID["cluster.undrain"],
             f"Undrain cluster {name}",
             [f"{name}  {row.state}  {plural(row.tenants, 'tenant')}"],
-            "It takes tenants again; a plan that empties it is stopped. Who has left stays where it is now.",
+            "It takes tenants again; a plan that empties it is stopped. Who has left stays where it is now."
+            " Undone by draining (w).",
             [Ask("", None, "cluster_undrain", args, f"cluster:{name}", f"undrain {name}", dedup=name)],
         )
 
@@ -288,7 +288,7 @@ class OverviewScreen(ListScreen[ClusterRow]):
             action,
             f"Rebuild all netmaps of cluster {row.cluster_id}",
             [f"{row.cluster_id}  {plural(row.tenants, 'tenant')}  {plural(row.devices, 'device')}"],
-            f"All is read again; the {count_text(row.online)} devices online get their whole map anew.",
+            NOTHING_TO_UNDO,
             [rebuild_ask(row.cluster_id, row.home_id, "cluster", f"rebuild cluster {row.cluster_id}")],
         )
 

@@ -15,7 +15,7 @@ from console.actions import BY_ID
 from console.cells import date_text, plural
 from console.dialogs import Field
 from console.query import Condition, render
-from console.rebuild import rebuild_ask
+from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
@@ -38,6 +38,7 @@ class UsersScreen(ListScreen[UserRow]):
         Column("devices", "DEVICES", 9, 1, right=True, sort="devices"),
         Column("online", "ONLINE", 9, 1, right=True, sort="online"),
         Column("keys", "KEYS", 5, 4, right=True),
+        Column("role", "ROLE", 9, 4, sort="role"),
         Column("email", "EMAIL", 16, 5, 2),
         Column("created", "CREATED", 16, 6, sort="created"),
     )
@@ -64,6 +65,7 @@ class UsersScreen(ListScreen[UserRow]):
             "devices": cell(row.devices),
             "online": cell(row.online, "ok" if row.online else "off"),
             "keys": cell(row.keys, "muted"),
+            "role": cell(row.role, "muted" if row.role == "member" else "strong"),
             "email": cell(row.email),
             "created": cell(date_text(row.created), "muted"),
         }
@@ -79,6 +81,7 @@ class UsersScreen(ListScreen[UserRow]):
                 "owns",
                 f"{plural(row.devices, 'device')} ({row.online} online), {plural(row.keys, 'key')}",
             ),
+            box_line(pen, "role", row.role),
             box_line(pen, "created", f"{date_text(row.created)} ({self.ago(row.created)})"),
         ]
         return row.name, side_by_side(facts, width)
@@ -109,40 +112,49 @@ class UsersScreen(ListScreen[UserRow]):
                 )
             ]
 
-        self.console.form("New user", fields, "Create", "", asks)
+        effect = "It owns nothing until devices log in as it. Undone by deleting it (D)."
+        self.console.form("New user", fields, "Create", effect, asks)
 
     async def do_user_rename(self) -> None:
         row = self.chosen(BY_ID["user.rename"])[0]
         field = Field("name", "New name", row.name, check=name_complaint)
+
+        def asks(answers: dict[str, str]) -> list[Ask]:
+            return [self._ask(row, "user_rename", "rename", name=answers["name"])]
+
         self.console.form(
             f"Rename {row.name}",
             [field],
             "Rename",
-            f"Owner of {plural(row.devices, 'device')}.",
-            lambda answers: [self._ask(row, "user_rename", "rename", name=answers["name"])],
+            "Policies that name it by the old name mean it no more. Undone by renaming it back.",
+            asks,
+            asks,
         )
 
     async def do_user_role(self) -> None:
         row = self.chosen(BY_ID["user.role"])[0]
+
+        def asks(answers: dict[str, str]) -> list[Ask]:
+            return [self._ask(row, "user_role", "role of", role=answers["role"])]
+
         self.console.form(
             f"Role of {row.name}",
-            [Field("role", "Role", choices=tuple((role, role) for role in reversed(ROLES)))],
+            [Field("role", "Role", row.role, tuple((role, role) for role in reversed(ROLES)))],
             "Give",
-            f"Policies that name roles (autogroup:admin) give its {plural(row.devices, 'device')}"
-            " other access at once. Undone by giving the former role again.",
-            lambda answers: [self._ask(row, "user_role", "role of", role=answers["role"])],
+            "Policies that name roles (autogroup:admin) give its devices other access at once."
+            f" Undone by giving the former role again: {row.role}.",
+            asks,
+            asks,
         )
 
     async def do_user_delete(self) -> None:
         action = BY_ID["user.delete"]
         rows = self.chosen(action)
-        owned = sum(row.devices for row in rows)
         self.console.confirm(
             action,
             f"Delete {plural(len(rows), 'user')}",
             [f"{row.name}  tenant {row.tenant}  {plural(row.devices, 'device')}" for row in rows],
-            (f"Refused while it owns devices ({owned} now). " if owned else "")
-            + "Its auth keys are deleted too. Cannot be undone.",
+            "Refused while it owns devices. Its auth keys are deleted too. Cannot be undone.",
             [self._ask(row, "user_delete", "delete") for row in rows],
             typed=rows[0].name if len(rows) == 1 else str(len(rows)),
         )
@@ -150,12 +162,11 @@ class UsersScreen(ListScreen[UserRow]):
     async def do_user_rebuild(self) -> None:
         action = BY_ID["user.rebuild"]
         rows = self.chosen(action)
-        owned, online = sum(row.devices for row in rows), sum(row.online for row in rows)
         self.console.confirm(
             action,
             f"Rebuild netmaps of {plural(len(rows), 'user')}",
             [f"{row.name}  tenant {row.tenant}  {plural(row.devices, 'device')}" for row in rows],
-            f"{plural(owned, 'device')} are read again; the {online} online get their whole map anew.",
+            NOTHING_TO_UNDO,
             [
                 rebuild_ask(row.cluster_id, row.tenant_id, f"user:{row.id}", f"rebuild user {row.name}")
                 for row in rows
@@ -163,7 +174,9 @@ class UsersScreen(ListScreen[UserRow]):
         )
 
     def _ask(self, row: UserRow, kind: str, label: str, **args: Any) -> Ask:
-        asked = {"user_id": row.id, **args}
+        """With what the row shows of that which the request would change."""
+        seen = {"role": row.role} if kind == "user_role" else {"name": row.name}
+        asked = {"user_id": row.id, **args, "seen": seen}
         return Ask(row.cluster_id, row.tenant_id, kind, asked, f"user:{row.id}", f"{label} {row.name}")
 
 

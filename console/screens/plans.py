@@ -34,10 +34,12 @@ MOVE_STATES = {"waiting": "wait", "done": "ok", "skipped": "off", "failed": "fai
 EFFECTS = {
     "approve": "The tenants move in waves, as hs-acs paces them; their devices reconnect within seconds"
     " and keep addresses, names and keys. It can be held up (s), ended (S) and undone (B) at any time.",
-    "pause": "The wave under way is finished, the next is not begun.",
-    "resume": "The next wave begins.",
-    "stop": "The plan ends where it is: who has moved stays where it is now.",
-    "rollback": "Who has moved goes back, the last first; a cluster that was drained takes tenants again.",
+    "pause": "The wave under way is finished, the next is not begun. Undone by resuming (r).",
+    "resume": "The next wave begins. Undone by holding it up again (s), what has moved by rolling back (B).",
+    "stop": "The plan ends where it is: who has moved stays where it is now. Cannot be undone; what has moved"
+    " is undone by rolling back (B).",
+    "rollback": "Who has moved goes back, the last first; a cluster that was drained takes tenants again."
+    " Cannot be undone; make a new plan instead.",
 }
 BAR_CELLS = 16
 
@@ -74,7 +76,7 @@ class _PlanActions(ListScreen[RowT]):
             "Propose a plan",
             ["all clusters"],
             "hs-acs works out the fewest devices to move so that no cluster is fuller than its share."
-            " Nobody moves before the plan is approved.",
+            " Nobody moves before the plan is approved. Undone by stopping it (S).",
             [Ask("", None, "rebalance_propose", {}, "rebalance", "propose a plan", dedup="rebalance")],
         )
 
@@ -245,7 +247,7 @@ class MovesScreen(_PlanActions[MoveRow]):
             BY_ID["plan.step"],
             f"{'Leave out' if skip else 'Take in'} step {row.step} of plan {row.plan}",
             [f"{row.tenant}  {row.source} -> {row.target}  {plural(row.devices, 'device')}"],
-            "The rest of the plan is checked anew. Nobody moves before it is approved. Space undoes it.",
+            "The rest of the plan is checked anew. Nobody moves before it is approved. Undone by space.",
             [
                 Ask(
                     *("", None, "plan_step", args, f"rebalance:{row.plan}"),

@@ -143,17 +143,18 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         """Asks with what it would change; why nobody was asked, empty when somebody was."""
         from console.judging import difference_lines, judge, judgement_lines  # brings the policy engine
 
-        tenant_id = TenantId(row.tenant_id)
+        tenant_id, failing = TenantId(row.tenant_id), ""
         try:
             async with asyncio.timeout(JUDGE_DEADLINE_S):
                 snapshot = await self.store.snapshot(row.cluster_id, tenant_id)
-                found = judgement_lines(self.pen, await asyncio.to_thread(judge, new, snapshot))
+                judged = await asyncio.to_thread(judge, new, snapshot)
+                found, failing = judgement_lines(self.pen, judged), judged.failing
         except HsError as error:
             return f"not sent: {error.message}"
         except TimeoutError:
             late = f"what it changes was not worked out in {JUDGE_DEADLINE_S:g} s: see hs-node policy check"
             found = [self.pen.state("attention", late)]
-        args = {"text": new, "expected_version": row.newest, "note": note}
+        args = {"text": new, "expected_version": row.newest, "note": note, "override": bool(failing)}
         label = f"policy of {row.tenant}, version {row.newest + 1}"
         self.console.confirm(
             BY_ID[action_id],
@@ -162,6 +163,7 @@ class PolicyScreen(PlainScreen[PolicyRow]):
             "The owner checks it once more. Undone by rolling back.",
             [Ask(row.cluster_id, tenant_id, "policy_set", args, "policy", label)],
             typed=row.tenant,
+            why="A test of it fails, it does not do what it says." if failing else "",
             report=Text("\n", end="").join([*found, *difference_lines(self.pen, old, new)]),
         )
         return ""

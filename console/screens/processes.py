@@ -109,8 +109,8 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
             BY_ID["lease.release"],
             f"Hand {cluster.cluster_id} over",
             [f"{cluster.owner} owns it, epoch {cluster.epoch}; {plural(others, 'standby')}"],
-            f"{plural(cluster.online, 'device')} online: these reconnect to the new owner within seconds."
-            " The owner ends, and nothing it still writes counts. Cannot be undone; hand over again.",
+            "The owner ends, and nothing it still writes counts: its epoch is over. Cannot be undone; hand"
+            " over again.",
             [
                 Ask(
                     *(cluster.cluster_id, cluster.home_id, "lease_release", {"epoch": cluster.epoch}),
@@ -118,7 +118,9 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
                 )
             ],
             typed=cluster.cluster_id,
-            why="" if others > 0 else "Nobody stands by: all devices are cut off until a process starts.",
+            why=f"{cluster.owner} is alive."
+            if others > 0
+            else "Nobody stands by: all devices are cut off until a process starts.",
         )
 
     def _lag(self, row: ProcessRow) -> Text:
@@ -208,7 +210,7 @@ class JobsScreen(PlainScreen[JobRow]):
             action,
             f"Run {self.several(rows, 'job')} now",
             [row.name for row in rows],
-            "The leading hs-acs runs it within a second, and then by its clock again.",
+            "The leading hs-acs runs it within a second, and then by its clock again. Cannot be undone.",
             [
                 Ask("", None, "job_run", {"name": row.name}, f"job:{row.name}", f"run {row.name}")
                 for row in rows
@@ -269,7 +271,8 @@ class LoginsScreen(PlainScreen[LoginRow]):
             f"Let {row.hostname} in",
             fields,
             "Approve",
-            f"From {row.address}, {row.os} {row.version}. It becomes a device of this user.",
+            f"From {row.address}, {row.os} {row.version}. It becomes a device of this user. Undone by"
+            " deleting the device.",
             asks,
         )
 
@@ -287,7 +290,7 @@ class LoginsScreen(PlainScreen[LoginRow]):
             action,
             f"Send {self.several(rows, 'device')} away",
             [f"{row.hostname}  from {row.address}" for row in rows],
-            "The device is told so; its user may try again.",
+            "The device is told so. Cannot be undone; its user may try again.",
             [
                 Ask(
                     *(row.cluster_id, home, "login_deny", {"login_id": row.login}),

@@ -80,7 +80,11 @@ class RoutesScreen(PlainScreen[RouteRow]):
                     row.cluster_id,
                     TenantId(row.tenant_id),
                     action.kind,
-                    {"device_id": row.device_id, "routes": [row.route]},
+                    {
+                        "device_id": row.device_id,
+                        "routes": [row.route],
+                        "seen": {row.route: row.state},
+                    },
                     f"device:{row.device_id}",
                     f"{verb} {row.route} via {row.router}",
                 )

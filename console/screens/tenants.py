@@ -16,7 +16,7 @@ from console.actions import BY_ID
 from console.cells import count_text, date_text, plural
 from console.dialogs import Field
 from console.query import Condition, render
-from console.rebuild import rebuild_ask
+from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
@@ -109,12 +109,11 @@ class TenantsScreen(ListScreen[TenantRow]):
     async def do_tenant_rebuild(self) -> None:
         action = BY_ID["tenant.rebuild"]
         rows = self.chosen(action)
-        devices, online = sum(row.devices for row in rows), sum(row.online for row in rows)
         self.console.confirm(
             action,
             f"Rebuild netmaps of {plural(len(rows), 'tenant')}",
             [f"{row.name}  cluster {row.cluster_id}  {plural(row.devices, 'device')}" for row in rows],
-            f"{plural(devices, 'device')} are read again; the {online} online get their whole map anew.",
+            NOTHING_TO_UNDO,
             [
                 rebuild_ask(row.cluster_id, TenantId(row.id), "tenant", f"rebuild tenant {row.name}")
                 for row in rows
@@ -127,8 +126,7 @@ class TenantsScreen(ListScreen[TenantRow]):
             BY_ID["tenant.suspend"],
             f"Suspend {row.name}",
             [f"{row.name}  cluster {row.cluster_id}  {plural(row.devices, 'device')}  {row.online} online"],
-            "Its devices lose all peers at once and are let in again when it is resumed (U);"
-            " they stay logged in.",
+            "Its devices lose all peers at once and stay logged in. Undone by resuming (U).",
             [self._status(row, "tenant_suspend", "suspend")],
             typed=row.name,
         )
@@ -139,7 +137,7 @@ class TenantsScreen(ListScreen[TenantRow]):
             BY_ID["tenant.resume"],
             f"Resume {row.name}",
             [f"{row.name}  {row.state}  {plural(row.devices, 'device')}"],
-            "Its devices connect again and get their maps.",
+            "Its devices connect again and get their maps. Undone by suspending (S).",
             [self._status(row, "tenant_resume", "resume")],
         )
 
@@ -195,6 +193,7 @@ class TenantsScreen(ListScreen[TenantRow]):
                 "tenant_id": row.id,
                 "max_devices": int(answers["devices"]) if answers["devices"] else None,
                 "until": self.now + parse_duration(answers["life"]),
+                "seen": {"max_devices": row.max_devices},
             }
             return [
                 Ask("", TenantId(row.id), "quota_override", args, f"tenant:{row.id}", f"quota of {row.name}")
@@ -204,7 +203,8 @@ class TenantsScreen(ListScreen[TenantRow]):
             f"Limit of devices of {row.name}, for a while",
             fields,
             "Override",
-            f"Now {of_limit(row.devices, row.max_devices)}. The limit of before comes back afterwards.",
+            f"Now {of_limit(row.devices, row.max_devices)}. The limit of before comes back afterwards."
+            " Undone by another override.",
             asks,
         )
 
@@ -227,25 +227,28 @@ class TenantsScreen(ListScreen[TenantRow]):
         if not targets:
             self.console.say("there is no other cluster that takes tenants", "warning")
             return
-        devices, online = sum(row.devices for row in rows), sum(row.online for row in rows)
         what = rows[0].name if len(rows) == 1 else plural(len(rows), "tenant")
         self.console.form(
             f"Move {what} to another cluster",
             [Field("to", "To cluster", choices=targets)],
             "Move",
-            f"{plural(devices, 'device')}, {online} online now: these reconnect within seconds and keep"
-            " addresses, names, keys and the traffic between them. Undone by moving back.",
+            "Devices keep addresses, names, keys and the traffic between them. Undone by moving back.",
             lambda answers: [self._move(row, answers["to"]) for row in rows],
+            lambda answers: [_move_ask(row, answers["to"]) for row in rows],
         )
 
     def _move(self, row: TenantRow, target: str) -> Ask:
         if row.is_home:
             raise Refused(f"{row.name} is its cluster's own tenant and stays there", code="home_tenant")
-        args = {"tenant_id": row.id, "to": target}
-        return Ask(
-            "", TenantId(row.id), "tenant_move", args, f"tenant:{row.id}", f"move {row.name} to {target}",
-            dedup=f"tenant:{row.id}",
-        )  # fmt: skip
+        return _move_ask(row, target)
+
+
+def _move_ask(row: TenantRow, target: str) -> Ask:
+    args = {"tenant_id": row.id, "to": target, "seen": {"cluster": row.cluster_id}}
+    return Ask(
+        "", TenantId(row.id), "tenant_move", args, f"tenant:{row.id}", f"move {row.name} to {target}",
+        dedup=f"tenant:{row.id}:{target}",
+    )  # fmt: skip
 
 
 def _limit_complaint(text: str) -> str:

@@ -15,13 +15,15 @@ from app.api.client import AcsClient
 from app.api.records import RebalanceAsked, TenantAsked
 from app.db.requests import RequestDesk
 from app.errors import BadRequest
-from app.model import TenantId
+from app.model import OperatorRequest, TenantId
+from app.request_kinds import ACS_KINDS
 from console.main import ConsoleApp
 from console.screens.base import ListScreen
+from console.scripted import asked_for
 from console.store import PgStore
 from tests.acs.support import Deployment, deployed
 from tests.console.support import running, shown, text, toasts, until
-from tests.node.support import QUICK, run_sql
+from tests.node.support import QUICK, eventually, run_sql
 
 FAST = {"HS_ACS__REBALANCE__WAVE": "1", "HS_ACS__REBALANCE__PAUSE": "50ms", "HS_ACS__REBALANCE__SETTLE": "1s"}
 
@@ -207,6 +209,46 @@ async def test_a_request_goes_to_whom_it_is_for(deployment: Deployment) -> None:
         await desk.close()
 
 
+async def test_what_was_changed_meanwhile_is_not_overwritten(
+    deployment: Deployment, admin: AcsClient
+) -> None:
+    """Every kind of hs-acs that carries what its asker saw: a mismatch writes nothing, what fits is done."""
+    await tenants_in(deployment, admin, "east", "c1")
+    (tenant,) = [t async for t in admin.tenants() if t.name == "c1"]
+    of_tenant = {"tenant_id": tenant.id}
+    more = of_tenant | {"max_devices": 9, "until": time.time() + 600}
+    # kind, arguments, what is stored, what was seen instead
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+        ("quota_override", more, {"max_devices": tenant.max_devices}, {"max_devices": 4}),
+        ("tenant_move", of_tenant | {"to": "west"}, {"cluster": "east"}, {"cluster": "north"}),
+        ("cluster_drain", {"cluster": "west"}, {"state": "active"}, {"state": "drained"}),
+        ("cluster_undrain", {"cluster": "west"}, {"state": "drained"}, {"state": "active"}),
+    ]
+    carried = {kind for kind in ACS_KINDS if "seen" in ACS_KINDS[kind].__struct_fields__}
+    assert {case[0] for case in cases} == carried
+    desk = await RequestDesk.open(deployment.nodes["east"].dsn)
+
+    async def ask(kind: str, args: dict[str, Any]) -> OperatorRequest:
+        wish = await desk.submit("", None, kind, args, actor="console:ops", what="x")
+        return [request async for request in desk.follow(wish)][-1]
+
+    try:
+        for kind, args, stored, seen in cases:
+            if kind == "cluster_undrain":
+                await eventually(lambda: _is_drained(admin, "west"), "west is empty")
+            failed = await ask(kind, args | {"seen": seen})
+            assert failed.result == {"conflict": {n: [was, stored[n]] for n, was in seen.items()}}, kind
+            done = await ask(kind, args | {"seen": stored})
+            assert (done.state, done.error) == ("done", None), kind
+    finally:
+        await desk.close()
+    assert (await places(admin))["c1"] == "east"
+
+
+async def _is_drained(admin: AcsClient, name: str) -> bool:
+    return (await admin.cluster(name)).state == "drained"
+
+
 async def tenants_in(deployment: Deployment, admin: AcsClient, cluster: str, *names: str) -> None:
     """Only these, there, and free to move."""
     for name in ("east", "west"):
@@ -273,7 +315,10 @@ async def test_a_pinned_tenant_and_a_step_left_out_stay(deployment: Deployment, 
                 lambda state=state: state in {r.state for r in moves.rows.values() if r.tenant == first},
                 state,
             )
-        # A warning wants a reason besides the number.
+        # A warning wants a reason besides the number, at a shell before anything is sent.
+        wish = {"plan": plan.id, "verb": "approve", "version": 1}
+        with pytest.raises(BadRequest, match=f"plan {plan.id} has .* warning.*--reason of 8 characters"):
+            await asked_for(app.store, "plan.approve", wish, scope=None, tenant=None)
         await moves.action_command("plan.approve")
         await until(pilot, lambda: "Reason" in text(app), "the dialog")
         await pilot.press(*str(plan.id), "enter")

@@ -9,6 +9,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
+from app.blast import Radius, Touched
 from app.errors import HsError, NotFound
 from app.fleet import (
     Anchor,
@@ -91,6 +92,7 @@ def user(number: int, name: str | None = None, **changes: Any) -> UserRow:
         "devices": number,
         "online": number // 2,
         "keys": 1,
+        "role": "member",
     }
     return UserRow(**(fields | changes))
 
@@ -108,7 +110,7 @@ def key(number: int, **changes: Any) -> KeyRow:
         "reusable": number % 2 == 0,
         "ephemeral": False,
         "used": number % 3 == 0,
-        "uses": number % 3 == 0,
+        "uses": int(number % 3 == 0),
         "revoked": False,
         "expiration": None if number % 2 == 0 else NOW + 3_600.0 * number,
         "created": NOW - 86_400.0,
@@ -263,6 +265,11 @@ class FakeStore:
         self.lists: dict[str, list[Any]] = {}
         self.alarms: list[OpenAlarm] = []
         self.load: dict[str, LoadHistory] = {}
+        #: What was asked to be counted, and what is answered.
+        self.touched: list[Touched] = []
+        self.radius_now = Radius(
+            1, 12, 9, others=1_204, keys=3, leaving=2, leaving_devices=12, targets=("us-2",)
+        )
         #: What policies are applied to.
         self.held = Snapshot([], [], 0, None)
         self.error: HsError | None = None
@@ -321,6 +328,11 @@ class FakeStore:
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         await self._read()
         return next((row.id for row in self.user_rows if row.name == name), None)
+
+    async def radius(self, touched: Touched) -> Radius:
+        self.touched.append(touched)
+        await self._read()
+        return self.radius_now
 
     async def submit(self, ask: Ask, actor: str) -> RequestId:
         await self._read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from textual.command import CommandPalette, DiscoveryHit
 
 from app.request_kinds import KINDS, parse_request
-from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
+from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, asked_of, footer_of, why_not
+from console.blast import TOUCHES, UNCOUNTED, touched_by
 from console.dialogs import ConfirmDialog, EditorDialog, FormDialog, PageDialog
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp, help_text
@@ -19,6 +21,19 @@ from tests.console.support import filled, running, shown, text, toasts, until
 WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.tier]
 #: Requests that change nothing, so nobody is asked first.
 LOOKS = {"device_look"}
+#: By these arguments a request says what its asker saw; what differs is a conflict.
+SEEN = {"seen", "version", "epoch", "expected_version"}
+#: Kinds that have nothing to overwrite, and why.
+NO_CONFLICT = {
+    "user_create": "names are unique: a taken one is refused",
+    "key_create": "it is new, under a prefix of its own",
+    "login_approve": "a login is decided once: who comes second is told how (state)",
+    "login_deny": "a login is decided once: who comes second is told how (state)",
+    "netmap_rebuild": "it reads what is stored and writes nothing of it",
+    "job_run": "wanted twice is run once",
+    "rebalance_propose": "it makes a plan and moves nobody",
+    "alarm_acknowledge": "who said so first stays",
+}
 #: What a form needs typed before it goes.
 TYPED = {
     "device.rename": {"name": "other"},
@@ -49,6 +64,23 @@ def test_every_kind_of_request_has_an_action() -> None:
     assert {action.kind for action in ACTIONS if action.kind} == set(KINDS)
 
 
+def test_every_write_has_a_conflict_path_and_a_blast_radius_or_a_reason() -> None:
+    kinds = {action.kind for action in ACTIONS if action.tier}
+    seeing = {kind for kind in kinds if SEEN.intersection(KINDS[kind].__struct_fields__)}
+    assert kinds - seeing == NO_CONFLICT.keys()
+    assert not TOUCHES.keys() & UNCOUNTED.keys()
+    assert kinds == TOUCHES.keys() | UNCOUNTED.keys()
+    # Whoever wants a reason says so in the registry; help and palette tell it from there.
+    wanting = {action.id for action in ACTIONS if action.tier > 2 or action.reason_when}
+    assert wanting == {"lease.release", "plan.approve", "policy.edit", "policy.rollback"}
+    for action in ACTIONS:
+        assert bool(asked_of(action)) == bool(action.tier)
+        assert ("reason" in asked_of(action)) == (action.id in wanting)
+        # What is deleted, drained or handed over is typed.
+        heavy = action.id.endswith((".delete", ".drain", ".suspend", ".release", ".rollback"))
+        assert not heavy or action.tier > 1, action.id
+
+
 @pytest.mark.parametrize("screen", SCREENS)
 def test_keys_are_unique_on_a_screen(screen: str) -> None:
     counts = Counter(action.key for action in actions_of(screen))
@@ -60,6 +92,7 @@ def test_help_names_every_action(screen: str) -> None:
     lines = help_text(screen, REGISTRY_KEYS).plain
     for action in actions_of(screen):
         assert f"{REGISTRY_KEYS.shown(action):>7}  {action.label}" in lines
+        assert action.tier < 2 or asked_of(action) in lines
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -92,6 +125,7 @@ async def test_the_palette_offers_every_action_with_its_key(screen: str) -> None
         by_title = {str(hit.display): hit.help or "" for hit in hits}
         for action in actions_of(screen):
             assert by_title[title_of(action)].startswith(REGISTRY_KEYS.shown(action))
+            assert asked_of(action) in by_title[title_of(action)]
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -103,6 +137,7 @@ def test_every_action_is_implemented(screen: str) -> None:
 
 @pytest.mark.parametrize(("screen", "action_id"), WRITES)
 async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id: str) -> None:
+    """By key: what it touches is counted, whether it can be undone is told, and it says what it saw."""
     action = BY_ID[action_id]
     store = filled()
     async with running(store, screen) as (app, pilot):
@@ -115,24 +150,34 @@ async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id:
             await pilot.click("#submit")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog | FormDialog), "a dialog")
         dialog = app.screen
+        assert isinstance(dialog, ConfirmDialog | FormDialog)
+        assert re.search("undone", dialog.effect, re.IGNORECASE), dialog.effect
         if isinstance(dialog, ConfirmDialog):
             assert app.focused is not None
             assert app.focused.id == "cancel"
             assert bool(dialog.typed) == (action.tier > 1)
+            assert bool(dialog.why) == (action.tier > 2)
             await pilot.press("y")
             if action.tier > 1:
                 await pilot.pause()
                 assert app.screen is dialog
                 dialog.query_one("#typed").value = dialog.typed  # type: ignore[attr-defined]
                 await pilot.press("enter")
+            if action.tier > 2:
+                dialog.query_one("#reason").value = "because of this"  # type: ignore[attr-defined]
+                await pilot.press("enter")
         else:
-            assert isinstance(dialog, FormDialog)
             for name, value in TYPED[action_id].items():
                 dialog.query_one(f"#{name}").value = value  # type: ignore[attr-defined]
             await pilot.click("#submit")
         await until(pilot, lambda: store.asked, "a request")
         assert [ask.kind for ask in store.asked] == [action.kind]
-        parse_request(action.kind, store.asked[0].args)
+        args = store.asked[0].args
+        parse_request(action.kind, args)
+        assert action.kind in NO_CONFLICT or any(args.get(name) is not None for name in SEEN)
+        counted = [touched_by([store.asked[0]])] if action.kind in TOUCHES else []
+        # A form counts again when another answer touches something else.
+        assert store.touched[-1:] == [touched for touched in counted if touched is not None]
         assert base.console.feed_pending == 1
 
 

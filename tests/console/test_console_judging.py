@@ -39,19 +39,10 @@ TEST = [{"src": "ada@example.com", "accept": ["100.64.0.3:21"]}]
 FTP = policy(("ada@example.com", "bob@example.com:21"))
 
 
-@pytest.mark.parametrize(
-    ("written", "line", "reason"),
-    [
-        ('{\n"acls": [\n', 3, ""),
-        ('{"acls": [],\n"tests": [{"src": "ada@example.com", "accept": ["100.64.0.3:21"]}]}', 2, "failed"),
-    ],
-    ids=["syntax", "its own tests"],
-)
-def test_what_may_not_be_used_is_told_with_its_line(written: str, line: int, reason: str) -> None:
+def test_what_may_not_be_used_is_told_with_its_line() -> None:
     with pytest.raises(PolicyError) as caught:
-        judge(written, HELD)
-    assert caught.value.line == line
-    assert reason in caught.value.reason
+        judge('{\n"acls": [\n', HELD)
+    assert caught.value.line == 3
 
 
 def told(written: str, held: Snapshot = HELD) -> list[str]:
@@ -66,6 +57,7 @@ JUDGEMENTS: list[tuple[str, Snapshot, list[str]]] = [
          f"  {FIRST}, {SECOND} -> {THIRD}: *:21 (2 pairs)"],
     ),
     (policy(("ada@example.com", "bob@example.com:21"), tests=TEST), HELD, ["● 1 test of it passed"]),
+    (policy(tests=TEST), HELD, ["✖ line 4, column 3: test(s) failed: tests[0]"]),
     (NOBODY, Snapshot(w.USERS, DEVICES, 7, FTP), ["2 pairs of devices lose access:"]),
     (NOBODY, Snapshot(w.USERS, DEVICES, 0, None), ["6 pairs of devices lose access:"]),
     (NOBODY + "\n", HELD, ["nothing changes for the devices there are"]),

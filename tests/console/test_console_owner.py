@@ -58,9 +58,23 @@ async def test_keys_and_devices_through_a_serving_owner(pg_server: str, tmp_path
                 await until(pilot, lambda: text(app).count("● online") == 2)
                 await pilot.press("r")
                 await until(pilot, lambda: app.screen is not app.base)
-                app.screen.query_one("#name").value = "renamed"  # type: ignore[attr-defined]
+                # How far that reaches is counted while it is read.
+                await until(pilot, lambda: "1 device, 1 online now; up to 1 other may see" in text(app))
+                # Another console is faster: who waited overwrites nothing, and is shown the difference.
+                async with running(PgStore(dsn), "devices") as (other, its_pilot):
+                    await shown(other, its_pilot)
+                    await until(its_pilot, lambda: other.link.is_up and other.base is not None)
+                    await its_pilot.press("r")
+                    await until(its_pilot, lambda: other.screen is not other.base)
+                    other.screen.query_one("#name").value = "renamed"  # type: ignore[attr-defined]
+                    await its_pilot.click("#submit")
+                    await until(its_pilot, lambda: "rename one: done" in toasts(other))
+                app.screen.query_one("#name").value = "mine"  # type: ignore[attr-defined]
                 await pilot.click("#submit")
-                await until(pilot, lambda: "rename one: done" in toasts(app))
+                await until(pilot, lambda: "name: one -> renamed" in text(app), "the difference")
+                assert "changed meanwhile" in toasts(app)[-1]
+                await pilot.press("r")
+                await until(pilot, lambda: app.screen is app.base)
                 await until(pilot, lambda: "renamed" in text(app))
                 await two.wait_for(
                     lambda netmap: any("renamed." in row["Name"] for row in netmap.peers.values()), 20
@@ -226,17 +240,34 @@ async def test_a_route_is_approved_and_a_policy_rolled_back_by_key(pg_server: st
             await peer.wait_for(
                 lambda netmap: any(net in row["AllowedIPs"] for row in netmap.peers.values()), 20
             )
-            # What is no policy, or fails its own tests, is not sent; why is told, with the line.
+            # What is no policy is not sent; why is told, with the line. One that fails its own tests takes a
+            # reason, which stays in the audit log.
             await pilot.press("6")
             await until(pilot, lambda: app.base is base)
-            for draft, said in (("{", "line 1"), (failing, "test(s) failed")):
+
+            async def edit(draft: str) -> None:
                 await base.action_command("policy.edit")
                 await until(pilot, lambda: "Go on" in text(app), "the editor")
                 app.screen.query_one("#text").text = draft  # type: ignore[attr-defined]
                 await pilot.press("tab", "tab", "enter")
-                await until(pilot, lambda said=said: said in toasts(app)[-1], f"the reason: {said}")
-                await until(pilot, lambda: app.screen is base, "the list")
+
+            await edit("{")
+            await until(pilot, lambda: "line 1" in toasts(app)[-1], "the reason")
+            await until(pilot, lambda: app.screen is base, "the list")
             assert sorted(row.version for row in base.rows.values()) == [1, 2, 3]
+            await edit(failing)
+            await until(pilot, lambda: "test(s) failed" in text(app), "the dialog")
+            await pilot.press(*"default", "enter", *"rollout of today", "enter")
+            await until(pilot, lambda: "policy of default, version 4: done" in toasts(app), "it is in force")
+            (asked,) = await run_sql(
+                dsn,
+                "SELECT after -> 'args' ->> 'reason', after -> 'args' ->> 'override' FROM audit_log"
+                " WHERE action = 'request_policy_set' ORDER BY id DESC LIMIT 1",
+            )
+            assert tuple(asked) == ("rollout of today", "true")
+            words = ("do", "policy.edit", f"text={failing}", "expected_version=4", "--yes")
+            plain = await run_shell(clean_environment({"PG_DSN": dsn}), *words, program="console.cli")
+            assert (plain.code, "test(s) failed" in plain.out) == (1, True)
 
 
 async def test_actions_from_the_shell(pg_server: str) -> None:
@@ -258,6 +289,16 @@ async def test_actions_from_the_shell(pg_server: str) -> None:
         assert "carol" in json.loads(again.out)["error"]
         wrong = await do("user.create", "nmae=carol")
         assert (wrong.code, "takes name=" in wrong.err) == (1, True)
+        # What was seen goes with it; without the reason it wants nothing is sent; figures are only read.
+        late = await do("user.rename", f"user_id={user_id}", "name=dora", 'seen={"name": "caro"}')
+        assert (late.code, late.err) == (5, "name: caro -> carol\n")
+        unexplained = await do("lease.release", "epoch=1")
+        assert (unexplained.code, "--reason of 8 characters is wanted" in unexplained.err) == (1, True)
+        counted = await do("key.delete", f"key_id={key['result']['key_id']}", "--dry-run")
+        assert json.loads(counted.out)["touches"] == [
+            "0 devices, 0 online now, joined with it and keep working.",
+            "It ends 1 reusable key in force.",
+        ]
         lines = await run_sql(
             dsn, "SELECT action, actor FROM audit_log WHERE action LIKE 'request%' ORDER BY id"
         )
@@ -265,6 +306,7 @@ async def test_actions_from_the_shell(pg_server: str) -> None:
             "request_user_create",
             "request_key_create",
             "request_user_create",
+            "request_user_rename",
         ]
         assert {line[1].partition(":")[0] for line in lines} == {"console"}
 

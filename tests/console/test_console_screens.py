@@ -108,7 +108,7 @@ async def test_goldens_with_styles(colour: str, monkeypatch: pytest.MonkeyPatch)
             await settled(app, pilot, (100, 30))
             check(f"{screen}-{colour}", styled_of(app.export_screenshot()))
         await pilot.press("space", "x")
-        await until(pilot, lambda: "Cancel" in text(app))
+        await until(pilot, lambda: "Cancel" in text(app) and "It carries no route" in text(app))
         await pilot.pause()
         check(f"dialog-{colour}", styled_of(app.export_screenshot()))
 
@@ -418,7 +418,7 @@ async def test_a_rebuild_is_confirmed_and_followed_to_what_it_cost(
         await pilot.press("R")
         await until(pilot, lambda: app.screen is not base)
         assert store.asked == []
-        assert "get their whole map anew" in text(app)
+        await until(pilot, lambda: "get their whole map anew" in text(app), "how far it reaches")
         await pilot.press("y")
         await until(pilot, lambda: store.asked)
         (ask,) = store.asked

@@ -29,6 +29,9 @@ WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # Requests to the deployment carry no cluster.
     *("claim_acs_request", "finish_acs_request", "invoices_ready"),
     # Health is judged over all clusters, by the leading hs-acs.
+    # The console counts how far a change would reach, in a role that sees all clusters.
+    *("blast_devices", "blast_routes", "blast_users", "blast_keys", "blast_tenants", "blast_tag"),
+    *("blast_clusters", "blast_plan"),
     *("health_facts", "open_alarms", "keep_alarms", "acknowledge_alarm", "trim_alarms"),
 }
 

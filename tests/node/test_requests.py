@@ -14,7 +14,7 @@ from acs.requests import HANDLERS as ACS_HANDLERS
 from app.client.device import SimulatedDevice
 from app.db.requests import RequestDesk
 from app.keys import machine_key_text
-from app.model import OperatorRequest, RequestId, UserId
+from app.model import DeviceId, OperatorRequest, RequestId, UserId
 from app.request_kinds import ACS_KINDS, KINDS
 from app.tokens import RANDOM_BYTES, make_auth_token
 from node.requests import HANDLERS
@@ -152,6 +152,47 @@ async def test_delete_device(operator: Operator, pair: Pair) -> None:
     await has_peers(two)
     assert [d.id for d in await operator.place.devices()] == [own_id(two)]
     assert f"no device {gone}" in await operator.refused("device_delete", device_id=gone)
+
+
+async def test_what_was_changed_meanwhile_is_not_overwritten(operator: Operator, pair: Pair) -> None:
+    """Every kind that carries what its asker saw: a mismatch writes nothing and tells each difference."""
+    one, _ = pair
+    place = operator.place
+    alice, bob, id_ = await place.user("alice"), await place.user("bob"), own_id(one)
+    (device_,) = [d for d in await place.devices() if d.id == id_]
+    net, key_text = "10.9.0.0/16", "0" * 12
+    await place.scoped.set_device_routes(place.tenant.id, DeviceId(id_), announced=(net,))
+    key = await place.scoped.insert_auth_key(place.tenant.id, key_text, b"1" * 32, alice.id)
+    of_key = {"key_id": key.id}
+    of_routes = {"device_id": id_, "routes": [net]}
+    # kind, arguments, what is stored, what was seen instead
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+        ("device_rename", {"device_id": id_, "name": "n"}, {"name": device_.given_name}, {"name": "old"}),
+        ("device_expire", {"device_id": id_, "at": 2e9}, {"expiry": device_.expiry}, {"expiry": 1.9e9}),
+        ("device_move_user", {"device_id": id_, "user_id": bob.id}, {"user_id": alice.id}, {"user_id": 77}),
+        ("device_tag", {"device_id": id_, "tags": ["tag:a"]}, {"tags": []}, {"tags": ["tag:old"]}),
+        ("routes_approve", of_routes, {net: "waiting"}, {net: "withdrawn"}),
+        ("routes_reject", of_routes, {net: "approved"}, {net: "waiting"}),
+        ("device_delete", {"device_id": id_}, {"name": "n"}, {"name": device_.given_name}),
+        ("user_rename", {"user_id": bob.id, "name": "bert"}, {"name": "bob"}, {"name": "robert"}),
+        ("user_role", {"user_id": bob.id, "role": "admin"}, {"role": "member"}, {"role": "auditor"}),
+        ("user_delete", {"user_id": bob.id}, {"name": "bert", "role": "admin"}, {"name": "bob"}),
+        ("key_expire", of_key, {"revoked": False, "expiration": None, "uses": 0}, {"expiration": 2e9}),
+        ("key_delete", of_key, {"revoked": True}, {"revoked": False}),
+    ]
+    carried = {kind for kind, record in KINDS.items() if "seen" in record.__struct_fields__}
+    assert {case[0] for case in cases} == carried - ACS_KINDS.keys()
+    for kind, args, stored, seen in cases:
+        request = await operator.ask(kind, **args, seen=stored | seen)
+        assert (request.state, request.result) == (
+            "failed",
+            {"conflict": {name: [was, stored[name]] for name, was in seen.items()}},
+        ), (kind, request.error)
+        assert "changed meanwhile" in (request.error or "")
+        await operator.do(kind, **args, seen=stored)
+        if not kind.endswith("_delete"):
+            # What is there already is no conflict, whatever was seen: the request may be carried out twice.
+            await operator.do(kind, **args, seen=seen)
 
 
 async def test_users(operator: Operator, pair: Pair) -> None:
