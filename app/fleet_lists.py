@@ -14,7 +14,10 @@ from app.fleet import KeyRow, UserRow
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
-    """A tenant where it lives, and what it uses of its limits; a limit of None is none."""
+    """A tenant where it lives, and what it uses of its limits; a limit of None is none.
+
+    `used`: per cent of the limit that it is nearest to, None without any.
+    """
 
     tenant_id: int
     id: int
@@ -32,6 +35,7 @@ class TenantRow:
     max_users: int | None
     keys: int
     max_keys: int | None
+    used: int | None
     online: int
     created: float
     version: int
@@ -176,8 +180,9 @@ class ProcessRow:
     lease_ends: float | None
     #: Another version than that of the process that was started last.
     skewed: bool
-    #: Of its newest sample; None where it measures no such thing, or none is new.
+    #: Devices when it was heard last; None for a process that serves none.
     connected: int | None
+    #: Of its newest sample; None where it measures no such thing, or none is new.
     rss: int | None
     cpu_share: float | None
     loop_lag_s: float | None
@@ -186,6 +191,7 @@ class ProcessRow:
     #: By minutes, the oldest first.
     lags: tuple[float, ...]
     sizes: tuple[int, ...]
+    pools: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

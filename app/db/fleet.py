@@ -30,7 +30,7 @@ from app.fleet import (
     View,
 )
 from app.fleet_lists import LISTS, AuditLine
-from app.health import Facts
+from app.health import EXPIRING_S, Facts
 from app.model import TenantId, UserId
 from app.policy.snapshot import Snapshot
 from app.sql import QUERIES
@@ -40,7 +40,6 @@ POOL_CONNECTIONS = 2
 READ_TIMEOUT_S = 5.0
 #: An instance that has not said anything for so long is not counted.
 INSTANCE_GONE_S = 90.0
-EXPIRING_SOON_S = 86_400.0
 RECENT_LINES = 20
 #: Open alarms of one picture; what is less urgent is on the screen of alarms.
 ALARMS = 200
@@ -80,7 +79,7 @@ class Fleet:
 
     async def overview(self, cluster_id: str | None = None) -> Overview:
         """Clusters with owner and counts, and the newest lines of the audit log."""
-        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_SOON_S)
+        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_S)
         recent = await self._fetch(QUERIES["fleet_recent"], cluster_id, RECENT_LINES)
         return Overview(
             tuple(ClusterRow(*tuple(row)[:-1]) for row in found),

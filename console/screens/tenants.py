@@ -10,6 +10,7 @@ from textual.binding import BindingType
 
 from app.errors import HsError, Refused
 from app.fleet_lists import TenantRow
+from app.health import RULES
 from app.model import TenantId
 from app.settings_values import parse_duration
 from console.actions import BY_ID
@@ -23,7 +24,7 @@ from console.table import Column
 from console.widgets import box_line, side_by_side
 
 #: From this share of a limit on it is worth a look, in percent.
-NEARLY = 90
+NEARLY = RULES["quota_near"].raise_at
 STATES = {"active": "ok", "frozen": "change", "suspended": "attention", "deleted": "off"}
 
 
@@ -62,7 +63,6 @@ class TenantsScreen(ListScreen[TenantRow]):
 
     def cells_of(self, row: TenantRow) -> dict[str, Text]:
         cell = self.pen.cell
-        used = share(row.devices, row.max_devices)
         return {
             "name": cell(row.name),
             "id": cell(row.id, "muted"),
@@ -72,7 +72,7 @@ class TenantsScreen(ListScreen[TenantRow]):
             "devices": cell(of_limit(row.devices, row.max_devices)),
             "online": cell(count_text(row.online), "ok" if row.online else "off"),
             "used": cell(
-                "-" if used is None else f"{used}", "attention" if (used or 0) >= NEARLY else "muted"
+                "-" if row.used is None else row.used, "attention" if (row.used or 0) >= NEARLY else "muted"
             ),
             "users": cell(of_limit(row.users, row.max_users), "muted"),
             "keys": cell(of_limit(row.keys, row.max_keys), "muted"),
@@ -259,13 +259,6 @@ def _life_complaint(text: str) -> str:
         return "" if parse_duration(text) > 0 else "an override lasts longer than that"
     except ValueError as error:
         return str(error)
-
-
-def share(used: int, limit: int | None) -> int | None:
-    """Percent of a limit; None without one."""
-    if limit is None:
-        return None
-    return 100 * used // limit if limit else 100
 
 
 def of_limit(used: int, limit: int | None) -> str:

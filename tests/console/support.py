@@ -144,7 +144,8 @@ def tenant(number: int, name: str | None = None, **changes: Any) -> TenantRow:
         "tenant_id": number, "id": number, "cluster_id": "eu-1", "name": name or f"tenant-{number}",
         "state": "active", "plan": "team", "region": "eu", "dedicated": False, "pinned": "", "is_home": False,
         "devices": 10 * number, "max_devices": None if number % 2 else 60, "users": number, "max_users": 25,
-        "keys": 1, "max_keys": None, "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
+        "keys": 1, "max_keys": None, "used": 4 * number if number % 2 else 1000 * number // 60,
+        "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
     }  # fmt: skip
     return TenantRow(**(fields | changes))
 
@@ -216,6 +217,7 @@ def process(number: int, name: str | None = None, **changes: Any) -> ProcessRow:
         "state": ("owner", "standby", "lost")[number % 3], "epoch": 3, "lease_ends": NOW + 4.0,
         "skewed": number == 2, "connected": 3401, "rss": 612_000_000, "cpu_share": 0.12, "loop_lag_s": 0.004,
         "pool_used": 6, "pool_size": 20, "lags": (0.002, 0.001, 0.091, 0.004), "sizes": (600, 610, 612),
+        "pools": (1, 1, 6, 2),
     }  # fmt: skip
     return ProcessRow(**(fields | changes))
 
