@@ -27,9 +27,9 @@ HERE = Path(__file__).parent
 SIZE, SMALL = (120, 36), (80, 24)
 HAPPEN_S, EVENT_S = 3.0, 0.05
 #: All pictures together.
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_500_000
 
-#: What opens over a list: its picture, the list, the keys, and what it is for. "=text" is typed as it is, "#id"
+#: What opens over a list: its picture, the list, the keys, what it is for. "=text" is typed as it is, "#id"
 #: is clicked.
 OVERLAYS = (
     ("record", "devices", ("enter",), "One object in full", "All that the list has no room for."),
@@ -38,8 +38,15 @@ OVERLAYS = (
         "reach",
         "devices",
         ("w", "tab", "=10.20.0.9:631", "#submit"),
+        "Why somebody cannot reach something",
+        "Here a router waits for an approval.",
+    ),
+    (
+        "allowed",
+        "devices",
+        ("w", "tab", "=acme-server:443", "#submit"),
         "Who can reach what",
-        "The rule that lets it, or why nothing does.",
+        "The rule that lets it, and who they are to the policy.",
     ),
     ("policy", "policy", ("enter",), "A policy in force", "Every version is kept, with its author and note."),
     (
@@ -48,6 +55,13 @@ OVERLAYS = (
         ("G", "B"),
         "A policy before it is sent",
         "Its tests, its warnings, whom it lets in or shuts out, and each line that changes.",
+    ),
+    (
+        "failing",
+        "policy",
+        ("E", "down", "down", "end", *("left",) * 2, '=, "carol@"', "#submit"),
+        "A policy that fails its own tests",
+        "Here a group gets one member too many. What was typed is not lost.",
     ),
     (
         "palette",
@@ -110,7 +124,7 @@ async def events(made: Deployment) -> None:
 
 async def overlay(dsn: str, name: str, screen: str, keys: tuple[str, ...]) -> None:
     app = ConsoleApp(PgStore(dsn), actor="console:ops", start=screen)
-    async with app.run_test(size=SIZE) as pilot:
+    async with app.run_test(size=SIZE, notifications=True) as pilot:
         await app.rows_shown()
         await until(pilot, lambda: app.link.is_up)
         for key in keys:
@@ -118,7 +132,8 @@ async def overlay(dsn: str, name: str, screen: str, keys: tuple[str, ...]) -> No
                 await pilot.click(key)
             else:
                 await pilot.press(*(key[1:] if key.startswith("=") else (key,)))
-        await until(pilot, lambda: app.screen is not app.base)
+        # A dialog, or a word.
+        await until(pilot, lambda: app.screen is not app.base or app.said)
         await pilot.pause(0.5)
         keep(f"over-{name}", app.export_screenshot())
 
