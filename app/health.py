@@ -221,13 +221,13 @@ def _of_tenants(cluster: ClusterFacts) -> list[Reading]:
     found: list[Reading] = []
     if cluster.near_quota:
         share = cluster.quota_share
-        text = f"near a limit, {near:g} % or more: {_counted(cluster.near_quota, 'tenant')} of cluster {name}"
+        text = f"{_counted(cluster.near_quota, 'tenant')} at {near:g} % of a limit or more"
         found.append(Reading("quota_near", name, f"tenants:{name}", share, text))
     if devices := cluster.expiring_devices:
-        text = f"node key over within {hours:g} h: {_counted(devices, 'device')} of cluster {name}"
+        text = f"{_counted(devices, 'device')} must log in again within {hours:g} h"
         found.append(Reading("devices_expiring", name, f"devices:{name}", devices, text))
     if keys := cluster.expiring_keys:
-        text = f"over within {hours:g} h: {_counted(keys, 'reusable auth key')} of cluster {name}"
+        text = f"{_counted(keys, 'reusable auth key')} with less than {hours:g} h left"
         found.append(Reading("keys_expiring", name, f"keys:{name}", keys, text))
     return found
 

@@ -20,6 +20,7 @@ from app.fleet import (
     OpenAlarm,
     Overview,
     Page,
+    TenantCard,
     TenantRef,
     UserRow,
     View,
@@ -38,6 +39,7 @@ from app.fleet_lists import (
     TenantRow,
 )
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
+from app.placement import Verdict
 from app.policy.snapshot import Snapshot
 from console.export import text_of
 from console.main import ConsoleApp
@@ -148,6 +150,18 @@ def tenant(number: int, name: str | None = None, **changes: Any) -> TenantRow:
         "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
     }  # fmt: skip
     return TenantRow(**(fields | changes))
+
+
+def card(**changes: Any) -> TenantCard:
+    fields: dict[str, Any] = {
+        "registered": (None,) * 8 + tuple(range(20)), "peaks": (None,) * 8 + tuple(range(20)),
+        "device_hours": 1234.5, "map_bytes": 5_600_000, "registrations": 7, "routes": 9, "max_routes": 10,
+        "max_requests": 2000, "override_ends": NOW + 7200.0, "override_by": "console:ana",
+        "former": {"max_devices": 40}, "moved": NOW - 86_400.0, "moved_from": "us-1", "labels": {},
+        "reserved": 60, "told": (),
+        "verdicts": (Verdict("us-2", None, 330), Verdict("us-1", "it is draining", 660)),
+    }  # fmt: skip
+    return TenantCard(**(fields | changes))
 
 
 def plan(number: int, **changes: Any) -> PlanRow:
@@ -304,6 +318,10 @@ class FakeStore:
     async def listing(self, name: str, view: View) -> Page[Any]:
         rows = {"users": self.user_rows, "keys": self.key_rows, **self.lists}.get(name, [])
         return await self._page(rows, view, lambda row: row.name if name == "users" else f"{row.id:09}")
+
+    async def tenant_card(self, row: TenantRow) -> TenantCard:
+        await self._read()
+        return card(told=tuple(line for line in self.recent if line.object == f"tenant:{row.id}"))
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         await self._read()

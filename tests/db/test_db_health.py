@@ -1,13 +1,17 @@
-"""What alarms are judged by, counted from rows: keys that end soon, and tenants near a limit."""
+"""What the console and alarms say of keys that end soon, of limits, and of one tenant, from rows."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
 from db_helpers import Home, as_role, join
 
 from app.db.fleet import Fleet
 from app.db.scoped import Scoped
 from app.db.setup import Database
-from app.fleet import View
+from app.errors import NotFound
+from app.fleet import CARD_SPANS, View
 from app.model import Instance
 
 #: Hours until a device's key ends, and whether it is told of.
@@ -61,3 +65,34 @@ async def test_keys_that_end_soon_are_counted(prepared: Database, owner: Scoped,
     assert {row.name: row.used for row in page.rows} == {"a": 100, "b": None}
     other = facts["b"]
     assert (other.expiring_devices, other.expiring_keys, other.quota_share, other.near_quota) == (0, 0, 0, 0)
+
+
+async def test_a_tenant_closely(prepared: Database, owner: Scoped, home: Home) -> None:
+    await prepared.ensure_cluster("full")
+    conn = await as_role(prepared.dsn, "hs_owner")
+    # Two clusters wrote the hour of a move; what is older than a week is not told.
+    for cluster, hours, registered in (("a", 1, 3), ("b", 1, 4), ("a", 30, 2), ("a", 200, 90)):
+        await conn.execute(
+            "INSERT INTO usage VALUES ($1, $2, date_trunc('hour', now() - $3 * interval '1 hour', 'UTC'),"
+            " $4, 1, 7200, 500, 1)",
+            *(cluster, home.tenant.id, hours, registered),
+        )
+    await conn.execute("UPDATE tenants SET max_routes = 5 WHERE tenant_id = $1", home.tenant.id)
+    await conn.execute("UPDATE clusters SET state = 'draining' WHERE cluster_id = 'b'")
+    await conn.close()
+    fleet = await Fleet.open(prepared.dsn, read_only=True)
+    try:
+        (row,) = [row for row in (await fleet.listing("tenants", View())).rows if row.name == "a"]
+        card = await fleet.tenant_card(row)
+        with pytest.raises(NotFound, match="does not live in cluster b any more"):
+            await fleet.tenant_card(dataclasses.replace(row, cluster_id="b"))
+    finally:
+        fleet.terminate()
+    assert len(card.registered) == len(card.peaks) == CARD_SPANS
+    assert [number for number in card.registered if number is not None] == [2, 4]
+    assert (card.device_hours, card.map_bytes, card.registrations) == (6, 1500, 3)
+    assert (card.routes, card.max_routes, card.override_ends, card.moved) == (0, 5, None, None)
+    assert {verdict.cluster_id: verdict.refused for verdict in card.verdicts} == {
+        "b": "it is draining",
+        "full": "nobody serves it now",
+    }
