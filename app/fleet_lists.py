@@ -43,7 +43,12 @@ class TenantRow:
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """A plan for moving tenants. `before`, `after`: devices a cluster counts for."""
+    """A plan for moving tenants. `before`, `after`: devices a cluster counts for.
+
+    `shifted`: of these, what steps that are done brought or took; `room`: how many a cluster may have.
+    `left_out`: steps that an operator took out. `first`, `last`: when steps ended. `online`: devices of
+    tenants that wait, None when the plan is over.
+    """
 
     id: int
     purpose: str
@@ -63,8 +68,14 @@ class PlanRow:
     devices: int
     done: int
     failed: int
+    left_out: int
+    first: float | None
+    last: float | None
     connected_before: int | None
     connected_after: int | None
+    shifted: dict[str, int]
+    room: dict[str, int | None]
+    online: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,26 @@ SELECT 0::bigint AS tenant_id, r.id, r.purpose, r.subject, r.subject AS cluster,
        COALESCE(r.error, '') AS error, r.created_by, r.created_by AS "by",
        extract(epoch FROM r.created_at)::float8 AS created, extract(epoch FROM now() - r.created_at)::float8 AS _created,
        COALESCE(r.approved_by, '') AS approved_by, extract(epoch FROM r.ended_at)::float8 AS ended, r.version,
-       c.steps, c.devices, c.done, c.failed, c.connected_before, c.connected_after,
+       c.steps, c.devices, c.done, c.failed, c.left_out, c.first, c.last, c.connected_before, c.connected_after,
+       COALESCE((SELECT jsonb_object_agg(m.cluster_id, m.devices)
+                   FROM (SELECT x.cluster_id, sum(x.devices) AS devices
+                           FROM rebalance_steps s
+                          CROSS JOIN LATERAL (VALUES (s.source, -s.devices), (s.target, s.devices)) x (cluster_id, devices)
+                          WHERE s.rebalance_id = r.id AND s.state = 'done'
+                          GROUP BY x.cluster_id) m), '{}') AS shifted,
+       (SELECT jsonb_object_agg(k.cluster_id, k.max_devices) FROM clusters k) AS room,
+       -- whom it will cost the connection for a moment; of a plan that is over nobody
+       CASE WHEN r.state IN ('proposed', 'applying', 'paused')
+            THEN (SELECT count(*) FROM rebalance_steps s JOIN node_state n ON n.tenant_id = s.tenant_id AND n.online
+                   WHERE s.rebalance_id = r.id AND s.state = 'waiting') END AS online,
        ARRAY[r.purpose, r.subject, r.created_by, r.state] AS words
   FROM rebalances r
  CROSS JOIN LATERAL (
        SELECT count(*)::int AS steps, COALESCE(sum(s.devices) FILTER (WHERE s.state <> 'skipped'), 0)::int AS devices,
               (count(*) FILTER (WHERE s.state = 'done'))::int AS done,
               (count(*) FILTER (WHERE s.state = 'failed' OR s.state = 'skipped' AND s.ended_at IS NOT NULL))::int AS failed,
+              (count(*) FILTER (WHERE s.state = 'skipped' AND s.ended_at IS NULL))::int AS left_out,
+              extract(epoch FROM min(s.ended_at))::float8 AS first, extract(epoch FROM max(s.ended_at))::float8 AS last,
               sum(s.connected_before)::int AS connected_before, sum(s.connected_after)::int AS connected_after
          FROM rebalance_steps s WHERE s.rebalance_id = r.id) c
  WHERE $1::text IS NULL OR r.subject = $1

@@ -169,8 +169,9 @@ def plan(number: int, **changes: Any) -> PlanRow:
         "id": number, "purpose": "rebalance", "subject": "", "state": "proposed", "why": f"request {number}",
         "before": {"eu-1": 910, "us-2": 340}, "after": {"eu-1": 640, "us-2": 610}, "notes": (), "error": "",
         "created_by": "console:ops", "created": NOW - 600.0 * number, "approved_by": "", "ended": None,
-        "version": 3, "steps": 8, "devices": 270, "done": number, "failed": 0, "connected_before": 200,
-        "connected_after": None,
+        "version": 3, "steps": 8, "devices": 270, "done": number, "failed": 0, "left_out": 0,
+        "first": NOW - 30.0, "last": NOW - 10.0, "connected_before": 200, "connected_after": None,
+        "shifted": {"eu-1": -90, "us-2": 90}, "room": {"eu-1": 1000, "us-2": None}, "online": 180,
     }  # fmt: skip
     return PlanRow(**(fields | changes))
 
