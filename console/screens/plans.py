@@ -33,8 +33,9 @@ STATES = {
 MOVE_STATES = {"waiting": "wait", "done": "ok", "skipped": "off", "failed": "failed", "undone": "off"}
 #: What each verb leads to, in the words of its dialog.
 EFFECTS = {
-    "approve": "The tenants move in waves, as hs-acs paces them; their devices reconnect within seconds"
-    " and keep addresses, names and keys. It can be held up (s), ended (S) and undone (B) at any time.",
+    "approve": "Refused if a step is not possible any more. The tenants move in waves, as hs-acs paces them;"
+    " their devices reconnect within seconds and keep addresses, names and keys. It can be held up (s), ended"
+    " (S) and undone (B) at any time.",
     "pause": "The wave under way is finished, the next is not begun.",
     "resume": "The next wave begins.",
     "stop": "The plan ends where it is: who has moved stays where it is now.",
