@@ -41,13 +41,17 @@ class TenantRow:
     version: int
 
 
+#: Devices of a plan that are counted; the statement says so too.
+MOST_ONLINE: Final = 2_000
+
+
 @dataclass(frozen=True, slots=True)
 class PlanRow:
     """A plan for moving tenants. `before`, `after`: devices a cluster counts for.
 
     `shifted`: of these, what steps that are done brought or took; `room`: how many a cluster may have.
     `left_out`: steps that an operator took out. `first`, `last`: when steps ended. `online`: devices of
-    tenants that wait, None when the plan is over.
+    tenants that wait, MOST_ONLINE at most, None when the plan is over.
     """
 
     id: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from app.fleet_lists import PlanRow
+from app.fleet_lists import MOST_ONLINE, PlanRow
 from app.health import RULES
 from console.cells import Pen, age, count_text, plural
 from console.widgets import box_line
@@ -50,7 +50,8 @@ def safety_lines(pen: Pen, row: PlanRow) -> list[str]:
         arrow = ">" if pen.ascii else "→"
         lines.append(f"fullest less emptiest {count_text(spread[0])} {arrow} {count_text(spread[1])} devices")
     if row.online is not None:
-        lines.append(f"{plural(row.online, 'device')} online now will reconnect")
+        most = "at least " if row.online >= MOST_ONLINE else ""
+        lines.append(f"{most}{plural(row.online, 'device')} online now will reconnect")
     return lines
 
 

@@ -70,10 +70,11 @@ SELECT 0::bigint AS tenant_id, r.id, r.purpose, r.subject, r.subject AS cluster,
                           WHERE s.rebalance_id = r.id AND s.state = 'done'
                           GROUP BY x.cluster_id) m), '{}') AS shifted,
        (SELECT jsonb_object_agg(k.cluster_id, k.max_devices) FROM clusters k) AS room,
-       -- whom it will cost the connection for a moment; of a plan that is over nobody
+       -- whom it will cost the connection for a moment, counted to 2,000; of a plan that is over nobody
        CASE WHEN r.state IN ('proposed', 'applying', 'paused')
-            THEN (SELECT count(*) FROM rebalance_steps s JOIN node_state n ON n.tenant_id = s.tenant_id AND n.online
-                   WHERE s.rebalance_id = r.id AND s.state = 'waiting') END AS online,
+            THEN (SELECT count(*) FROM (
+                       SELECT 1 FROM rebalance_steps s JOIN node_state n ON n.tenant_id = s.tenant_id AND n.online
+                        WHERE s.rebalance_id = r.id AND s.state = 'waiting' LIMIT 2000) o) END AS online,
        ARRAY[r.purpose, r.subject, r.created_by, r.state] AS words
   FROM rebalances r
  CROSS JOIN LATERAL (
