@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy app node console acs
+	$(BIN)/mypy app node console acs bench
 
 check: lint types test
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -17,8 +17,8 @@ from typing import Any
 from app import log, planner
 from app.db.admission import Admission
 from app.db.base import check_seen
-from app.errors import HsError, Refused, Unavailable
-from app.model import Rebalance, TenantId
+from app.errors import Conflict, HsError, Refused, Unavailable
+from app.model import Rebalance, RebalanceStep, TenantId
 from app.planner import MovePlan, Step
 from app.settings_model import RebalanceSettings
 from app.settings_values import hours_of
@@ -30,6 +30,8 @@ AUTOMATIC = "automatic"
 DAY_S = 86400.0
 #: One run of the job that carries plans on; the next one goes on.
 RUN_S = 1.5
+#: Reasons that a sentence holds; the plan has all.
+NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +97,34 @@ class Rebalancing:
     # -- carrying out ---------------------------------------------------------------------------
 
     async def verb(self, plan_id: int, verb: str, *, actor: str, version: int | None = None) -> Rebalance:
-        """approve, pause, resume, stop, rollback. Raises NotFound, Conflict."""
+        """approve, pause, resume, stop, rollback. Raises NotFound, Conflict.
+
+        A plan is approved as long as each of its steps is possible in the picture of now.
+        """
         before = await self.store.rebalance(plan_id)
+        if (verb, before.state) == ("approve", "proposed") and version in (None, before.version):
+            await self._still_holds(before)
         await self.store.rebalance_verb(plan_id, verb, actor=actor, version=version)
         if verb == "rollback" and before.purpose == planner.DRAIN:
             # Or nobody could come back to it.
             await self.store.update_cluster(before.subject, actor=actor, state="active")
         return await self.store.rebalance(plan_id)
+
+    async def _still_holds(self, plan: Rebalance) -> None:
+        """Raises Conflict when a step is not possible any more; the plan says why, as the sentence does."""
+        kept = [_step(step) for step in await self.store.rebalance_steps(plan.id) if step.state == "waiting"]
+        checked = await self._checked(plan, kept)
+        if len(checked.steps) < len(kept):
+            await self.store.note_checks(plan.id, checked, version=plan.version)
+            why = "; ".join(checked.notes[:NAMED])
+            raise Conflict(
+                f"plan {plan.id} does not hold any more: {why}; leave these steps out or propose anew",
+                code="plan_outdated",
+            )
+
+    async def _checked(self, plan: Rebalance, steps: Sequence[Step]) -> MovePlan:
+        clusters, seats = await self.store.cluster_loads(), await self.store.seats()
+        return planner.checked(plan.purpose, steps, clusters, seats)
 
     async def leave_out(self, plan_id: int, step: int, *, skip: bool, actor: str, version: int) -> Rebalance:
         """A step less, or one more, of a plan that nobody has approved yet; the rest is checked anew.
@@ -109,15 +132,8 @@ class Rebalancing:
         Raises NotFound, Conflict.
         """
         steps = await self.store.rebalance_steps(plan_id)
-        kept = [
-            Step(s.tenant_id, s.tenant, s.source, s.target, s.devices)
-            for s in steps
-            if (s.state == "waiting" if s.step != step else not skip)
-        ]
-        plan = await self.store.rebalance(plan_id)
-        checked = planner.checked(
-            plan.purpose, kept, await self.store.cluster_loads(), await self.store.seats()
-        )
+        kept = [_step(s) for s in steps if (s.state == "waiting" if s.step != step else not skip)]
+        checked = await self._checked(await self.store.rebalance(plan_id), kept)
         await self.store.skip_step(plan_id, step, checked, skip=skip, actor=actor, version=version)
         return await self.store.rebalance(plan_id)
 
@@ -217,6 +233,10 @@ class Rebalancing:
             _log.warning("cluster_evacuated", cluster=cluster_id, plan=stored.id, tenants=stored.steps)
             told.append(f"{cluster_id}: plan {stored.id}")
         return "; ".join(told) or "nobody is lost"
+
+
+def _step(stored: RebalanceStep) -> Step:
+    return Step(stored.tenant_id, stored.tenant, stored.source, stored.target, stored.devices)
 
 
 def first_steps(plan: MovePlan, devices: int) -> MovePlan:

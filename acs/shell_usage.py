@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from acs.shell import api, row
-from app.api.records import OverrideAsked, PricesAsked
+from app.api.billing import OverrideAsked, PricesAsked
 from app.output import show
 from app.settings import Settings
 

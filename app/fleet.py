@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.model import DeviceId, TenantId, UserId
+from app.placement import Verdict
 
 #: Rows of one window; a console never holds more of a table.
 WINDOW_ROWS = 500
@@ -173,6 +174,38 @@ class TenantRef:
     name: str
     is_home: bool
 
+
+@dataclass(frozen=True, slots=True)
+class TenantCard:
+    """What is known of one tenant besides its row. `registered`, `peaks`: devices, most connected at once.
+
+    Both by spans of CARD_SPAN_HOURS, the oldest first, None where nobody measured; the sums below are of all
+    of them. `former`: limits that come back when an override ends. `reserved`: devices it counts for.
+    `told`: the newest lines of the audit log about it.
+    """
+
+    registered: tuple[int | None, ...]
+    peaks: tuple[int | None, ...]
+    device_hours: float
+    map_bytes: int
+    registrations: int
+    routes: int
+    max_routes: int | None
+    max_requests: int | None
+    override_ends: float | None
+    override_by: str
+    former: dict[str, int | None]
+    moved: float | None
+    moved_from: str
+    labels: dict[str, str]
+    reserved: int
+    told: tuple[AuditRow, ...]
+    #: What placement would say of each other cluster now, the best first.
+    verdicts: tuple[Verdict, ...] = ()
+
+
+#: A week.
+CARD_SPANS, CARD_SPAN_HOURS = 28, 6
 
 RowT = TypeVar("RowT")
 

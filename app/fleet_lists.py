@@ -14,7 +14,10 @@ from app.fleet import KeyRow, UserRow
 
 @dataclass(frozen=True, slots=True)
 class TenantRow:
-    """A tenant where it lives, and what it uses of its limits; a limit of None is none."""
+    """A tenant where it lives, and what it uses of its limits; a limit of None is none.
+
+    `used`: per cent of the limit that it is nearest to, None without any.
+    """
 
     tenant_id: int
     id: int
@@ -32,14 +35,24 @@ class TenantRow:
     max_users: int | None
     keys: int
     max_keys: int | None
+    used: int | None
     online: int
     created: float
     version: int
 
 
+#: Devices of a plan that are counted; the statement says so too.
+MOST_ONLINE: Final = 2_000
+
+
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """A plan for moving tenants. `before`, `after`: devices a cluster counts for."""
+    """A plan for moving tenants. `before`, `after`: devices a cluster counts for.
+
+    `shifted`: of these, what steps that are done brought or took; `room`: how many a cluster may have.
+    `left_out`: steps that an operator took out. `first`, `last`: when steps ended. `online`: devices of
+    tenants that wait, MOST_ONLINE at most, None when the plan is over.
+    """
 
     id: int
     purpose: str
@@ -59,8 +72,14 @@ class PlanRow:
     devices: int
     done: int
     failed: int
+    left_out: int
+    first: float | None
+    last: float | None
     connected_before: int | None
     connected_after: int | None
+    shifted: dict[str, int]
+    room: dict[str, int | None]
+    online: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +195,9 @@ class ProcessRow:
     lease_ends: float | None
     #: Another version than that of the process that was started last.
     skewed: bool
-    #: Of its newest sample; None where it measures no such thing, or none is new.
+    #: Devices when it was heard last; None for a process that serves none.
     connected: int | None
+    #: Of its newest sample; None where it measures no such thing, or none is new.
     rss: int | None
     cpu_share: float | None
     loop_lag_s: float | None
@@ -186,6 +206,7 @@ class ProcessRow:
     #: By minutes, the oldest first.
     lags: tuple[float, ...]
     sizes: tuple[int, ...]
+    pools: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

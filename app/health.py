@@ -22,6 +22,10 @@ SAMPLE_S: Final = 180.0
 STANDBY_S: Final = 86_400.0
 #: Deliveries that were given up within this time count.
 DEAD_S: Final = 3600.0
+#: Keys that end within this time are told of.
+EXPIRING_S: Final = 86_400.0
+#: Of a cluster no more of these are counted.
+MOST_EXPIRING: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,11 @@ RULES: Final[Mapping[str, Rule]] = {
     "clock_skew": Rule("warning", 5, 2, quiet_s=120),
     # Versions that run at the same time; an upgrade takes a while.
     "version_skew": Rule("notice", 2, 2, hold_s=600, quiet_s=5),
+    # Per cent that the fullest tenant of a cluster uses of one of its limits.
+    "quota_near": Rule("notice", 90, 85, hold_s=30, quiet_s=60),
+    # How many; one that is renewed is soon followed by the next.
+    "devices_expiring": Rule("notice", 1, 1, quiet_s=60),
+    "keys_expiring": Rule("notice", 1, 1, quiet_s=60),
 }
 
 
@@ -66,7 +75,9 @@ RULES: Final[Mapping[str, Rule]] = {
 class ClusterFacts:
     """`expired`: its owner has not renewed; `lost_standbys`: silent, but heard since the owner started.
 
-    `waited_s`: how long its oldest request waits, None without any.
+    `waited_s`: how long its oldest request waits, None without any. `quota_share`: per cent that its fullest
+    tenant uses of a limit, `near_quota`: tenants near one. `expiring_*`: within EXPIRING_S, at most
+    MOST_EXPIRING are counted.
     """
 
     cluster_id: str
@@ -80,6 +91,10 @@ class ClusterFacts:
     devices: int
     max_devices: int | None
     waited_s: float | None
+    quota_share: float
+    near_quota: int
+    expiring_devices: int
+    expiring_keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +212,29 @@ def _of_cluster(cluster: ClusterFacts) -> list[Reading]:
     if cluster.waited_s is not None:
         text = f"a request to cluster {name} is not carried out"
         found.append(Reading("requests_stuck", name, what, cluster.waited_s, text))
+    return found + _of_tenants(cluster)
+
+
+def _of_tenants(cluster: ClusterFacts) -> list[Reading]:
+    """What its tenants are soon to notice: told of by cluster, for there may be thousands of them."""
+    name, near, hours = cluster.cluster_id, RULES["quota_near"].clear_below, EXPIRING_S / 3600
+    found: list[Reading] = []
+    if cluster.near_quota:
+        share = cluster.quota_share
+        text = f"{_counted(cluster.near_quota, 'tenant')} at {near:g} % of a limit or more"
+        found.append(Reading("quota_near", name, f"tenants:{name}", share, text))
+    if devices := cluster.expiring_devices:
+        text = f"{_counted(devices, 'device')} must log in again within {hours:g} h"
+        found.append(Reading("devices_expiring", name, f"devices:{name}", devices, text))
+    if keys := cluster.expiring_keys:
+        text = f"{_counted(keys, 'reusable auth key')} with less than {hours:g} h left"
+        found.append(Reading("keys_expiring", name, f"keys:{name}", keys, text))
     return found
+
+
+def _counted(number: int, noun: str) -> str:
+    many = " or more" if number >= MOST_EXPIRING else ""
+    return f"{number:,}{many} {noun}{'' if number == 1 else 's'}"
 
 
 def _of_process(process: ProcessFacts) -> list[Reading]:

@@ -302,7 +302,10 @@ class DerpRegion:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One process, and where it is reached: by clients, by other entries, and by clients with a dial plan."""
+    """One process, and where it is reached: by clients, by other entries, and by clients with a dial plan.
+
+    `connected`: devices; None for a process that serves none.
+    """
 
     id: str
     kind: str = "node"
@@ -311,6 +314,7 @@ class Instance:
     internal_addr: str = ""
     advertise_addr: str = ""
     login_url: str = ""
+    connected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

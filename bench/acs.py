@@ -21,8 +21,8 @@ from app.api.records import JoinAsked, MoveAsked, TenantAsked
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import fleet
 from bench.load import Member, each
-from bench.report import Table, percentile
-from bench.system import ROOT, Lab, Server, Target, cpu_s, free_port, in_load_process
+from bench.report import ROOT, Table, percentile
+from bench.system import Lab, Server, Target, cpu_s, free_port, in_load_process
 
 CALLERS = 16
 READY_DEADLINE_S = 30.0

@@ -114,7 +114,8 @@ def run_tenants(lab: Lab) -> Table:
             ("per_device", "memory per joined device", "KB"),
             *LINES,
         ):
-            table.add(f"{tenants} x {SMALL}: {what}", unit, [ours[key]], naive=theirs and [theirs[key]])
+            naive = [theirs[key]] if theirs else None
+            table.add(f"{tenants} x {SMALL}: {what}", unit, [ours[key]], naive=naive)
     table.notes.append(
         f"After the joins {CHANGES_PER_S:g} endpoint changes per second, each heard by {SMALL - 1} others. "
         "The load process, PostgreSQL and the server share the cores; joins of one tenant commit one after "

@@ -19,7 +19,7 @@ class WholeTables(PgStore):
 
 
 def main() -> None:
-    cli.PgStore = WholeTables  # type: ignore[misc]
+    cli.PgStore = WholeTables  # type: ignore[attr-defined]
     cli.main()
 
 

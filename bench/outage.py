@@ -66,7 +66,7 @@ def run(lab: Lab) -> Table:
                 f"{size:,} devices: {what}",
                 unit,
                 [ours[key] * factor],
-                naive=theirs and [theirs[key] * factor],
+                naive=[theirs[key] * factor] if theirs else None,
             )
     table.notes.append(
         f"Tenants of at most {TENANT} devices; one in fifty, at least 20, is a full device that checks "

@@ -192,7 +192,7 @@ class Naive:
 
     def peers_of(self, viewer: Device) -> list[int]:
         """The ids a device sees."""
-        seen = []
+        seen: list[int] = []
         for other in self.world.devices:
             if other.id != viewer.id and any(
                 ((viewer.id in s and other.id in t) or (other.id in s and viewer.id in t))

@@ -122,7 +122,7 @@ def run(lab: Lab) -> Table:
                     f"{title}, an edit that {what}: {figure}",
                     unit,
                     [edit[key] for edit in ours[kind]],
-                    naive=naive and [edit[key] for edit in naive[kind]],
+                    naive=[edit[key] for edit in naive[kind]] if naive else None,
                 )
     table.notes.append(
         f"The policy is stored as the shell stores it. Devices that it does not concern get no frame; CPU is "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from app.db.connect import connect
 from app.db.scoped import Scoped
@@ -48,6 +49,10 @@ class Watch:
         found = self._server.series(name, LONGEST)
         self._longest_s = max(self._longest_s, found[1])
         return found[0]
+
+    def more(self, name: str, than: float) -> bool:
+        """Whether the sum of a series has grown."""
+        return self.value(name) > than
 
     def longest_ms(self) -> float:
         """Since this was last asked."""
@@ -128,7 +133,7 @@ def run(lab: Lab) -> Table:
             for port, what in ((80, "a first policy"), (81, "another one")):
                 rounds = watch.value("hs_round_seconds_count")
                 asyncio.run(_set_policy(server, port))
-                _until(lambda before=rounds: watch.value("hs_round_seconds_count") > before, "a round")
+                _until(partial(watch.more, "hs_round_seconds_count", rounds), "a round")
                 time.sleep(QUIET_S)
                 held(f"{what} for {tenant:,} devices, {connected} connected", watch.longest_ms())
             load("storm")

@@ -168,7 +168,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        self.target = Target(self._url, server_key, auth_key, self.pid, pg_pid)
+        self.target: Target = Target(self._url, server_key, auth_key, self.pid, pg_pid)
 
     @property
     def admin_dsn(self) -> str:

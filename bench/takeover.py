@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -73,8 +74,11 @@ async def _killed(target: Target, urls: list[str], owner_pid: int, count: int) -
         found = [m.arrived_s for m in device.messages if m.kind == "full" and m.arrived_s > killed]
         return found[0] - killed if found else None
 
+    def has_map(device: Candidate, _: object) -> bool:
+        return next_map(device) is not None
+
     for device in devices:
-        await device.wait_for(lambda _, d=device: next_map(d) is not None, DEADLINE_S)
+        await device.wait_for(partial(has_map, device), DEADLINE_S)
     seconds = [found for device in devices if (found := next_map(device)) is not None]
     wrong = [violation for device in devices for violation in device.violations]
     for device in devices:

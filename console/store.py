@@ -15,7 +15,8 @@ from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantRef, View
+from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantCard, TenantRef, View
+from app.fleet_lists import TenantRow
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 from app.policy.snapshot import Snapshot
 from console.watch import Watch
@@ -53,6 +54,7 @@ class Store(Protocol):
     async def overview(self, cluster_id: str | None) -> Overview: ...
     async def devices(self, view: View) -> Page[DeviceRow]: ...
     async def listing(self, name: str, view: View) -> Page[Any]: ...
+    async def tenant_card(self, row: TenantRow) -> TenantCard: ...
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str: ...
     async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
@@ -92,6 +94,9 @@ class PgStore:
 
     async def listing(self, name: str, view: View) -> Page[Any]:
         return await self._read(lambda fleet: fleet.listing(name, view))
+
+    async def tenant_card(self, row: TenantRow) -> TenantCard:
+        return await self._read(lambda fleet: fleet.tenant_card(row))
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         return await self._read(lambda fleet: fleet.policy_text(cluster_id, tenant_id, version))

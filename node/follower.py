@@ -226,6 +226,7 @@ class Follower:
                 internal_addr=self.internal_addr,
                 advertise_addr=self.settings.advertise_addr,
                 login_url=self.settings.server_url,
+                connected=self.devices()[0],
             )
         )
 

@@ -13,14 +13,10 @@ from dataclasses import replace
 
 from app import log
 from app.errors import NotFound
-from app.model import Device, DeviceId, HotState, StoredPolicy, Tenant, TenantId, User
+from app.model import Device, DeviceId, HotState, Tenant, TenantId, User
 from app.netmap.dns import DnsPlan
 from app.netmap.tenant import TenantNetmap, farewell_map
 from app.netmap.variant import Compress, Variant, encode
-from app.policy.document import NO_POLICY, NOTHING_ALLOWED, Policy
-from app.policy.hujson import PolicyError
-from app.policy.people import Directory
-from app.policy.reader import read
 from app.scopes import Scope
 from node.departures import Departures
 from node.expiries import Expiries
@@ -28,6 +24,7 @@ from node.fanout import LAZY_S, Delivery, RoundStats, TenantFanout
 from node.index import DeviceIndex
 from node.session import MapSession, SessionState
 from node.suspension import Suspensions, why_cut_off
+from node.tenant_policies import TenantPolicies
 from node.turns import Turns
 
 _log = log.get("hub")
@@ -71,8 +68,7 @@ class Hub:
         self._tenants: dict[TenantId, TenantFanout] = {}
         self._index = DeviceIndex()
         self._users: dict[int, User] = {}
-        self._policies: dict[TenantId, StoredPolicy] = {}
-        self._unsure: set[TenantId] = set()
+        self.policies = TenantPolicies(self._tenants)
         self._ephemeral: set[DeviceId] = set()
         self._expiries = Expiries()
         self._departures = Departures(offline_grace_s, self._depart)
@@ -162,13 +158,6 @@ class Hub:
             # By identity: two notes may be equal.
             self._notes = [kept for kept in self._notes if kept is not note]
 
-    def be_sure(self, tenants: Set[TenantId], guarded: Set[TenantId]) -> None:
-        """It is known now which of these tenants have a policy: the `guarded`, who get it by `put_policy`."""
-        for tenant_id in (self._unsure & tenants) - guarded:
-            self._tenants[tenant_id].netmap.set_policy(NO_POLICY)
-            self._tenants[tenant_id].mark()
-        self._unsure -= tenants
-
     def load_device(self, device: Device) -> None:
         """A device as it is stored. One that was online when an earlier owner stopped counts as online
         for one grace, so that a restart is no flicker for its peers."""
@@ -209,7 +198,7 @@ class Hub:
 
     def put_tenant(self, tenant: Tenant, *, sure: bool = True) -> None:
         """A tenant is new or has changed. Not `sure`: whether it has a policy is not known yet, and
-        nobody reaches anybody until the next `load`."""
+        nobody reaches anybody until it is."""
         fanout = self._tenants.get(tenant.id)
         if fanout is not None:
             was, fanout.netmap.tenant = fanout.netmap.tenant, tenant
@@ -225,12 +214,10 @@ class Hub:
             compress=self._compress,
             dns=self._dns,
             derp_map=self._derp_map,
-            policy=NO_POLICY if sure else NOTHING_ALLOWED,
+            policy=self.policies.first(tenant.id, sure=sure),
         )
         if self._dial_plan:
             netmap.set_dial_plan(self._dial_plan)
-        if not sure:
-            self._unsure.add(tenant.id)
         self._tenants[tenant.id] = TenantFanout(
             netmap,
             turns=self._turns,
@@ -244,8 +231,7 @@ class Hub:
         if fanout is None:
             return
         fanout.stop()
-        self._policies.pop(tenant_id, None)
-        self._unsure.discard(tenant_id)
+        self.policies.forget(tenant_id)
         for device in list(fanout.netmap.devices()):
             self._forget(device.id, device)
         for user in [u for u in self._users.values() if u.tenant_id == tenant_id]:
@@ -255,43 +241,6 @@ class Hub:
             leaving = asyncio.get_running_loop().create_task(_let_go(sessions), name="let go")
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
-
-    def put_policy(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
-        """The policy a tenant has now; None lets everybody reach everybody.
-
-        A text that cannot be read leaves what was in force, or at the start lets nobody reach anybody;
-        node.policies says so.
-        """
-        fanout = self._tenants.get(tenant_id)
-        if fanout is None or (self._policies.get(tenant_id) == stored and tenant_id not in self._unsure):
-            return
-        had_one = tenant_id in self._policies
-        self._unsure.discard(tenant_id)
-        policy = NO_POLICY
-        if stored is None:
-            self._policies.pop(tenant_id, None)
-        else:
-            self._policies[tenant_id] = stored
-            try:
-                policy = read(stored.text)
-            except PolicyError:
-                if had_one:
-                    return
-                policy = NOTHING_ALLOWED
-        fanout.netmap.set_policy(policy)
-        fanout.mark()
-
-    def policy(self, tenant_id: TenantId) -> StoredPolicy | None:
-        """What is stored as a tenant's policy, whether or not it passes."""
-        return self._policies.get(tenant_id)
-
-    def policy_in_force(self, tenant_id: TenantId) -> tuple[Policy, Directory] | None:
-        """The policy and the users as it names them, from the moment they are put: who asks need not
-        wait for the round that tells the devices. None for a tenant without a policy."""
-        fanout = self._tenants.get(tenant_id)
-        if fanout is None or tenant_id not in self._policies:
-            return None
-        return fanout.netmap.policy()
 
     def put_user(self, user: User) -> None:
         if self._users.get(user.id) == user:

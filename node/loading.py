@@ -40,7 +40,7 @@ async def load(
             hub.remove_user(user)
     for user in snapshot.users:
         hub.put_user(user)
-    hub.be_sure(tenants, guarded)
+    hub.policies.be_sure(tenants, guarded)
     stored = set()
     for count, device in enumerate(devices, 1):
         stored.add(device.id)

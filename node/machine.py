@@ -207,7 +207,7 @@ class MachineApi:
         """Routes announced just now that need nobody's approval; None when it announces what it did."""
         if old.announced_routes == new.announced_routes:
             return None
-        in_force = self.hub.policy_in_force(new.tenant_id)
+        in_force = self.hub.policies.in_force(new.tenant_id)
         fresh = set(new.announced_routes).difference(old.announced_routes)
         if in_force is None or not fresh:
             return ()

@@ -108,7 +108,7 @@ class TenantPolicies:
                 self._unjudged.add(tenant_id)
 
     def _put(self, tenant_id: TenantId, stored: StoredPolicy | None) -> None:
-        if self._in_force.get(tenant_id) == stored == self._hub.policy(tenant_id):
+        if self._in_force.get(tenant_id) == stored == self._hub.policies.stored(tenant_id):
             return
         if stored is None:
             self._in_force.pop(tenant_id, None)
@@ -116,7 +116,7 @@ class TenantPolicies:
         else:
             self._in_force[tenant_id] = stored
         if self._hub.tenant(tenant_id) is not None:
-            self._hub.put_policy(tenant_id, stored)
+            self._hub.policies.put(tenant_id, stored)
         if stored is not None:
             _log.info("policy_in_force", tenant=tenant_id, version=stored.version, hash=stored.hash[:12])
 
@@ -201,7 +201,7 @@ class TenantPolicies:
             await asyncio.to_thread(accept, text, users, devices)
 
     async def _approve(self, tenant_id: TenantId) -> list[DeviceId]:
-        in_force = self._hub.policy_in_force(tenant_id)
+        in_force = self._hub.policies.in_force(tenant_id)
         if in_force is None:
             return []
         policy, directory = in_force

@@ -151,7 +151,7 @@ class Registrar:
         """The wish with what the tenant's policy says of the tags and routes in it."""
         if tenant_id is None or not (wish.request_tags or wish.announced_routes):
             return wish
-        in_force = self.hub.policy_in_force(tenant_id)
+        in_force = self.hub.policies.in_force(tenant_id)
         if in_force is None:
             return wish
         may = permits(*in_force, wish.request_tags, wish.announced_routes)

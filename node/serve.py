@@ -23,9 +23,7 @@ from app.db.setup import Database
 from app.deployment import load_or_create_noise_key
 from app.errors import HsError, LeaseLost, LeaseTaken, Unavailable
 from app.jobs import Job, schedule
-from app.keys import NodeKey
 from app.listen import listening
-from app.model import Login
 from app.pg import make_state_dir
 from app.runtime import Daemon
 from app.settings import Settings
@@ -41,11 +39,11 @@ from node.loading import take_over
 from node.metrics import Metrics
 from node.owner import Owner, relay_config
 from node.policy_file import PolicyFile
-from node.web import Facts, metrics_app, verify_app
+from node.vitals import STARTING, facts_of
+from node.web import metrics_app, verify_app
 
 _log = log.get("serve")
 
-HEALTH_DEADLINE_S = 1.0
 #: Between two looks at an embedded server that does not answer.
 REVIVE_PAUSE_S = 1.0
 #: Between attempts of a takeover while the database blinks.
@@ -54,7 +52,6 @@ TAKEOVER_PAUSE_S = 0.2
 STANDBY_CONNECTIONS = 3
 #: For taking this process from the list of instances; one that is left is overlooked soon anyway.
 GOODBYE_DEADLINE_S = 2.0
-STARTING = "starting"
 #: State of a cluster that an hs-acs has not admitted yet.
 JOINING = "joining"
 
@@ -156,7 +153,7 @@ class Serving:
             policy_file=self.policy_file,
         )
         self.front = front = await stack.enter_async_context(
-            Front.open(settings, follower, noise_key, self._facts(metrics))
+            Front.open(settings, follower, noise_key, facts_of(self, metrics))
         )
         if settings.derp.server.enabled:
             address = await stack.enter_async_context(self._verify_listener(metrics))
@@ -427,72 +424,13 @@ class Serving:
     # -- listeners ------------------------------------------------------------------------------
 
     def _metrics_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
-        app = metrics_app(self._facts(metrics))
+        app = metrics_app(facts_of(self, metrics))
         debug_routes(app, lambda: self.owner)
         return listening(app, "metrics_listen_addr", self.settings.metrics_listen_addr)
 
     def _verify_listener(self, metrics: Metrics) -> AbstractAsyncContextManager[str]:
         """Where the relay process asks whether a device may use it; works whatever TLS clients need."""
-        return listening(verify_app(self._facts(metrics)), "derp.server.verify_clients", "127.0.0.1:0")
-
-    def _facts(self, metrics: Metrics) -> Facts:
-        asking: asyncio.Task[bool] | None = None
-
-        async def ask_database() -> bool:
-            try:
-                if self.follower is not None:
-                    await self.follower.scoped.current_position()
-                elif self.lease is not None:
-                    await self.lease.holder()
-            except HsError:
-                return False
-            return True
-
-        async def database_answers() -> bool:
-            """One question at a time: a driver may be unable to give up one that hangs."""
-            nonlocal asking
-            if asking is None or asking.done():
-                asking = asyncio.create_task(ask_database(), name="health")
-            question = asking
-            done, _ = await asyncio.wait({question}, timeout=HEALTH_DEADLINE_S)
-            return bool(done) and question.result()
-
-        async def ready() -> bool:
-            return self.state != STARTING and await database_answers()
-
-        def scope() -> Scoped:
-            if self.follower is None:
-                raise Unavailable("this instance is starting")
-            return self.follower.scoped
-
-        async def node_key_known(key: bytes) -> bool:
-            known = self.follower and self.follower.hub.device_by_node_key(key)
-            if self.follower and known:
-                return self.follower.hub.why_cut_off(known) is None
-            return await scope().node_key_known(NodeKey(key))
-
-        async def login(login_id: str) -> Login | None:
-            found = await scope().logins([login_id])
-            return found[0] if found else None
-
-        return Facts(
-            self.settings.cluster_id,
-            lambda: self.state,
-            ready,
-            node_key_known,
-            login,
-            lambda: self.metrics_text(metrics),
-        )
-
-    def metrics_text(self, metrics: Metrics) -> bytes:
-        """All series, with the gauges of now."""
-        if self.front is not None:
-            self.front.set_gauges(metrics)
-        if self.owner is not None:
-            self.owner.set_gauges()
-        elif self.follower is not None:
-            metrics.followed(*self.follower.hub.counts()[:2])
-        return metrics.text()
+        return listening(verify_app(facts_of(self, metrics)), "derp.server.verify_clients", "127.0.0.1:0")
 
     def _greet(self, owner: Owner) -> None:
         settings = self.settings

@@ -12,17 +12,17 @@ from pydantic import BaseModel
 
 from acs.api.operation import ADMIN, BILLING, MAY, READ_ONLY, TENANT_ADMIN, Call, Operation, Reply
 from acs.api.tokens import moment
-from app.api.records import (
+from app.api.billing import (
     InvoiceAsked,
     LineRecord,
     OverrideAsked,
-    Page,
     PricesAsked,
     PricesRecord,
     QuotaRecord,
     UsageAsked,
     UsageRecord,
 )
+from app.api.records import Page
 from app.billing import Prices, UsageRow, invoice, month_of
 from app.db.admission import Admission
 from app.db.usage import LIMITS

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from app.api.billing import LineRecord, OverrideAsked, PricesAsked, PricesRecord, QuotaRecord, UsageRecord
 from app.api.records import (
     Cluster,
     ClusterChange,
@@ -20,19 +21,14 @@ from app.api.records import (
     JoinToken,
     JoinTokenAsked,
     JoinTokenRecord,
-    LineRecord,
     MoveAsked,
     NewToken,
     Nothing,
-    OverrideAsked,
     Page,
     Placed,
     PlanAsked,
     PlanRecord,
-    PricesAsked,
-    PricesRecord,
     Problem,
-    QuotaRecord,
     RebalanceAsked,
     RebalanceRecord,
     Service,
@@ -42,7 +38,6 @@ from app.api.records import (
     TenantRecord,
     Token,
     TokenAsked,
-    UsageRecord,
 )
 from app.api.webhooks import DeliveryRecord, NewWebhook, WebhookAsked, WebhookRecord
 from app.errors import (

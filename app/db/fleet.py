@@ -16,8 +16,11 @@ from app.db.connect import create_pool, server_settings
 from app.db.errors import translated
 from app.db.health import read_facts
 from app.db.holdings import read_devices, read_policies, read_users
+from app.db.loads import read_loads
 from app.errors import NotFound
 from app.fleet import (
+    CARD_SPAN_HOURS,
+    CARD_SPANS,
     HISTORY_MINUTES,
     Anchor,
     AuditRow,
@@ -27,13 +30,15 @@ from app.fleet import (
     OpenAlarm,
     Overview,
     Page,
+    TenantCard,
     TenantRef,
     Term,
     View,
 )
-from app.fleet_lists import LISTS, AuditLine
-from app.health import Facts
+from app.fleet_lists import LISTS, AuditLine, TenantRow
+from app.health import EXPIRING_S, Facts
 from app.model import TenantId, UserId
+from app.placement import RESERVE, Wish, place
 from app.policy.snapshot import Snapshot
 from app.sql import QUERIES
 
@@ -42,11 +47,11 @@ POOL_CONNECTIONS = 2
 READ_TIMEOUT_S = 5.0
 #: An instance that has not said anything for so long is not counted.
 INSTANCE_GONE_S = 90.0
-EXPIRING_SOON_S = 86_400.0
 RECENT_LINES = 20
 #: Open alarms of one picture; what is less urgent is on the screen of alarms.
 ALARMS = 200
 HISTORY_LINES = 200
+CARD_LINES = 20
 #: Lines of the audit log that match are counted no further.
 COUNTED_LINES = 10_000
 #: Tenants a form offers.
@@ -82,7 +87,7 @@ class Fleet:
 
     async def overview(self, cluster_id: str | None = None) -> Overview:
         """Clusters with owner and counts, and the newest lines of the audit log."""
-        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_SOON_S)
+        found = await self._fetch(QUERIES["fleet_overview"], cluster_id, INSTANCE_GONE_S, EXPIRING_S)
         recent = await self._fetch(QUERIES["fleet_recent"], cluster_id, RECENT_LINES)
         return Overview(
             tuple(ClusterRow(*tuple(row)[:-1]) for row in found),
@@ -172,6 +177,19 @@ class Fleet:
         return [
             TenantRef(*row) for row in await self._fetch(QUERIES["fleet_tenants"], cluster_id, TENANT_CHOICES)
         ]
+
+    async def tenant_card(self, row: TenantRow) -> TenantCard:
+        """One tenant closely, and where else it could live. Raises NotFound when it has moved or is gone."""
+        found = await self._fetch(
+            QUERIES["fleet_tenant_card"],
+            *(row.cluster_id, row.id, CARD_SPANS, CARD_SPAN_HOURS, CARD_LINES, RESERVE),
+        )
+        if not found:
+            raise NotFound(f"tenant {row.name} does not live in cluster {row.cluster_id} any more")
+        card = msgspec.json.decode(found[0][0], type=TenantCard)
+        wish = Wish(row.region, card.labels, row.pinned or None, row.dedicated, card.reserved)
+        others = [load for load in await read_loads(self._fetch) if load.cluster_id != row.cluster_id]
+        return replace(card, verdicts=place(wish, others).verdicts)
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         """The id of a user by name, None where there is none."""

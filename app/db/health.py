@@ -12,6 +12,9 @@ from app.db.base import PoolBase
 from app.errors import Conflict, NotFound
 from app.health import (
     DEAD_S,
+    EXPIRING_S,
+    MOST_EXPIRING,
+    RULES,
     SAMPLE_S,
     SILENT_S,
     STANDBY_S,
@@ -83,7 +86,10 @@ class Alarms(PoolBase):
 
 async def read_facts(fetch: Callable[..., Awaitable[list[asyncpg.Record]]]) -> Facts:
     """One picture; `fetch` runs a statement in a role that sees all clusters."""
-    (row,) = await fetch(QUERIES["health_facts"], SILENT_S, SAMPLE_S, STANDBY_S, DEAD_S)
+    near = RULES["quota_near"].clear_below
+    (row,) = await fetch(
+        QUERIES["health_facts"], SILENT_S, SAMPLE_S, STANDBY_S, DEAD_S, EXPIRING_S, MOST_EXPIRING, near
+    )
     return Facts(
         clusters=msgspec.json.decode(row[0], type=tuple[ClusterFacts, ...]),
         processes=msgspec.json.decode(row[1], type=tuple[ProcessFacts, ...]),

@@ -119,14 +119,21 @@ class Rebalances(PoolBase):
             was, then = ("waiting", "skipped") if skip else ("skipped", "waiting")
             if await conn.fetchval(QUERIES["skip_step"], plan_id, step, was, then) is None:
                 raise Conflict(f"step {step} of plan {plan_id} is not {was}", code="step_state")
-            after, notes = orjson.dumps(dict(checked.after)).decode(), orjson.dumps(checked.notes).decode()
-            await conn.execute(QUERIES["put_checks"], plan_id, after, notes)
+            await _put_checks(conn, plan_id, checked)
             await write_audit(
                 conn,
                 *(NO_CLUSTER, None, actor, "plan_step", f"rebalance:{plan_id}"),
                 {"step": step, "state": was},
                 {"step": step, "state": then},
             )
+
+    async def note_checks(self, plan_id: int, checked: MovePlan, *, version: int) -> None:
+        """What a proposed plan would come to now, with what stands in its way. Raises Conflict."""
+        async with self._connection() as conn, conn.transaction():
+            row = await _locked(conn, plan_id)
+            if row is None or (row[0], row[1]) != ("proposed", version):
+                raise _changed_meanwhile(plan_id, version, row or ("gone", 0))
+            await _put_checks(conn, plan_id, checked)
 
     async def due_rebalances(self, pause_s: float, settle_s: float) -> list[int]:
         """Plans whose next wave, or whose verification, is due."""
@@ -235,3 +242,8 @@ async def _set(
     approved_by: str | None = None,
 ) -> None:
     await conn.execute(QUERIES["set_rebalance"], plan_id, state, error, approved_by, state in _ENDS)
+
+
+async def _put_checks(conn: PoolConnection, plan_id: int, checked: MovePlan) -> None:
+    after, notes = orjson.dumps(dict(checked.after)).decode(), orjson.dumps(checked.notes).decode()
+    await conn.execute(QUERIES["put_checks"], plan_id, after, notes)

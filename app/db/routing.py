@@ -23,6 +23,7 @@ class Routing(ScopedBase, RouteFacts):
             instance.internal_addr,
             instance.advertise_addr,
             instance.login_url,
+            instance.connected,
         )
 
     async def delete_instance(self, instance: str) -> None:

@@ -9,10 +9,11 @@ import orjson
 
 from app.db.admin import Admin
 from app.db.base import PoolBase, PoolConnection, check_seen, write_audit
+from app.db.loads import read_loads
 from app.errors import BadRequest, Conflict, NotFound, Refused
 from app.model import JoinTokenFacts, Plan, TenantFacts, TenantId
 from app.names import check_cluster_id, label_of
-from app.placement import RESERVE, ClusterLoad, Placement, Wish, place
+from app.placement import ClusterLoad, Placement, Wish, place
 from app.sql import QUERIES
 from app.tokens import StoredJoinToken
 
@@ -21,13 +22,6 @@ _STATES = ("joining", "active", "draining", "drained", "standby")
 
 def _text(value: Mapping[str, Any] | None) -> str | None:
     return None if value is None else orjson.dumps(dict(value), option=orjson.OPT_SORT_KEYS).decode()
-
-
-def _load(row: Any) -> ClusterLoad:
-    values = list(row)
-    values[3] = orjson.loads(values[3])
-    values[11] = tuple(values[11])
-    return ClusterLoad(*values)
 
 
 def _facts(row: Any) -> TenantFacts:
@@ -52,7 +46,7 @@ class Tenants(PoolBase):
     async def cluster_loads(self) -> list[ClusterLoad]:
         """All clusters as placement sees them, by id."""
         async with self._connection() as conn:
-            return await _loads(conn)
+            return await read_loads(conn.fetch)
 
     async def cluster_load(self, cluster_id: str) -> ClusterLoad:
         """One of them. Raises NotFound."""
@@ -140,7 +134,7 @@ class Tenants(PoolBase):
             limits = await self._limits(conn, plan)
             if limits.max_devices is not None:
                 wish = Wish(wish.region, wish.labels, wish.pinned, wish.dedicated, limits.max_devices)
-            placement = place(wish, await _loads(conn))
+            placement = place(wish, await read_loads(conn.fetch))
             if placement.chosen is None:
                 raise Refused(
                     f"no cluster fits tenant {name!r}: {'; '.join(placement.explanation[1:])}",
@@ -371,10 +365,6 @@ class Tenants(PoolBase):
         """(tenant's name, user's name) of a token in force, one use of which is counted; else None."""
         row = await self._fetchrow(QUERIES["use_join_token"], stored.prefix, stored.hash)
         return None if row is None else (row[0], row[1])
-
-
-async def _loads(conn: PoolConnection) -> list[ClusterLoad]:
-    return [_load(row) for row in await conn.fetch(QUERIES["cluster_loads"], RESERVE)]
 
 
 async def _tenants(

@@ -1,6 +1,6 @@
 -- health_facts --
 -- What alarms are judged by, as JSON: clusters, processes, jobs; dead deliveries, oldest request to hs-acs, now.
--- $1 silent_s, $2 sample_s, $3 standby_s, $4 dead_s
+-- $1 silent_s, $2 sample_s, $3 standby_s, $4 dead_s, $5 expiring_s, $6 most to count of these, $7 per cent of a limit
 SELECT (SELECT COALESCE(json_agg(json_build_object(
                'cluster_id', c.cluster_id, 'state', c.state, 'owner', COALESCE(l.holder, ''),
                'epoch', COALESCE(l.epoch, 0), 'owned', COALESCE(l.holder <> '' AND l.expires_at > now(), false),
@@ -15,8 +15,27 @@ SELECT (SELECT COALESCE(json_agg(json_build_object(
                             WHERE k.cluster_id = c.cluster_id),
                'max_devices', c.max_devices,
                'waited_s', (SELECT extract(epoch FROM now() - min(r.requested_at))::float8 FROM requests r
-                             WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')))), '[]')
-          FROM clusters c LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id)::text,
+                             WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')),
+               'quota_share', COALESCE(q.share, 0), 'near_quota', COALESCE(q.tenants, 0),
+               -- one index range each, and no more of it than is told of
+               'expiring_devices', (SELECT count(*) FROM (
+                    SELECT 1 FROM nodes n
+                     WHERE n.cluster_id = c.cluster_id AND n.expiry > now()
+                       AND n.expiry <= now() + $5 * interval '1 second' LIMIT $6) e),
+               'expiring_keys', (SELECT count(*) FROM (
+                    SELECT 1 FROM pre_auth_keys k
+                     WHERE k.cluster_id = c.cluster_id AND k.reusable AND NOT k.revoked
+                       AND k.expiration - k.created_at > interval '24 hours'
+                       AND k.expiration > now() AND k.expiration <= now() + $5 * interval '1 second'
+                     LIMIT $6) e))), '[]')
+          FROM clusters c LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id
+          LEFT JOIN (SELECT u.cluster_id, max(u.share)::float8 AS share, count(*) AS tenants
+                       FROM (SELECT t.cluster_id, 100.0 * GREATEST(k.devices / NULLIF(t.max_devices, 0)::float8,
+                                                                   k.users / NULLIF(t.max_users, 0)::float8,
+                                                                   k.keys / NULLIF(t.max_keys, 0)::float8) AS share
+                               FROM tenants t JOIN tenant_counters k ON k.tenant_id = t.tenant_id
+                              WHERE t.status <> 'deleted') u
+                      WHERE u.share >= $7 GROUP BY u.cluster_id) q ON q.cluster_id = c.cluster_id)::text,
        (SELECT COALESCE(json_agg(json_build_object(
                'cluster_id', i.cluster_id, 'instance', i.instance_id, 'version', i.version,
                'loop_lag_s', s.loop_lag_s, 'pool_used', s.pool_used, 'pool_size', s.pool_size,

@@ -44,7 +44,8 @@ SELECT t.tenant_id, t.tenant_id AS id, t.cluster_id, t.cluster_id AS cluster, t.
        COALESCE(t.plan, '') AS plan, t.region, t.dedicated, COALESCE(t.pinned, '') AS pinned, t.is_home,
        k.devices, t.max_devices, k.users, t.max_users, k.keys, t.max_keys,
        COALESCE(o.online, 0) AS online,
-       CASE WHEN t.max_devices > 0 THEN round(100.0 * k.devices / t.max_devices) END AS used,
+       floor(100 * GREATEST(k.devices / NULLIF(t.max_devices, 0)::float8, k.users / NULLIF(t.max_users, 0)::float8,
+                            k.keys / NULLIF(t.max_keys, 0)::float8))::int AS used,
        extract(epoch FROM t.created_at)::float8 AS created, extract(epoch FROM now() - t.created_at)::float8 AS _created,
        t.version, ARRAY[t.name, t.cluster_id, COALESCE(t.plan, ''), t.region] AS words
   FROM tenants t
@@ -61,13 +62,27 @@ SELECT 0::bigint AS tenant_id, r.id, r.purpose, r.subject, r.subject AS cluster,
        COALESCE(r.error, '') AS error, r.created_by, r.created_by AS "by",
        extract(epoch FROM r.created_at)::float8 AS created, extract(epoch FROM now() - r.created_at)::float8 AS _created,
        COALESCE(r.approved_by, '') AS approved_by, extract(epoch FROM r.ended_at)::float8 AS ended, r.version,
-       c.steps, c.devices, c.done, c.failed, c.connected_before, c.connected_after,
+       c.steps, c.devices, c.done, c.failed, c.left_out, c.first, c.last, c.connected_before, c.connected_after,
+       COALESCE((SELECT jsonb_object_agg(m.cluster_id, m.devices)
+                   FROM (SELECT x.cluster_id, sum(x.devices) AS devices
+                           FROM rebalance_steps s
+                          CROSS JOIN LATERAL (VALUES (s.source, -s.devices), (s.target, s.devices)) x (cluster_id, devices)
+                          WHERE s.rebalance_id = r.id AND s.state = 'done'
+                          GROUP BY x.cluster_id) m), '{}') AS shifted,
+       (SELECT jsonb_object_agg(k.cluster_id, k.max_devices) FROM clusters k) AS room,
+       -- whom it will cost the connection for a moment, counted to 2,000; of a plan that is over nobody
+       CASE WHEN r.state IN ('proposed', 'applying', 'paused')
+            THEN (SELECT count(*) FROM (
+                       SELECT 1 FROM rebalance_steps s JOIN node_state n ON n.tenant_id = s.tenant_id AND n.online
+                        WHERE s.rebalance_id = r.id AND s.state = 'waiting' LIMIT 2000) o) END AS online,
        ARRAY[r.purpose, r.subject, r.created_by, r.state] AS words
   FROM rebalances r
  CROSS JOIN LATERAL (
        SELECT count(*)::int AS steps, COALESCE(sum(s.devices) FILTER (WHERE s.state <> 'skipped'), 0)::int AS devices,
               (count(*) FILTER (WHERE s.state = 'done'))::int AS done,
               (count(*) FILTER (WHERE s.state = 'failed' OR s.state = 'skipped' AND s.ended_at IS NOT NULL))::int AS failed,
+              (count(*) FILTER (WHERE s.state = 'skipped' AND s.ended_at IS NULL))::int AS left_out,
+              extract(epoch FROM min(s.ended_at))::float8 AS first, extract(epoch FROM max(s.ended_at))::float8 AS last,
               sum(s.connected_before)::int AS connected_before, sum(s.connected_after)::int AS connected_after
          FROM rebalance_steps s WHERE s.rebalance_id = r.id) c
  WHERE $1::text IS NULL OR r.subject = $1
@@ -193,8 +208,9 @@ SELECT 0::bigint AS tenant_id, hashtextextended(i.instance_id, 0) & 900719925474
             THEN extract(epoch FROM l.expires_at)::float8 END AS lease_ends,
        i.version <> first_value(i.version)
            OVER (ORDER BY i.heartbeat_at > now() - interval '90 seconds' DESC, i.started_at DESC) AS skewed,
-       s.connected, s.rss, s.cpu_s / s.span_s AS cpu_share, s.loop_lag_s, s.pool_used, s.pool_size,
-       COALESCE(h.lags, '{}') AS lags, COALESCE(h.sizes, '{}') AS sizes,
+       CASE WHEN i.heartbeat_at >= now() - interval '90 seconds' THEN i.connected END AS connected,
+       s.rss, s.cpu_s / s.span_s AS cpu_share, s.loop_lag_s, s.pool_used, s.pool_size,
+       COALESCE(h.lags, '{}') AS lags, COALESCE(h.sizes, '{}') AS sizes, COALESCE(h.pools, '{}') AS pools,
        ARRAY[i.instance_id, i.kind, i.cluster_id] AS words
   FROM instances i
   LEFT JOIN leases l ON l.name = CASE i.kind WHEN 'acs' THEN 'acs' ELSE 'cluster:' || i.cluster_id END
@@ -203,6 +219,7 @@ SELECT 0::bigint AS tenant_id, hashtextextended(i.instance_id, 0) & 900719925474
                         AND m.minute > now() - interval '3 minutes'
                       ORDER BY m.minute DESC LIMIT 1) s ON true
   LEFT JOIN LATERAL (SELECT array_agg(m.loop_lag_s ORDER BY m.minute) AS lags,
+                            array_agg(m.pool_used ORDER BY m.minute) AS pools,
                             array_agg(m.rss ORDER BY m.minute) FILTER (WHERE m.rss IS NOT NULL) AS sizes
                        FROM load_samples m
                       WHERE m.cluster_id = i.cluster_id AND m.instance_id = i.instance_id

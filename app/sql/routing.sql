@@ -30,13 +30,14 @@ SELECT held_by, held_epoch, addr FROM cluster_owner($1)
 
 -- put_instance --
 -- This process says that it is alive, and where it is reached.
--- $1 cluster_id, $2 instance_id, $3 kind, $4 addr, $5 version, $6 internal_addr, $7 advertise_addr, $8 login_url
-INSERT INTO instances (cluster_id, instance_id, kind, addr, version, internal_addr, advertise_addr, login_url)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+-- $1 cluster_id, $2 instance_id, $3 kind, $4 addr, $5 version, $6 internal_addr, $7 advertise_addr, $8 login_url, $9 connected
+INSERT INTO instances (cluster_id, instance_id, kind, addr, version, internal_addr, advertise_addr, login_url,
+                       connected)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (instance_id) DO UPDATE
    SET addr = EXCLUDED.addr, version = EXCLUDED.version, heartbeat_at = now(),
        internal_addr = EXCLUDED.internal_addr, advertise_addr = EXCLUDED.advertise_addr,
-       login_url = EXCLUDED.login_url
+       login_url = EXCLUDED.login_url, connected = EXCLUDED.connected
  WHERE instances.cluster_id = $1
 
 -- delete_instance --

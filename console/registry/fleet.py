@@ -130,7 +130,16 @@ OF_FLEET: tuple[Action, ...] = (
         many=True,
         rank=3,
     ),
-    Action("tenant.users", "i", "users", "Users of a tenant.", on("tenants"), needs_row=True, rank=4),
+    Action(
+        "tenant.card",
+        "v",
+        "card",
+        "What a tenant uses of its limits, where else it could live, and what was decided about it.",
+        on("tenants"),
+        needs_row=True,
+        rank=4,
+    ),
+    Action("tenant.users", "i", "users", "Users of a tenant.", on("tenants"), needs_row=True, rank=11),
     Action(
         "tenant.rebuild",
         "R",

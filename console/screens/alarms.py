@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.text import Text
@@ -10,9 +10,10 @@ from textual.binding import BindingType
 
 from app.fleet import OpenAlarm
 from app.fleet_lists import AlarmRow
+from app.health import EXPIRING_S, RULES
 from console.actions import BY_ID
 from console.cells import Pen, age, clock_text, date_text
-from console.query import Condition, render
+from console.query import Condition, Goto, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
 from console.store import Ask
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from console.main import ConsoleApp
 
 ROLES: Final = {"critical": "failed", "warning": "attention", "notice": "change"}
-#: Kind of object -> screen that shows it, and the field it is found by.
-PLACES: Final = {
-    "cluster": ("overview", "cluster"),
-    "process": ("processes", "name"),
-    "job": ("jobs", "name"),
+#: Kind of object -> screen that shows it, the field it is found by, and what else tells it from others there.
+PLACES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "cluster": ("overview", "cluster", ""),
+    "process": ("processes", "name", ""),
+    "job": ("jobs", "name", ""),
+    "tenants": ("tenants", "cluster", f"used>{RULES['quota_near'].clear_below - 1:g}"),
+    "devices": ("devices", "cluster", f"expires<{EXPIRING_S / 3600:g}h !state=expired"),
+    "keys": ("keys", "cluster", f"expires<{EXPIRING_S / 3600:g}h state=active"),
 }
 
 
@@ -44,15 +48,20 @@ def alarm_line(pen: Pen, alarm: OpenAlarm) -> Text:
     return pen.join(*parts)
 
 
-def open_object(console: ConsoleApp, what: str, cluster_id: str) -> None:
+def place_of(what: str, cluster_id: str) -> Goto:
     """Where an alarm's object is shown; its cluster where it has no screen of its own."""
     kind, _, name = what.partition(":")
-    screen, field = PLACES.get(kind, ("overview", "cluster"))
-    if kind not in PLACES:
-        name = cluster_id
     if what == "lease:acs":
-        screen, name = "processes", ""
-    console.go_to(screen, render((Condition(field, "=", (name,)),)) if name else "")
+        return Goto("processes")
+    screen, field, more = PLACES.get(kind, PLACES["cluster"])
+    name = name if kind in PLACES else cluster_id
+    return Goto(screen, f"{render((Condition(field, '=', (name,)),))} {more}".strip() if name else "")
+
+
+def open_object(console: ConsoleApp, what: str, cluster_id: str) -> None:
+    """Goes there."""
+    place = place_of(what, cluster_id)
+    console.go_to(place.screen, place.filter)
 
 
 class AlarmsScreen(PlainScreen[AlarmRow]):

@@ -11,6 +11,7 @@ from textual.binding import BindingType
 from app.fleet_lists import MoveRow, PlanRow
 from console.actions import BY_ID, Action
 from console.cells import count_text, date_text, plural
+from console.plan_text import load_parts, progress_words, safety_lines
 from console.query import Condition, render
 from console.screens.base import ListScreen, bindings_of
 from console.screens.frame import RowT
@@ -32,8 +33,9 @@ STATES = {
 MOVE_STATES = {"waiting": "wait", "done": "ok", "skipped": "off", "failed": "failed", "undone": "off"}
 #: What each verb leads to, in the words of its dialog.
 EFFECTS = {
-    "approve": "The tenants move in waves, as hs-acs paces them; their devices reconnect within seconds"
-    " and keep addresses, names and keys. It can be held up (s), ended (S) and undone (B) at any time.",
+    "approve": "Refused if a step is not possible any more. The tenants move in waves, as hs-acs paces them;"
+    " their devices reconnect within seconds and keep addresses, names and keys. It can be held up (s), ended"
+    " (S) and undone (B) at any time.",
     "pause": "The wave under way is finished, the next is not begun. Undone by resuming (r).",
     "resume": "The next wave begins. Undone by holding it up again (s), what has moved by rolling back (B).",
     "stop": "The plan ends where it is: who has moved stays where it is now. Cannot be undone; what has moved"
@@ -127,12 +129,13 @@ class RebalanceScreen(_PlanActions[PlanRow]):
 
     def cells_of(self, row: PlanRow) -> dict[str, Text]:
         cell = self.pen.cell
+        wanted = row.steps - row.left_out
         return {
             "id": cell(row.id),
             "purpose": cell(row.purpose),
             "subject": cell(row.subject or "-", "muted"),
             "state": self.pen.state(STATES.get(row.state, "unknown"), row.state.replace("_", " ")),
-            "progress": cell(self.pen.bar(row.done, row.steps, BAR_CELLS) + f" {row.done}/{row.steps}"),
+            "progress": cell(self.pen.bar(row.done, wanted, BAR_CELLS) + f" {row.done}/{wanted}"),
             "devices": cell(count_text(row.devices)),
             "failed": cell(row.failed, "failed" if row.failed else "muted"),
             "by": cell(row.created_by, "muted"),
@@ -149,26 +152,21 @@ class RebalanceScreen(_PlanActions[PlanRow]):
             facts.append(
                 box_line(pen, "back", f"{back} of {count_text(row.connected_before)} devices connected")
             )
+        if row.first is not None:
+            facts.append(box_line(pen, "progress", progress_words(row, self.now)))
         lines = side_by_side(facts, width)
-        arrow = ">" if pen.ascii else "→"
-        loads = [
-            box_line(
-                pen,
-                name,
-                f"{count_text(load)} {arrow} {count_text(row.after.get(name, 0))}",
-            )
-            for name, load in row.before.items()
-        ]
-        lines += side_by_side(loads, width)
+        lines += side_by_side(load_parts(pen, row), width)
+        if row.online is not None:
+            lines += side_by_side([pen.cell(line) for line in safety_lines(pen, row)], width)
         if row.error:
             lines.append(pen.state("failed", row.error))
         lines += [pen.state("attention", note) for note in row.notes]
         return f"plan {row.id}  {row.purpose} {row.subject}", lines
 
     def plan_of(self, row: PlanRow) -> tuple[int, int, list[str]]:
-        loads = [f"{name}: {load} -> {row.after.get(name, 0)} devices" for name, load in row.before.items()]
+        loads = [part.plain for part in load_parts(self.pen, row)]
         words = f"{row.purpose} {row.subject}  {plural(row.steps, 'tenant')}  {plural(row.devices, 'device')}"
-        return row.id, row.version, [words, *loads, *row.notes]
+        return row.id, row.version, [words, *safety_lines(self.pen, row), *row.notes, *loads]
 
     def warning_of(self, row: PlanRow) -> str:
         return f"The plan has {plural(len(row.notes), 'warning')}." if row.notes else ""

@@ -141,7 +141,7 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
     def detail_of(self, row: ProcessRow, width: int) -> tuple[str, list[Text]]:
         facts = [
             box_line(self.pen, "address", row.addr or "-"),
-            box_line(self.pen, "version", row.version or "-"),
+            box_line(self.pen, "version", self._version(row)),
             box_line(self.pen, "started", date_text(row.started)),
             box_line(self.pen, "heard", self.ago(row.heartbeat)),
             box_line(
@@ -150,16 +150,23 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
         ]
         lines = side_by_side(facts, width)
         if row.rss is not None:
-            spark = self.pen.cell(self.pen.spark(row.sizes, SPARK_CELLS), "change")
-            lines.append(self.pen.join(f"memory    {size_text(row.rss):>8}  ", spark, "  last 60 min"))
+            lines.append(self._hour("memory", size_text(row.rss), row.sizes, "last 60 min"))
         if row.loop_lag_s is not None:
-            spark = self.pen.cell(self.pen.spark(row.lags, SPARK_CELLS), "change")
             lag = f"{1000 * row.loop_lag_s:.0f} ms"
-            lines.append(self.pen.join(f"loop lag  {lag:>8}  ", spark, "  worst of each minute"))
-        if row.skewed:
-            words = "another version than the process that was started last"
-            lines.append(self.pen.state("attention", words))
+            lines.append(self._hour("loop lag", lag, row.lags, "worst of each minute"))
+        if row.pool_used is not None:
+            use = f"{row.pool_used}/{row.pool_size}"
+            lines.append(self._hour("DB pool", use, row.pools, "most at once in each minute"))
         return row.name, lines
+
+    def _version(self, row: ProcessRow) -> Text | str:
+        if not row.skewed:
+            return row.version or "-"
+        return self.pen.state("attention", f"{row.version}, not that of the process that was started last")
+
+    def _hour(self, name: str, now: str, minutes: Sequence[float], about: str) -> Text:
+        spark = self.pen.cell(self.pen.spark(minutes, SPARK_CELLS), "change")
+        return self.pen.join(f"{name:<10}{now:>8}  ", spark, f"  {about}")
 
     async def do_row_open(self) -> None:
         row = self.current

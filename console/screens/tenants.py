@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
+from textual import on, work
 from textual.binding import BindingType
+from textual.widgets import DataTable
 
 from app.errors import HsError, Refused
+from app.fleet import Page, TenantCard, View
 from app.fleet_lists import TenantRow
 from app.model import TenantId
 from app.settings_values import parse_duration
@@ -20,10 +24,10 @@ from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
-from console.widgets import box_line, side_by_side
+from console.tenant_text import NEARLY, of_limit, page_text, pane_lines
 
-#: From this share of a limit on it is worth a look, in percent.
-NEARLY = 90
+#: Who runs through the list asks for nothing; a card is not older than that while one looks at it.
+CARD_AFTER_S, CARD_FRESH_S = 0.15, 10.0
 STATES = {"active": "ok", "frozen": "change", "suspended": "attention", "deleted": "off"}
 
 
@@ -48,6 +52,40 @@ class TenantsScreen(ListScreen[TenantRow]):
         Column("created", "CREATED", 16, 8, sort="created"),
     )
 
+    def __init__(self) -> None:
+        super().__init__()
+        #: Of the tenant that was looked at last: it, when it was read, what is known, or why it is not.
+        self.card: tuple[int, float, TenantCard | None, str] = 0, 0.0, None, ""
+
+    def read(self, view: View) -> Callable[[], Awaitable[Page[TenantRow]]]:
+        async def page_and_card() -> Page[TenantRow]:
+            page: Page[TenantRow] = await self.store.listing(self.NAME, view)
+            row = self.looked_at() or next(iter(page.rows), None)
+            if row is not None:
+                await self._read_card(row)
+            return page
+
+        return page_and_card
+
+    async def _read_card(self, row: TenantRow) -> None:
+        """What the pane shows of a tenant, unless that is fresh."""
+        now = self.console.clock()
+        if self.card[0] == row.id and now - self.card[1] < CARD_FRESH_S:
+            return
+        try:
+            self.card = row.id, now, await self.store.tenant_card(row), ""
+        except HsError as error:
+            self.card = row.id, now, None, error.message
+
+    @on(DataTable.RowHighlighted)
+    @work(group="card", exclusive=True, exit_on_error=True)
+    async def look_closer(self) -> None:
+        await asyncio.sleep(CARD_AFTER_S)
+        row = self.looked_at()
+        if row is not None:
+            await self._read_card(row)
+            self.paint_detail()
+
     def key_of(self, row: TenantRow) -> str:
         return str(row.id)
 
@@ -62,7 +100,6 @@ class TenantsScreen(ListScreen[TenantRow]):
 
     def cells_of(self, row: TenantRow) -> dict[str, Text]:
         cell = self.pen.cell
-        used = share(row.devices, row.max_devices)
         return {
             "name": cell(row.name),
             "id": cell(row.id, "muted"),
@@ -72,7 +109,7 @@ class TenantsScreen(ListScreen[TenantRow]):
             "devices": cell(of_limit(row.devices, row.max_devices)),
             "online": cell(count_text(row.online), "ok" if row.online else "off"),
             "used": cell(
-                "-" if used is None else f"{used}", "attention" if (used or 0) >= NEARLY else "muted"
+                "-" if row.used is None else row.used, "attention" if (row.used or 0) >= NEARLY else "muted"
             ),
             "users": cell(of_limit(row.users, row.max_users), "muted"),
             "keys": cell(of_limit(row.keys, row.max_keys), "muted"),
@@ -81,20 +118,23 @@ class TenantsScreen(ListScreen[TenantRow]):
         }
 
     def detail_of(self, row: TenantRow, width: int) -> tuple[str, list[Text]]:
-        pen = self.pen
-        home = "its cluster's own: it never moves" if row.is_home else "wherever there is room"
-        if row.pinned:
-            home = f"pinned to {row.pinned}"
-        facts = [
-            box_line(pen, "cluster", f"{row.cluster_id} ({home})"),
-            box_line(pen, "alone", "has a cluster of its own" if row.dedicated else "no"),
-            box_line(pen, "devices", f"{of_limit(row.devices, row.max_devices)}, {row.online} online"),
-            box_line(pen, "users", of_limit(row.users, row.max_users)),
-            box_line(pen, "keys", of_limit(row.keys, row.max_keys)),
-            box_line(pen, "plan", row.plan or "none: no limits but its own"),
-            box_line(pen, "created", f"{date_text(row.created)} ({self.ago(row.created)})"),
-        ]
-        return f"{row.name}  tenant {row.id}", side_by_side(facts, width)
+        title = f"{row.name}  tenant {row.id}"
+        found, _, card, error = self.card
+        if found != row.id:
+            return title, [self.pen.cell("reading", "muted")]
+        if card is None:
+            return title, [self.pen.state("failed", error)]
+        return title, pane_lines(self.pen, row, card, width)
+
+    async def do_tenant_card(self) -> None:
+        row = self.current
+        assert row is not None
+        await self._read_card(row)
+        _, _, card, error = self.card
+        if card is None:
+            self.console.say(error, "error")
+        else:
+            self.console.open_page(f"Tenant {row.name}", page_text(self.pen, row, card))
 
     async def do_row_open(self) -> None:
         row = self.current
@@ -262,14 +302,3 @@ def _life_complaint(text: str) -> str:
         return "" if parse_duration(text) > 0 else "an override lasts longer than that"
     except ValueError as error:
         return str(error)
-
-
-def share(used: int, limit: int | None) -> int | None:
-    """Percent of a limit; None without one."""
-    if limit is None:
-        return None
-    return 100 * used // limit if limit else 100
-
-
-def of_limit(used: int, limit: int | None) -> str:
-    return count_text(used) if limit is None else f"{count_text(used)}/{count_text(limit)}"

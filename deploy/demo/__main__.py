@@ -27,7 +27,7 @@ from app.errors import HsError
 from app.simulation.fleet import Fleet
 from app.simulation.scenario import Spec
 from deploy.demo.acs import Acs, customers, move_somebody
-from deploy.demo.fleet import choose_relays, happen, meet
+from deploy.demo.fleet import announce, choose_relays, happen, meet
 from deploy.demo.people import people
 from deploy.demo.picture import Places, report, settled
 from deploy.demo.progress import Progress
@@ -86,18 +86,23 @@ async def deployment(state_dir: Path, progress: Progress) -> AsyncIterator[Deplo
         api = await stack.enter_async_context(acs.client())
         places: Places = {}
         specs: list[Spec] = []
+        scopes = {
+            server.cluster: await stack.enter_async_context(administration(server.settings))
+            for server in servers
+        }
         for server in servers:
             if server.cluster not in INHABITED:
                 continue
-            scoped = await stack.enter_async_context(administration(server.settings))
+            scoped = scopes[server.cluster]
             places[server.cluster] = scoped, await scoped.tenant()
             specs += await people(*places[server.cluster], server)
-        specs += await customers(api, acs)
+        specs += await customers(api, acs, scopes)
         fleet = await stack.enter_async_context(Fleet(specs))
         progress.say(f"{len(specs)} devices join")
         await fleet.join()
         progress.say(f"{fleet.joined} of {len(specs)} joined in {fleet.joining_s:.1f} s")
         await choose_relays(fleet)
+        await announce(fleet)
         await meet(fleet)
         progress.say("every device sees the others of its tenant, and nobody else")
         yield Deployment(servers, api, places, fleet)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.api.client import AcsClient
-from app.api.records import JoinAsked, MoveAsked
+from app.api.records import JoinAsked, MoveAsked, TenantChange
+from app.db.scoped import Scoped
 from app.errors import Unavailable
+from app.model import TenantId
 from app.simulation.scenario import Spec
 from deploy.demo.fleet import device_spec
+from deploy.demo.policies import CUSTOMER, give_policy
 from deploy.demo.server import Process, environment, free_port
 
 COMMAND_DEADLINE_S = 30.0
-#: Tenants of their own, and the devices of each; none of them knows anything but the URL of hs-acs.
-CUSTOMERS = ("acme", "globex", "initech")
+#: Tenants of their own, with the devices they may have (-1: any number); they know only the URL of hs-acs.
+CUSTOMERS = {"acme": -1, "globex": 4, "initech": 20}
+#: The devices of each.
 NAMES = ("desk", "laptop", "phone", "server")
 
 
@@ -53,18 +57,20 @@ class Acs(Process):
             yield client
 
 
-async def customers(client: AcsClient, acs: Acs) -> list[Spec]:
-    """Places the customers; the devices that will join by hs-acs alone."""
+async def customers(client: AcsClient, acs: Acs, scopes: Mapping[str, Scoped]) -> list[Spec]:
+    """Places the customers; the devices that will join by hs-acs alone. `scopes`: by cluster."""
     specs = []
-    for customer in CUSTOMERS:
+    for customer, limit in CUSTOMERS.items():
         joining = await client.join(JoinAsked(tenant=customer, user="dana", reusable=True))
+        await client.change_tenant(joining.tenant_id, TenantChange(max_devices=limit))
+        await give_policy(scopes[joining.cluster_id], TenantId(joining.tenant_id), CUSTOMER)
         specs += [device_spec(acs.url, customer, name, joining.auth_key, False) for name in NAMES]
     return specs
 
 
 async def move_somebody(client: AcsClient, clusters: tuple[str, ...]) -> str:
     """The first customer moves to another cluster; a sentence about it."""
-    tenant = await client.tenant(CUSTOMERS[0])
+    tenant = await client.tenant(next(iter(CUSTOMERS)))
     target = clusters[(clusters.index(tenant.cluster) + 1) % len(clusters)]
     await client.move(MoveAsked(tenant=tenant.name, to=target, why="demo"))
     return (

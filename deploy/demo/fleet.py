@@ -10,6 +10,7 @@ from app.errors import Unavailable
 from app.simulation.fleet import Fleet
 from app.simulation.full import FullDevice
 from app.simulation.scenario import Churn, Spec, Step
+from deploy.demo.policies import SUBNET
 
 SYSTEMS = ("linux", "macOS", "windows", "iOS", "android")
 SEED = 20
@@ -18,6 +19,8 @@ JOIN_DEADLINE_S = 30.0
 AWAY_AT_LEAST = 4
 POLL_S = 0.1
 FOREVER_S = 1e9
+#: Names of devices -> what they announce.
+ROUTERS = {"nas": [SUBNET], "server": [SUBNET], "desktop": ["0.0.0.0/0", "::/0"]}
 
 
 def device_spec(url: str, cluster: str, name: str, key: str, ephemeral: bool) -> Spec:
@@ -62,6 +65,14 @@ async def choose_relays(fleet: Fleet) -> None:
         relays = sorted((device.netmap.derp_map or {}).get("Regions", {}))
         if relays:
             await device.update(home_derp=int(relays[len(device.hostname) % len(relays)]))
+
+
+async def announce(fleet: Fleet) -> None:
+    """Some carry a subnet, or the way out: the policy approves storages, the others wait for somebody."""
+    for device in simulated(fleet):
+        routes = ROUTERS.get(device.hostname.partition("-")[2])
+        if routes:
+            await device.update(hostinfo={"RoutableIPs": routes})
 
 
 async def meet(fleet: Fleet) -> None:

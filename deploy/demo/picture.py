@@ -11,7 +11,7 @@ from app.api.records import TenantRecord
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.errors import Unavailable
-from app.model import AuthKey, ClusterFacts, Device, Tenant, User
+from app.model import AuthKey, ClusterFacts, Device, StoredPolicy, Tenant, User
 from app.output import Row, show, when
 from app.simulation.fleet import Fleet
 from deploy.demo.fleet import away, happened
@@ -33,6 +33,7 @@ class Picture:
     users: list[tuple[str, User]]
     keys: list[tuple[str, AuthKey]]
     devices: list[tuple[str, Device]]
+    policies: list[tuple[str, StoredPolicy]]
     tenants: list[TenantRecord]
 
     def owner(self, cluster: str, device: Device) -> str:
@@ -46,6 +47,8 @@ class Picture:
             ("Tenants", [self._tenant(tenant) for tenant in self.tenants]),
             ("Users", [self._user(cluster, user) for cluster, user in self.users]),
             ("Auth keys", [self._key(cluster, key) for cluster, key in self.keys]),
+            ("Policies", [self._policy(cluster, policy) for cluster, policy in self.policies]),
+            ("Routes", [row for cluster, device in self.devices for row in self._routes(cluster, device)]),
             ("Devices", [self.device(cluster, device) for cluster, device in self.devices]),
         ]
 
@@ -69,6 +72,17 @@ class Picture:
             "expires": when(key.expiration),
         }
 
+    def _policy(self, cluster: str, policy: StoredPolicy) -> Row:
+        facts = {"version": policy.version, "author": policy.author, "note": policy.note}
+        return {"cluster": cluster, **facts, "bytes": len(policy.text)}
+
+    def _routes(self, cluster: str, device: Device) -> list[Row]:
+        facts = {"cluster": cluster, "router": device.given_name}
+        return [
+            {**facts, "route": route, "state": "approved" if route in device.approved_routes else "waiting"}
+            for route in device.announced_routes
+        ]
+
     def device(self, cluster: str, device: Device) -> Row:
         return {
             "cluster": cluster,
@@ -82,13 +96,14 @@ class Picture:
 
 
 async def look(database: Database, places: Places, api: AcsClient) -> Picture:
-    users, keys, devices = [], [], []
+    users, keys, devices, policies = [], [], [], []
     for cluster, (scoped, tenant) in places.items():
         users += [(cluster, user) for user in await scoped.list_users(tenant.id)]
         keys += [(cluster, key) for key in await scoped.list_auth_keys(tenant.id)]
         devices += [(cluster, device) for device in await scoped.list_devices(tenant.id)]
+        policies += [(cluster, policy) for policy in await scoped.policy_history(tenant.id)]
     tenants = [tenant async for tenant in api.tenants()]
-    return Picture(await database.clusters(), users, keys, devices, tenants)
+    return Picture(await database.clusters(), users, keys, devices, policies, tenants)
 
 
 async def settled(database: Database, places: Places, api: AcsClient, fleet: Fleet) -> Picture:

@@ -19,7 +19,7 @@ from console.main import ConsoleApp
 from console.store import PgStore
 from deploy.demo.__main__ import CLUSTERS, Deployment, deployment, directory
 from deploy.demo.acs import CUSTOMERS, move_somebody
-from deploy.demo.fleet import happen, meet, simulated
+from deploy.demo.fleet import happen, meet
 from deploy.demo.progress import Progress
 from tests.console.support import until
 
@@ -27,15 +27,42 @@ HERE = Path(__file__).parent
 SIZE, SMALL = (120, 36), (80, 24)
 HAPPEN_S, EVENT_S = 3.0, 0.05
 #: All pictures together.
-MAX_BYTES = 2_000_000
-#: The subnet that the printer of the stories is in; its routers wait for an approval.
-SUBNET = "10.20.0.0/16"
+MAX_BYTES = 2_500_000
 
-#: What opens over a list: its picture, the list, the keys, and what it is for.
+#: What opens over a list: its picture, the list, the keys, what it is for. "=text" is typed as it is, "#id"
+#: is clicked.
 OVERLAYS = (
     ("record", "devices", ("enter",), "One object in full", "All that the list has no room for."),
     ("peers", "devices", ("i",), "A device as its owner has it", "Whom it sees, its rules, its map."),
-    ("reach", "devices", ("w",), "Who can reach what", "The rule that lets it, or why nothing does."),
+    (
+        "reach",
+        "devices",
+        ("w", "tab", "=10.20.0.9:631", "#submit"),
+        "Why somebody cannot reach something",
+        "Here a router waits for an approval.",
+    ),
+    (
+        "allowed",
+        "devices",
+        ("w", "tab", "=acme-server:443", "#submit"),
+        "Who can reach what",
+        "The rule that lets it, and who they are to the policy.",
+    ),
+    ("policy", "policy", ("enter",), "A policy in force", "Every version is kept, with its author and note."),
+    (
+        "judged",
+        "policy",
+        ("G", "B"),
+        "A policy before it is sent",
+        "Its tests, its warnings, whom it lets in or shuts out, and each line that changes.",
+    ),
+    (
+        "failing",
+        "policy",
+        ("E", "down", "down", "end", *("left",) * 2, '=, "carol@"', "#submit"),
+        "A policy that fails its own tests",
+        "Here a group gets one member too many. What was typed is not lost.",
+    ),
     (
         "palette",
         "devices",
@@ -87,24 +114,26 @@ async def pictures(progress: Progress) -> None:
 
 
 async def events(made: Deployment) -> None:
-    """Devices leave and move, some announce a subnet, a customer moves, and there is a plan to approve."""
-    for device in simulated(made.fleet):
-        if device.hostname.endswith(("-nas", "-server")):
-            await device.update(hostinfo={"RoutableIPs": [SUBNET]})
+    """Devices leave and move, a customer moves, and there is a plan to approve."""
     await happen(made.fleet, EVENT_S, HAPPEN_S)
     await move_somebody(made.api, CLUSTERS)
     await meet(made.fleet)
-    somebody = await made.api.tenant(CUSTOMERS[1])
+    somebody = await made.api.tenant(list(CUSTOMERS)[1])
     await made.api.propose_rebalance(RebalanceAsked(purpose="evacuate", cluster=somebody.cluster, why="demo"))
 
 
 async def overlay(dsn: str, name: str, screen: str, keys: tuple[str, ...]) -> None:
     app = ConsoleApp(PgStore(dsn), actor="console:ops", start=screen)
-    async with app.run_test(size=SIZE) as pilot:
+    async with app.run_test(size=SIZE, notifications=True) as pilot:
         await app.rows_shown()
         await until(pilot, lambda: app.link.is_up)
-        await pilot.press(*keys)
-        await until(pilot, lambda: app.screen is not app.base)
+        for key in keys:
+            if key.startswith("#"):
+                await pilot.click(key)
+            else:
+                await pilot.press(*(key[1:] if key.startswith("=") else (key,)))
+        # A dialog, or a word.
+        await until(pilot, lambda: app.screen is not app.base or app.said)
         await pilot.pause(0.5)
         keep(f"over-{name}", app.export_screenshot())
 
@@ -144,7 +173,8 @@ def page() -> str:
                 "",
             ]
     for name, screen, keys, title, about_it in OVERLAYS:
-        lines += [f"## {title}", "", f"On {screen}: {' '.join(f'`{key}`' for key in keys)}.", about_it, ""]
+        pressed = [f"`{key.removeprefix('=')}`" for key in keys if not key.startswith("#")]
+        lines += [f"## {title}", "", f"On {screen}: {' '.join(pressed)}.", about_it, ""]
         lines += [f"![{name}](over-{name}.svg)", ""]
     return "\n".join(lines)
 

@@ -170,6 +170,8 @@ async def test_a_tenant_is_suspended_resumed_and_given_more(deployment: Deployme
         assert found[("node", "owner")] == 2
         assert found[("acs", "leader")] == 1
         assert found[("acs", "standby")] >= 1
+        # Nobody has a device here; who serves none at all has no number.
+        assert {(row.kind, row.connected) for row in processes.rows.values()} == {("node", 0), ("acs", None)}
 
 
 async def test_what_was_asked_while_nobody_led_is_done_by_who_comes(

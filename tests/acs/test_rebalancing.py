@@ -170,17 +170,32 @@ async def test_a_plan_is_held_up_goes_on_is_stopped_and_undone(
     assert await places(admin) == before
 
 
-async def test_a_step_that_fails_holds_the_plan_up(deployment: Deployment, admin: AcsClient) -> None:
-    await tenants_in(admin, "east", *(f"held {number}" for number in range(4)))
+async def test_a_plan_holds_as_long_as_its_steps_are_possible(
+    deployment: Deployment, admin: AcsClient
+) -> None:
+    """Before it is approved that is refused; afterwards the step that fails holds it up."""
+    await tenants_in(admin, "east", *(f"held {number}" for number in range(8)))
     await unpinned(deployment)
     plan = await admin.propose_rebalance(RebalanceAsked(purpose="drain", cluster="east"))
     for cluster in ("west", "north"):
         await admin.cluster_verb(cluster, "drain")
+    with pytest.raises(Conflict, match=r"does not hold any more: .* cannot take tenant 'held"):
+        await admin.rebalance_verb(plan.id, "approve")
+    (told,) = [found async for found in admin.rebalances() if found.id == plan.id]
+    assert told.state == "proposed"
+    assert len(told.dry_run.notes) == 8, "the plan itself says so too"
+    for cluster in ("west", "north"):
+        await admin.cluster_verb(cluster, "admit")
     await admin.rebalance_verb(plan.id, "approve")
+    await eventually(becomes(admin, plan, "applying", done=1), "a wave is over")
+    for cluster in ("west", "north"):
+        await admin.cluster_verb(cluster, "drain")
     held = await eventually(becomes(admin, plan, "paused"), "it is held up")
     assert "takes no tenants now" in held.error
     for cluster in ("west", "north"):
         await admin.cluster_verb(cluster, "admit")
+    await admin.rebalance_verb(plan.id, "rollback")
+    await eventually(becomes(admin, plan, "rolled_back"), "it is undone")
     assert set((await places(admin)).values()) == {"east"}
 
 

@@ -12,8 +12,9 @@ from decimal import Decimal
 import pytest
 import pytest_asyncio
 
+from app.api.billing import OverrideAsked, PricesAsked
 from app.api.client import AcsClient
-from app.api.records import JoinAsked, OverrideAsked, PlanAsked, PricesAsked, TenantAsked, TenantChange
+from app.api.records import JoinAsked, PlanAsked, TenantAsked, TenantChange
 from app.errors import NotFound, Refused
 from tests.acs.support import Deployment, deployed, parsed
 from tests.node.kit import Recorder, joined

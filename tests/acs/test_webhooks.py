@@ -15,8 +15,9 @@ import pytest
 from aiohttp import web
 
 from acs.webhooks import FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_ATTEMPTS, pause_s, signing_key
+from app.api.billing import PricesAsked
 from app.api.client import AcsClient
-from app.api.records import JoinAsked, PlanAsked, PricesAsked, TenantAsked
+from app.api.records import JoinAsked, PlanAsked, TenantAsked
 from app.api.webhooks import DeliveryRecord, WebhookAsked
 from app.errors import BadRequest, NotFound
 from tests.acs.support import AcsProcess

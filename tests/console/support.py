@@ -21,6 +21,7 @@ from app.fleet import (
     OpenAlarm,
     Overview,
     Page,
+    TenantCard,
     TenantRef,
     UserRow,
     View,
@@ -39,6 +40,7 @@ from app.fleet_lists import (
     TenantRow,
 )
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
+from app.placement import Verdict
 from app.policy.snapshot import Snapshot
 from console.main import ConsoleApp
 from console.screens.base import ListScreen
@@ -145,9 +147,22 @@ def tenant(number: int, name: str | None = None, **changes: Any) -> TenantRow:
         "tenant_id": number, "id": number, "cluster_id": "eu-1", "name": name or f"tenant-{number}",
         "state": "active", "plan": "team", "region": "eu", "dedicated": False, "pinned": "", "is_home": False,
         "devices": 10 * number, "max_devices": None if number % 2 else 60, "users": number, "max_users": 25,
-        "keys": 1, "max_keys": None, "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
+        "keys": 1, "max_keys": None, "used": 4 * number if number % 2 else 1000 * number // 60,
+        "online": 5 * number, "created": NOW - 86_400.0, "version": 1,
     }  # fmt: skip
     return TenantRow(**(fields | changes))
+
+
+def card(**changes: Any) -> TenantCard:
+    fields: dict[str, Any] = {
+        "registered": (None,) * 8 + tuple(range(20)), "peaks": (None,) * 8 + tuple(range(20)),
+        "device_hours": 1234.5, "map_bytes": 5_600_000, "registrations": 7, "routes": 9, "max_routes": 10,
+        "max_requests": 2000, "override_ends": NOW + 7200.0, "override_by": "console:ana",
+        "former": {"max_devices": 40}, "moved": NOW - 86_400.0, "moved_from": "us-1", "labels": {},
+        "reserved": 60, "told": (),
+        "verdicts": (Verdict("us-2", None, 330), Verdict("us-1", "it is draining", 660)),
+    }  # fmt: skip
+    return TenantCard(**(fields | changes))
 
 
 def plan(number: int, **changes: Any) -> PlanRow:
@@ -155,8 +170,9 @@ def plan(number: int, **changes: Any) -> PlanRow:
         "id": number, "purpose": "rebalance", "subject": "", "state": "proposed", "why": f"request {number}",
         "before": {"eu-1": 910, "us-2": 340}, "after": {"eu-1": 640, "us-2": 610}, "notes": (), "error": "",
         "created_by": "console:ops", "created": NOW - 600.0 * number, "approved_by": "", "ended": None,
-        "version": 3, "steps": 8, "devices": 270, "done": number, "failed": 0, "connected_before": 200,
-        "connected_after": None,
+        "version": 3, "steps": 8, "devices": 270, "done": number, "failed": 0, "left_out": 0,
+        "first": NOW - 30.0, "last": NOW - 10.0, "connected_before": 200, "connected_after": None,
+        "shifted": {"eu-1": -90, "us-2": 90}, "room": {"eu-1": 1000, "us-2": None}, "online": 180,
     }  # fmt: skip
     return PlanRow(**(fields | changes))
 
@@ -217,6 +233,7 @@ def process(number: int, name: str | None = None, **changes: Any) -> ProcessRow:
         "state": ("owner", "standby", "lost")[number % 3], "epoch": 3, "lease_ends": NOW + 4.0,
         "skewed": number == 2, "connected": 3401, "rss": 612_000_000, "cpu_share": 0.12, "loop_lag_s": 0.004,
         "pool_used": 6, "pool_size": 20, "lags": (0.002, 0.001, 0.091, 0.004), "sizes": (600, 610, 612),
+        "pools": (1, 1, 6, 2),
     }  # fmt: skip
     return ProcessRow(**(fields | changes))
 
@@ -308,6 +325,10 @@ class FakeStore:
     async def listing(self, name: str, view: View) -> Page[Any]:
         rows = {"users": self.user_rows, "keys": self.key_rows, **self.lists}.get(name, [])
         return await self._page(rows, view, lambda row: row.name if name == "users" else f"{row.id:09}")
+
+    async def tenant_card(self, row: TenantRow) -> TenantCard:
+        await self._read()
+        return card(told=tuple(line for line in self.recent if line.object == f"tenant:{row.id}"))
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         await self._read()

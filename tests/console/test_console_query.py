@@ -12,6 +12,7 @@ from console.query import (
     MAX_ALTERNATIVES,
     MAX_CONDITIONS,
     MAX_LENGTH,
+    SCREENS,
     Condition,
     Goto,
     QueryError,
@@ -20,6 +21,7 @@ from console.query import (
     render,
     terms,
 )
+from console.screens.alarms import place_of
 
 
 @pytest.mark.parametrize(
@@ -143,3 +145,21 @@ def test_where_to_go(line: str, goto: Goto) -> None:
 def test_nowhere_to_go(line: str) -> None:
     with pytest.raises(QueryError):
         parse_goto(line)
+
+
+@pytest.mark.parametrize(
+    ("what", "goto"),
+    [
+        ("cluster:eu-1", Goto("overview", "cluster=eu-1")),
+        ("process:eu-1a", Goto("processes", "name=eu-1a")),
+        ("tenants:eu-1", Goto("tenants", "cluster=eu-1 used>84")),
+        ("devices:eu-1", Goto("devices", "cluster=eu-1 expires<24h !state=expired")),
+        ("keys:eu-1", Goto("keys", "cluster=eu-1 expires<24h state=active")),
+        ("lease:acs", Goto("processes")),
+        ("webhooks", Goto("overview", "cluster=eu-1")),
+    ],
+)
+def test_an_alarm_leads_to_its_object(what: str, goto: Goto) -> None:
+    assert place_of(what, "eu-1") == goto
+    fields = SCREENS[goto.screen]
+    assert len(terms(parse(goto.filter, fields), fields)) == len(goto.filter.split())

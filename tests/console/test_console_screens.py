@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.errors import Refused, Unavailable
-from app.fleet import WINDOW_ROWS
+from app.fleet import WINDOW_ROWS, AuditRow
 from app.model import RequestId
 from console.actions import SCREENS as ALL_SCREENS
 from console.actions import actions_of
@@ -111,6 +111,20 @@ async def test_goldens_with_styles(colour: str, monkeypatch: pytest.MonkeyPatch)
         await until(pilot, lambda: "Cancel" in text(app) and "It carries no route" in text(app))
         await pilot.pause()
         check(f"dialog-{colour}", styled_of(app.export_screenshot()))
+
+
+async def test_a_tenants_card_follows_the_cursor() -> None:
+    store = filled()
+    told = AuditRow(2, "eu-1", NOW - 60, "quota", "quota_reached", "tenant:3", "", '{"used": 9}')
+    store.recent.append(told)
+    async with running(store, "tenants", (120, 40)) as (app, pilot):
+        await shown(app, pilot)
+        assert "quota_reached" not in text(app)
+        await pilot.press("down")
+        await until(pilot, lambda: "quota_reached by quota" in text(app), "what was decided last")
+        await pilot.press("v")
+        await until(pilot, lambda: "us-1: refused, it is draining" in text(app), "each cluster")
+        assert "us-2: would hold 330 devices" in text(app)
 
 
 async def test_ascii_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:

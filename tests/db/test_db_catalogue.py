@@ -28,6 +28,8 @@ WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     *("end_draining", "lost_clusters", "read_usage", "trim_usage", "month_usage", "end_override"),
     # Requests to the deployment carry no cluster.
     *("claim_acs_request", "finish_acs_request", "invoices_ready"),
+    # A plan moves tenants between clusters: those of one cluster have steps in others.
+    "fleet_list_rebalance",
     # Health is judged over all clusters, by the leading hs-acs.
     # The console counts how far a change would reach, in a role that sees all clusters.
     *("blast_devices", "blast_routes", "blast_users", "blast_keys", "blast_tenants", "blast_tag"),

@@ -13,13 +13,15 @@ from app.model import Permit
 
 #: Enough rows that reading them all is dearer than an index.
 FLEET = 400
-#: Look-ups of hs.register() and hs.free_*(), and the index each has to use.
+#: Look-ups of hs.register(), hs.free_*() and of alarms, and the index each has to use.
 LOOKUPS = {
     "nodes_by_node_key": "cluster_id = $1 AND node_key = $2::bytea",
     "nodes_by_machine_key": "cluster_id = $1 AND tenant_id = 1 AND machine_key = $2::bytea"
     " AND COALESCE(user_id, 0) = 1",
     "nodes_given_name": "cluster_id = $1 AND tenant_id = 1 AND given_name = encode($2::bytea, 'hex')"
     " AND id <> 1",
+    # What the leading hs-acs looks at every 2 s.
+    "nodes_expiring": "cluster_id = $1 AND expiry > now() AND expiry < now() + length($2) * interval '1 s'",
     "nodes_ipv4": "cluster_id = $1 AND tenant_id = 1 AND ipv4 = '100.64.0.0'::inet + length($2::bytea)",
 }
 

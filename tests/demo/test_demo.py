@@ -19,6 +19,7 @@ from tests.terminal import FULL_SCREEN, SCREEN_BACK, Terminal
 DEADLINE_S = 90.0
 DEMO = [sys.executable, "-m", "deploy.demo"]
 HEADLESS = [*DEMO, "--headless"]
+EXIT = ("0.0.0.0/0", "::/0")
 
 
 @pytest.fixture
@@ -86,6 +87,18 @@ def test_headless_prints_the_fleet_and_leaves_nothing(place: Path, runs: int) ->
             for user, devices in (("alice", "6"), ("bob", "5"), ("carol", "4"))
         ]
         assert len(section(done.stdout, "Auth keys")) == 8 * run
+        policies = section(done.stdout, "Policies")
+        assert [row[:2] for row in policies] == [[c, v] for c in ("east", "west") for v in ("2", "1")]
+        routes = section(done.stdout, "Routes")
+        assert {(row[1], row[2], row[3]) for row in routes} == {
+            ("east-nas", "10.20.0.0/16", "approved"),
+            ("west-nas", "10.20.0.0/16", "approved"),
+            *(
+                (f"{c}-desktop", route, "waiting")
+                for c in ("east", "west")
+                for route in ("0.0.0.0/0", "::/0")
+            ),
+        }
         devices = section(done.stdout, "Devices")
         assert len(devices) == 40
         assert {row[0] for row in devices} == {"east", "west"}

@@ -27,6 +27,7 @@ from app.runtime import Daemon
 from app.settings import load
 from app.wire import mapstream
 from node.serve import Serving
+from node.vitals import metrics_text
 from tests.node.support import DEADLINE_S, Administration, admin, eventually, free_port
 
 Row = dict[str, Any]
@@ -197,7 +198,7 @@ class InProcess:
 
     def metrics(self) -> Counter[str]:
         """Series by name, summed over their labels."""
-        self.serving.metrics_text(self.owner.metrics)
+        metrics_text(self.serving, self.owner.metrics)
         found: Counter[str] = Counter()
         for family in self.owner.metrics.registry.collect():
             for sample in family.samples:

@@ -40,7 +40,7 @@ def put(parts: Parts, text: str | None, version: int = 1) -> None:
 
 
 def in_force(parts: Parts) -> str | None:
-    found = parts.hub.policy_in_force(TENANT.id)
+    found = parts.hub.policies.in_force(TENANT.id)
     return None if found is None else found[0].text
 
 

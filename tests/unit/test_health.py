@@ -23,7 +23,7 @@ from app.health import (
     step,
 )
 
-CLUSTER = ClusterFacts("eu-1", "active", "eu-1a", 3, True, False, 2, 0, 40, None, None)
+CLUSTER = ClusterFacts("eu-1", "active", "eu-1a", 3, True, False, 2, 0, 40, None, None, 0, 0, 0, 0)
 PROCESS = ProcessFacts("eu-1", "eu-1a", "0.1.0", 0.002, 1, 20, 0.01)
 FACTS = Facts((CLUSTER,), (PROCESS,), (), 0, None, "acs-1", 0.0)
 LONG_S = 3600
@@ -58,6 +58,10 @@ def process(**changes: object) -> Facts:
         (cluster(max_devices=50), None),
         (cluster(waited_s=61.0), ("requests_stuck", "cluster:eu-1")),
         (cluster(waited_s=59.0), None),
+        (cluster(quota_share=90.0, near_quota=2), ("quota_near", "tenants:eu-1")),
+        (cluster(quota_share=89.0, near_quota=1), None),
+        (cluster(expiring_devices=1), ("devices_expiring", "devices:eu-1")),
+        (cluster(expiring_keys=1), ("keys_expiring", "keys:eu-1")),
         (process(loop_lag_s=0.5), ("loop_lag", "process:eu-1a")),
         (process(loop_lag_s=0.49), None),
         (process(loop_lag_s=None, pool_used=None, pool_size=None, clock_skew_s=None), None),
