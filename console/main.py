@@ -22,14 +22,14 @@ from app.errors import HsError
 from app.fleet import View
 from app.model import OperatorRequest
 from console import files
-from console.actions import actions_of
-from console.asking import AskingApp
 from console.cells import age, clock_text, plural
 from console.dialogs import (
     ChoiceDialog,
     LostDialog,
     PageDialog,
 )
+from console.going import GoingApp
+from console.help import help_text
 from console.history import history_text
 from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
@@ -48,14 +48,11 @@ from console.screens.routes import RoutesScreen
 from console.screens.tenants import TenantsScreen
 from console.store import Store, now_s
 from console.themes import HS_SAFE, styles_of
-from console.trail import Place, Trail
 from console.widgets import link_text, status_line
 
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
 MAX_HELD = 10_000
-#: A screen that is being made is looked at again after this.
-NOT_READY_S = 0.02
 
 
 class Reported(Message):
@@ -66,7 +63,7 @@ class Reported(Message):
         self.report = report
 
 
-class ConsoleApp(AskingApp):
+class ConsoleApp(GoingApp):
     """The operations console. The app owns the state of the link; screens own their windows."""
 
     TITLE = "hs-console"
@@ -127,7 +124,6 @@ class ConsoleApp(AskingApp):
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
         self._told_lost = False
-        self.trail = Trail()
         self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
@@ -156,14 +152,6 @@ class ConsoleApp(AskingApp):
         self.store.close()
 
     # -- the feed -------------------------------------------------------------------------------
-
-    @property
-    def base(self) -> ListScreen[Any] | None:
-        """The list on the bottom of the stack, whatever lies on it."""
-        for screen in self.screen_stack:
-            if isinstance(screen, ListScreen):
-                return screen
-        return None
 
     @property
     def top(self) -> Screen[Any] | None:
@@ -256,39 +244,6 @@ class ConsoleApp(AskingApp):
 
     # -- small things ---------------------------------------------------------------------------
 
-    def go_to(self, screen: str, filter_text: str | None = None) -> None:
-        """Another screen; with a filter, that one."""
-        self.switch_mode(screen)
-        if filter_text is not None:
-            self.call_later(self._filter, screen, filter_text)
-        else:
-            self.call_later(self.note_place)
-        self.feed.kick()
-
-    def note_place(self) -> None:
-        """What is shown now can be come back to."""
-        base = self.base
-        if base is not None:
-            self.trail.visit((base.NAME, base.filter_text))
-
-    def _go_back_to(self, place: Place | None) -> None:
-        if place is None:
-            self.say("no further view", "warning")
-            return
-        screen, text = place
-        self.switch_mode(screen)
-        self._filter(screen, text)
-
-    def _filter(self, screen: str, text: str) -> None:
-        """Once the screen is there; the operator may have gone on meanwhile."""
-        base = self.base
-        if base is None or screen != base.NAME:
-            return
-        if base.is_ready:
-            base.set_filter(text)
-        else:
-            self.set_timer(NOT_READY_S, lambda: self._filter(screen, text))
-
     @work(group="history", exclusive=True, exit_on_error=True)
     async def show_history(self, name: str, cluster_id: str | None, what: str) -> None:
         try:
@@ -342,60 +297,6 @@ class ConsoleApp(AskingApp):
 
     # -- actions that are the same on every screen -----------------------------------------------
 
-    async def do_screen_overview(self) -> None:
-        self.go_to("overview")
-
-    async def do_screen_devices(self) -> None:
-        self.go_to("devices")
-
-    async def do_screen_users(self) -> None:
-        self.go_to("users")
-
-    async def do_screen_keys(self) -> None:
-        self.go_to("keys")
-
-    async def do_screen_rebalance(self) -> None:
-        self.go_to("rebalance")
-
-    async def do_screen_routes(self) -> None:
-        self.go_to("routes")
-
-    async def do_screen_policy(self) -> None:
-        self.go_to("policy")
-
-    async def do_screen_netmap(self) -> None:
-        self.go_to("netmap")
-
-    async def do_screen_audit(self) -> None:
-        self.go_to("audit")
-
-    async def do_screen_processes(self) -> None:
-        self.go_to("processes")
-
-    async def do_screen_jobs(self) -> None:
-        self.go_to("jobs")
-
-    async def do_screen_alarms(self) -> None:
-        self.go_to("alarms")
-
-    async def do_screen_logins(self) -> None:
-        self.go_to("logins")
-
-    async def do_screen_tenants(self) -> None:
-        self.go_to("tenants")
-
-    async def do_view_older(self) -> None:
-        self._go_back_to(self.trail.step(-1))
-
-    async def do_view_newer(self) -> None:
-        self._go_back_to(self.trail.step(1))
-
-    async def do_view_last(self) -> None:
-        last = self.trail.last
-        if last is not None:
-            self.trail.visit(last)
-        self._go_back_to(last)
-
     @property
     def held(self) -> int:
         """How many new rows wait behind a picture that is held still; at most MAX_HELD are told apart."""
@@ -434,16 +335,6 @@ class ConsoleApp(AskingApp):
 
     async def do_app_quit(self) -> None:
         self.exit()
-
-
-def help_text(screen: str, keys: Keys, style: str = "bold") -> Text:
-    """All keys of a screen, from the registry."""
-    text = Text(end="")
-    for action in actions_of(screen):
-        text.append(f"{keys.shown(action):>7}  ", style).append(f"{action.label:<13}", "bold")
-        text.append(f" {action.help}\n")
-    text.append("     ^p  ", style).append("palette      ", "bold").append(" All of this by name.\n")
-    return text
 
 
 async def _once(rows: Sequence[Any]) -> AsyncIterator[Sequence[Any]]:

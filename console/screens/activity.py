@@ -14,8 +14,8 @@ from app.fleet_lists import AuditLine, ChangeRow
 from console.cells import plural
 from console.query import Condition, render
 from console.screens.base import bindings_of
-from console.screens.frame import RowT
 from console.screens.plain import PlainScreen
+from console.screens.window import RowT
 from console.table import Column
 
 

@@ -19,7 +19,8 @@ from console.cells import count_text, plural
 from console.dialogs import ChoiceDialog
 from console.files import FORMATS, all_rows
 from console.marks import MARKED_ROWS_MAX
-from console.screens.frame import ListFrame, RowT
+from console.screens.frame import ListFrame
+from console.screens.window import RowT
 from console.widgets import FilterLine, Line
 
 #: The rows of a marked filter are waited for so long, under the key that acts on them.
@@ -68,7 +69,11 @@ class ListScreen(ListFrame[RowT]):
         if obstacle:
             self.console.say(f"{action.label}: {obstacle}", "warning")
             return
-        name = "do_" + action_id.replace(".", "_")
+        noun, _, verb = action_id.partition(".")
+        if noun == "screen":
+            self.console.go_to(verb)
+            return
+        name = f"do_{noun}_{verb}"
         owner = self if hasattr(self, name) else self.console
         if action.many and self.marks.terms is not None:
             rows = await self._capture()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from console.cells import count_text, date_text, plural
 from console.screens.base import ListScreen
-from console.screens.frame import RowT
+from console.screens.window import RowT
 from console.widgets import box_line, side_by_side
 
 

@@ -13,7 +13,7 @@ from console.actions import BY_ID, Action
 from console.cells import count_text, date_text, plural
 from console.query import Condition, render
 from console.screens.base import ListScreen, bindings_of
-from console.screens.frame import RowT
+from console.screens.window import RowT
 from console.store import Ask
 from console.table import Column
 from console.widgets import box_line, side_by_side
