@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from console.asking import AskingApp
+from console.help import BESIDE_FROM
 from console.screens.base import ListScreen
 from console.store import Store
 from console.trail import Place, Trail
@@ -22,6 +23,8 @@ class GoingApp(AskingApp):
     ) -> None:
         super().__init__(store, actor, scope, ascii_only=ascii_only, clock=clock)
         self.trail = Trail()
+        #: Whether the help is open, on every list.
+        self.helping = False
 
     @property
     def base(self) -> ListScreen[Any] | None:
@@ -33,6 +36,9 @@ class GoingApp(AskingApp):
 
     def go_to(self, screen: str, filter_text: str | None = None) -> None:
         """Another screen; with a filter, that one."""
+        if self.size.width < BESIDE_FROM:
+            # Over a list that has just been asked for it would be in the way.
+            self.helping = False
         self.switch_mode(screen)
         if filter_text is not None:
             self.call_later(self._filter, screen, filter_text)

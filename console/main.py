@@ -29,7 +29,6 @@ from console.dialogs import (
     PageDialog,
 )
 from console.going import GoingApp
-from console.help import help_text
 from console.history import history_text
 from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
@@ -331,7 +330,7 @@ class ConsoleApp(GoingApp):
     async def do_app_help(self) -> None:
         base = self.base
         assert base is not None
-        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME, self.keys, self.pen.styles["key"]))
+        base.toggle_help()
 
     async def do_app_quit(self) -> None:
         self.exit()

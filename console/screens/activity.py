@@ -59,6 +59,10 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
     """Changes of clusters' netmaps, and rebuilds with what they sent, the newest first."""
 
     NAME = "netmap"
+    HELP = (
+        "What changed in netmaps and who asked for it; rebuilds with the frames, bytes and time that "
+        "they cost."
+    )
     NOUN = "change"
     SORT = "at"
     STATES: ClassVar = {
@@ -128,6 +132,10 @@ class AuditScreen(ActivityScreen[AuditLine]):
     """One row for each line of the audit log, in the order of time, the newest first."""
 
     NAME = "audit"
+    HELP = (
+        "Who did what to what, the newest first: by console, shell or API. Enter shows "
+        "what was before and after."
+    )
     NOUN = "entry"
     SORT = "id"
     TIMES: ClassVar = frozenset({"at"})

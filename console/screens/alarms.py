@@ -59,6 +59,10 @@ class AlarmsScreen(PlainScreen[AlarmRow]):
     """One row for each alarm, open or over: what nobody knows of first, then the worst, then the newest."""
 
     NAME = "alarms"
+    HELP = (
+        "What is or was wrong, since when, and who knows of it. An alarm ends with its cause; "
+        "acknowledging it tells the others that somebody is at it."
+    )
     NOUN = "alarm"
     SORT = "urgency"
     STATES: ClassVar = {"open": "failed", "known": "wait", "over": "off"}

@@ -169,6 +169,8 @@ class ListScreen(ListFrame[RowT]):
         line = self.query_one(FilterLine)
         if line.has_focus and line.value != self.filter_text:
             line.value = self.filter_text
+        elif self.console.helping:
+            self.toggle_help()
         elif self.filter_text:
             self.set_filter("")
         elif self.marks:

@@ -31,6 +31,11 @@ class DevicesScreen(ListScreen[DeviceRow]):
     """One row for each device."""
 
     NAME = "devices"
+    HELP = (
+        "Every device of every cluster, whether it is here now, and whose it is. The pane below "
+        "follows the cursor; enter opens all that is known of a device, its peers and filter as its "
+        "owner sees them."
+    )
     NOUN = "device"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("devices")
     COLUMNS: ClassVar[Sequence[Column]] = (

@@ -11,9 +11,10 @@ from textual.containers import Vertical
 from textual.widgets import DataTable, Static
 
 from app.fleet import Page
-from console.actions import Action, footer_of, why_not
+from console.actions import BY_ID, Action, footer_of, why_not
 from console.cells import age, clock_text, count_text, plural, safe
 from console.completion import complete, values_of
+from console.help import BESIDE_FROM, HELP_EDGES, HELP_WIDTH, HelpPanel, help_text
 from console.query import SCREENS
 from console.screens.window import NEED_SIZE, ListWindow, RowT
 from console.table import ResourceTable
@@ -65,6 +66,7 @@ class ListFrame(ListWindow[RowT]):
         keys = Line("keys")
         self._parts = table, keys
         yield keys
+        yield HelpPanel()
 
     def complete(self, text: str) -> str | None:
         rows = self.rows.values()
@@ -104,7 +106,7 @@ class ListFrame(ListWindow[RowT]):
         """Everything around the rows."""
         if not self.is_ready:
             return
-        width = self.app.size.width
+        width = self.room
         bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
         bar.put(*self.console.status_line(width, self.received_at))
         crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
@@ -115,6 +117,33 @@ class ListFrame(ListWindow[RowT]):
         self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
         self.paint_notice()
         self.paint_detail()
+        self.paint_help()
+
+    @property
+    def room(self) -> int:
+        width = self.app.size.width
+        return width - HELP_WIDTH if self.console.helping and width >= BESIDE_FROM else width
+
+    def paint_help(self) -> None:
+        """The panel, while it is open."""
+        helping = self.console.helping
+        self.set_class(helping, "helping")
+        if not helping:
+            return
+        keys = self.console.keys
+        closes = f"{keys.shown(BY_ID['app.help'])} or esc closes, tab leads here"
+        width = (HELP_WIDTH if self.room < self.app.size.width else self.room) - HELP_EDGES
+        text = help_text(self.NAME, self.HELP or "", keys, self.pen, width, self.obstacle)
+        self.query_one(HelpPanel).put((self.NAME.title(), closes), text)
+
+    def toggle_help(self) -> None:
+        """Opens or closes the panel; over the list it takes the arrow keys, beside it the list keeps them."""
+        self.console.helping = not self.console.helping
+        self.lay_out()
+        # Once more when the lines around the list have their new width.
+        self.call_after_refresh(self.paint_frame)
+        over = self.console.helping and self.app.size.width < BESIDE_FROM
+        self.set_focus(self.query_one(HelpPanel) if over else self.table)
 
     def path(self) -> str:
         scope = self.console.scope
@@ -194,7 +223,7 @@ class ListFrame(ListWindow[RowT]):
             show(detail, Text(""))
             return
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
-        width = max(20, self.app.size.width - 4)
+        width = max(20, self.room - 4)
         title, lines = self.detail_of(row, width)
         title += "  (pinned; d lets it go)" if self.is_pinned else ""
         if self.lost_key is not None:
@@ -203,7 +232,7 @@ class ListFrame(ListWindow[RowT]):
             line = self.pen.join(self.pen.cell(title, "strong"), "  ")
             for part in lines:
                 line.append_text(part).append("  ")
-            line.truncate(self.app.size.width - 2, overflow="ellipsis")
+            line.truncate(self.room - 2, overflow="ellipsis")
             show(detail, line)
         else:
             detail.border_title = self.pen.cell(title)

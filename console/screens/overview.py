@@ -63,6 +63,11 @@ class OverviewScreen(ListScreen[ClusterRow]):
     """Tiles, one row for each cluster, and what happened last."""
 
     NAME = "overview"
+    HELP = (
+        "Is anything wrong, where, and since when. Open alarms stand first, the worst on top: tab "
+        "leads to them, enter goes to what an alarm is about. Below is one row for each cluster; "
+        "enter shows its devices."
+    )
     NOUN = "cluster"
     SORT = "cluster"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("overview")

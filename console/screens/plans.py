@@ -98,6 +98,10 @@ class RebalanceScreen(_PlanActions[PlanRow]):
     """One row for each plan, the newest first."""
 
     NAME = "rebalance"
+    HELP = (
+        "Plans for moving tenants between clusters: proposed, looked through, approved, carried out "
+        "in waves, undone. Enter shows the moves of a plan."
+    )
     NOUN = "plan"
     SORT = "id"
     NEWEST_FIRST = True
@@ -181,6 +185,10 @@ class MovesScreen(_PlanActions[MoveRow]):
     """One row for each tenant of a plan."""
 
     NAME = "moves"
+    HELP = (
+        "The moves of a plan, one tenant each, in the order of its waves. Before the plan is approved "
+        "single moves can be left out."
+    )
     NOUN = "move"
     SORT = "id"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("moves")

@@ -35,6 +35,10 @@ class PolicyScreen(PlainScreen[PolicyRow]):
     """One row for each version of a tenant's policy, those in force first."""
 
     NAME = "policy"
+    HELP = (
+        "All versions of every tenant's policy, the newest in force. An edit is judged first: what it "
+        "allows, what it takes away, which of its own tests fail."
+    )
     NOUN = "version"
     SORT = "state"
     STATES: ClassVar = {"active": "ok", "former": "off"}

@@ -31,6 +31,10 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
     """One row for each hs-node and hs-acs that was heard of."""
 
     NAME = "processes"
+    HELP = (
+        "Every hs-node and hs-acs, what it does and needs, and who holds which lease. Lost means: it "
+        "has not been heard of, and its lease goes to a standby."
+    )
     NOUN = "process"
     STATES: ClassVar = {"owner": "ok", "leader": "ok", "standby": "wait", "lost": "failed"}
     TIMES: ClassVar = frozenset({"started", "heartbeat"})
@@ -172,6 +176,9 @@ class JobsScreen(PlainScreen[JobRow]):
     """One row for each job that the leading hs-acs does by the clock."""
 
     NAME = "jobs"
+    HELP = (
+        "What the leading hs-acs does by the clock: when it ran last, how long that took and what came of it."
+    )
     NOUN = "job"
     STATES: ClassVar = {"waiting": "wait", "running": "change", "done": "ok", "failed": "failed"}
     TIMES: ClassVar = frozenset({"started"})
@@ -220,6 +227,7 @@ class LoginsScreen(PlainScreen[LoginRow]):
     """One row for each device that waits until somebody lets it in."""
 
     NAME = "logins"
+    HELP = "Devices that wait until somebody lets them in; each waits 15 minutes."
     NOUN = "login"
     SORT = "created"
     NEWEST_FIRST = True

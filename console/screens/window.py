@@ -85,6 +85,11 @@ class ListWindow(Screen[None], Generic[RowT]):
     def paint_frame(self) -> None:
         """Everything around the rows."""
 
+    @property
+    def room(self) -> int:
+        """Cells of width that the list has."""
+        return self.app.size.width
+
     # -- parts ----------------------------------------------------------------------------------
 
     @property
@@ -116,7 +121,7 @@ class ListWindow(Screen[None], Generic[RowT]):
             return
         size = self.app.size
         self.set_class(size.width < MIN_SIZE[0] or size.height < MIN_SIZE[1], "small")
-        if self.table.lay_out(self.app.size.width - 1, self.sort_by, self.descending):
+        if self.table.lay_out(self.room - 1, self.sort_by, self.descending):
             self._made.clear()
             if self.page:
                 self.show_rows()

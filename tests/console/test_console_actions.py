@@ -10,8 +10,9 @@ from textual.command import CommandPalette, DiscoveryHit
 
 from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
-from console.dialogs import ConfirmDialog, EditorDialog, FormDialog, PageDialog
-from console.help import help_text
+from console.cells import Pen
+from console.dialogs import ConfirmDialog, EditorDialog, FormDialog
+from console.help import TIERS, HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp
 from console.palette import RegistryCommands, title_of
@@ -58,9 +59,19 @@ def test_keys_are_unique_on_a_screen(screen: str) -> None:
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_help_names_every_action(screen: str) -> None:
-    lines = help_text(screen, REGISTRY_KEYS).plain
+    def obstacle(action: Action) -> str:
+        return "no row is selected" if action.needs_row else ""
+
+    purpose = ConsoleApp.MODES[screen].HELP
+    plain = help_text(screen, purpose, REGISTRY_KEYS, Pen(), 40, obstacle).plain
+    assert all(len(line) <= 40 for line in plain.splitlines())
+    words = " ".join(plain.split())
+    assert words.startswith(purpose)
     for action in actions_of(screen):
-        assert f"{REGISTRY_KEYS.shown(action):>7}  {action.label}" in lines
+        how = TIERS[action.tier] if action.tier else ""
+        why = f" not now: {obstacle(action)}" if action.needs_row else ""
+        line = " ".join(f"{REGISTRY_KEYS.shown(action)} {action.label} {how} {action.help}{why}".split())
+        assert line in words, action.id
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -173,10 +184,29 @@ async def test_read_only_refuses_every_write_with_the_reason(screen: str) -> Non
 async def test_help_and_palette_open_by_key() -> None:
     async with running(filled()) as (app, pilot):
         base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        # Beside the list, which keeps the arrows: what cannot be done now says why.
+        await pilot.press("question_mark", "down")
+        assert base.query_one(HelpPanel).display
+        await until(pilot, lambda: "► device-0002" in text(app) and "End a device's login now" in text(app))
+        app.store.writable = False
+        app.tick()
+        await until(pilot, lambda: "not now: this console is" in text(app))
+        await pilot.press("3")
+        await until(pilot, lambda: "Who owns devices" in text(app), "the help of the next screen")
         await pilot.press("question_mark")
-        assert isinstance(app.screen, PageDialog)
-        assert "expire" in text(app)
+        assert not app.base.query_one(HelpPanel).display  # type: ignore[union-attr]
+        await pilot.press("2")
+        # Over the list where there is no room, until esc or another screen.
+        await pilot.resize_terminal(80, 24)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.focused, HelpPanel), "the help over the list")
         await pilot.press("escape")
+        assert base.table.has_focus
+        await pilot.press("question_mark", "1")
+        await until(pilot, lambda: app.base and app.base.NAME == "overview" and "CLUSTER" in text(app))
+        await pilot.press("2")
+        await until(pilot, lambda: app.base is base)
         await pilot.press("ctrl+p")
         assert isinstance(app.screen, CommandPalette)
         await pilot.press("escape")
