@@ -123,6 +123,7 @@ class ConsoleApp(GoingApp):
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
         self._told_lost = False
+        self._told_read_only = store.why_read_only
         self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
@@ -196,8 +197,14 @@ class ConsoleApp(GoingApp):
             changed = f", {plural(base.rows_changed, 'row')} changed" if base is not None else ""
             self.say(f"back after {age(self.clock() - self._was_down_since)}{changed}")
             self._was_down_since = None
-        if before.kind != link.kind:
+        if link.kind == "refused" and (before.kind, before.reason) != (link.kind, link.reason):
+            self.say(link.reason, "error")
+        rights = self.store.why_read_only
+        if rights != self._told_read_only:
+            self.say(rights or "the right to ask for changes is there again", "warning")
+        if before.kind != link.kind or rights != self._told_read_only:
             self.refresh_bindings()
+        self._told_read_only = rights
         self.tick()
 
     def tick(self) -> None:
@@ -235,8 +242,8 @@ class ConsoleApp(GoingApp):
 
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
         link = self.link_line(picture_at)
-        mode = "RW" if self.store.writable else "RO"
-        if self.store.writable and not self.link.is_up:
+        mode = "RO" if self.store.why_read_only else "RW"
+        if mode == "RW" and not self.link.is_up:
             mode = f"RW{'>' if self.pen.ascii else '→'}RO"
         scope = (self.scope or "all") + (f" tenant:{self.tenant}" if self.tenant else "")
         return status_line(self.pen, width, self.store.where, scope, link, mode, self.actor, self.clock())

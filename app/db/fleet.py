@@ -11,10 +11,10 @@ import orjson
 
 from app.db.base import ACQUIRE_TIMEOUT_S
 from app.db.connect import create_pool, server_settings
-from app.db.errors import translated
+from app.db.errors import NO_WRITES, translated
 from app.db.health import read_facts
 from app.db.holdings import read_devices, read_policies, read_users
-from app.errors import NotFound
+from app.errors import HsError, NotFound, Unavailable
 from app.fleet import (
     HISTORY_MINUTES,
     Anchor,
@@ -33,7 +33,7 @@ from app.fleet_lists import LISTS, AuditLine
 from app.health import Facts
 from app.model import TenantId, UserId
 from app.policy.snapshot import Snapshot
-from app.sql import QUERIES
+from app.sql import QUERIES, migrations
 
 POOL_CONNECTIONS = 2
 #: A screen waits no longer for its rows.
@@ -66,17 +66,42 @@ class Fleet:
 
     @classmethod
     async def open(cls, dsn: str, *, instance: str = "", read_only: bool = False) -> Self:
-        """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError."""
+        """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError.
+
+        Where no server takes writes, one that does not is read.
+        """
         # Windows differ in what they ask for, so a plan for any of them would be the worst one.
         settings = {
             **server_settings("hs_console", instance=instance),
             "plan_cache_mode": "force_custom_plan",
         }
-        return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
+        try:
+            return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
+        except Unavailable as error:
+            if error.code != NO_WRITES:
+                raise
+        return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, any_server=True))
 
     def terminate(self) -> None:
         """Drops all connections without waiting for a server that may not answer."""
         self._pool.terminate()
+
+    async def why_read_only(self) -> str:
+        """Why nothing can be asked for on this database; empty when it can.
+
+        Raises HsError for a schema of another version.
+        """
+        ((found, only_reads, role, lacking),) = await self._fetch(QUERIES["fleet_rights"])
+        needed = len(migrations())
+        if (version := found or 0) != needed:
+            who = "hs-node migrates it" if version < needed else "install the newer console"
+            raise HsError(
+                f"the database has schema version {version}, this console needs {needed}: {who}",
+                code="schema",
+            )
+        if only_reads:
+            return "the database takes no writes from this login, or is a standby"
+        return f"role {role} lacks {', '.join(lacking)}" if lacking else ""
 
     async def overview(self, cluster_id: str | None = None) -> Overview:
         """Clusters with owner and counts, and the newest lines of the audit log."""

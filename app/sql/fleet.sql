@@ -23,6 +23,21 @@ SELECT c.cluster_id, (SELECT h.tenant_id FROM tenants h WHERE h.cluster_id = c.c
  WHERE $1::text IS NULL OR c.cluster_id = $1
  ORDER BY c.cluster_id
 
+-- fleet_rights --
+-- The newest step of the schema, whether this session only reads, its role, and which rights a request lacks.
+-- (no parameters)
+SELECT (SELECT max(version) FROM schema_migrations), current_setting('transaction_read_only') = 'on',
+       current_user::text,
+       ARRAY(SELECT w.lacking
+               FROM (VALUES ('INSERT on requests', has_table_privilege(to_regclass('requests'), 'INSERT')),
+                            ('INSERT on audit_log', has_table_privilege(to_regclass('audit_log'), 'INSERT')),
+                            ('USAGE of request_ids', has_sequence_privilege(to_regclass('request_ids'), 'USAGE')),
+                            ('USAGE of audit_ids', has_sequence_privilege(to_regclass('audit_ids'), 'USAGE')),
+                            ('EXECUTE of is_cluster', has_function_privilege(to_regprocedure('is_cluster(text)'),
+                                                                             'EXECUTE'))
+                    ) AS w (lacking, granted)
+              WHERE w.granted IS NOT TRUE)
+
 -- fleet_recent --
 -- The newest lines of the audit log.
 -- $1 cluster_id or NULL for all, $2 limit

@@ -21,7 +21,7 @@ from console.files import FORMATS, all_rows
 from console.marks import MARKED_ROWS_MAX
 from console.screens.frame import ListFrame
 from console.screens.window import RowT
-from console.widgets import FilterLine, Line
+from console.widgets import FilterLine
 
 #: The rows of a marked filter are waited for so long, under the key that acts on them.
 CAPTURE_S = 6.0
@@ -142,9 +142,7 @@ class ListScreen(ListFrame[RowT]):
             self.filter_error = f"{error}: {event.value[error.start : error.end]}"
         else:
             self.filter_error = ""
-        line = self.query_one("#complaintline", Line)
-        line.set_class(bool(self.filter_error), "shown")
-        line.put(self.pen.cell(" " + self.filter_error, "attention"))
+        self.paint_complaint()
         event.input.set_class(bool(self.filter_error), "wrong")
 
     @on(Input.Submitted, "#filter")
@@ -161,7 +159,7 @@ class ListScreen(ListFrame[RowT]):
         line = self.query_one(FilterLine)
         line.value = text
         line.open(bool(text))
-        self.query_one("#complaintline", Line).remove_class("shown")
+        self.paint_complaint()
         self.change_view()
         self.console.note_place()
 
@@ -175,8 +173,9 @@ class ListScreen(ListFrame[RowT]):
             self.set_filter("")
         elif self.marks:
             await self.do_mark_none()
+        self.filter_error = ""
         line.open(bool(self.filter_text))
-        self.query_one("#complaintline", Line).remove_class("shown")
+        self.paint_complaint()
         self.table.focus()
 
     async def do_list_sort(self) -> None:

@@ -115,9 +115,19 @@ class ListFrame(ListWindow[RowT]):
         self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
         self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
+        self.paint_complaint()
         self.paint_notice()
         self.paint_detail()
         self.paint_help()
+
+    def paint_complaint(self) -> None:
+        """What is wrong with the filter that is typed; else why rows that are here are not read any more."""
+        link = self.console.link
+        refused = link.reason if link.kind == "refused" and self.page is not None else ""
+        complaint = self.filter_error or refused
+        line = self.query_one("#complaintline", Line)
+        line.set_class(bool(complaint), "shown")
+        line.put(self.pen.cell(f" {complaint}", "attention" if self.filter_error else "failed"))
 
     @property
     def room(self) -> int:
@@ -248,7 +258,7 @@ class ListFrame(ListWindow[RowT]):
         """Why an action cannot be done now; empty when it can."""
         return why_not(
             action,
-            writable=self.store.writable,
+            read_only=self.store.why_read_only,
             linked=self.console.link.is_up,
             has_row=self.current is not None,
         )

@@ -42,7 +42,7 @@ from app.policy.snapshot import Snapshot
 from console.export import text_of
 from console.main import ConsoleApp
 from console.screens.base import ListScreen
-from console.store import Ask
+from console.store import READ_ONLY, Ask
 
 NOW = 1_795_300_000.0
 DEADLINE_S = 20.0
@@ -274,6 +274,10 @@ class FakeStore:
         self.requests: dict[RequestId, OperatorRequest] = {}
         self.changed = asyncio.Event()
         self.closed = False
+
+    @property
+    def why_read_only(self) -> str:
+        return "" if self.writable else READ_ONLY
 
     async def _read(self) -> None:
         await self.gate.wait()

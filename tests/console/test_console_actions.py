@@ -16,6 +16,7 @@ from console.help import TIERS, HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp
 from console.palette import RegistryCommands, title_of
+from console.store import READ_ONLY
 from tests.console.support import filled, running, shown, text, toasts, until
 
 WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.tier]
@@ -85,13 +86,13 @@ def test_only_capitals_delete() -> None:
 
 
 def test_why_not() -> None:
-    fine: dict[str, Any] = {"writable": True, "linked": True, "has_row": True}
+    fine: dict[str, Any] = {"read_only": "", "linked": True, "has_row": True}
     expire, look = BY_ID["device.expire"], BY_ID["list.filter"]
     assert why_not(expire, **fine) == ""
-    assert "read-only" in why_not(expire, **fine | {"writable": False})
+    assert "read-only" in why_not(expire, **fine | {"read_only": READ_ONLY})
     assert "not connected" in why_not(expire, **fine | {"linked": False})
     assert "no row" in why_not(expire, **fine | {"has_row": False})
-    assert why_not(look, writable=False, linked=False, has_row=False) == ""
+    assert why_not(look, read_only=READ_ONLY, linked=False, has_row=False) == ""
 
 
 @pytest.mark.parametrize("screen", SCREENS)
