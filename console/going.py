@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
+
+from textual import work
+from textual.screen import Screen
 
 from console.asking import AskingApp
 from console.help import BESIDE_FROM
@@ -13,6 +17,8 @@ from console.trail import Place, Trail
 
 #: A screen that is being made is looked at again after this.
 NOT_READY_S = 0.02
+#: A row that is gone to is looked for so long.
+ROW_WAIT_S = 6.0
 
 
 class GoingApp(AskingApp):
@@ -25,6 +31,8 @@ class GoingApp(AskingApp):
         self.trail = Trail()
         #: Whether the help is open, on every list.
         self.helping = False
+        #: Set when a list has taken rows.
+        self.painted = asyncio.Event()
 
     @property
     def base(self) -> ListScreen[Any] | None:
@@ -33,6 +41,20 @@ class GoingApp(AskingApp):
             if isinstance(screen, ListScreen):
                 return screen
         return None
+
+    @property
+    def top(self) -> Screen[Any] | None:
+        """What has the keys; None at the very end."""
+        return self.screen_stack[-1] if self.screen_stack else None
+
+    async def rows_shown(self) -> None:
+        """Returns when the screen shows rows of the view it stands for."""
+        while True:
+            base = self.base
+            if base is not None and base.page is not None and base.wanted_since is None:
+                return
+            self.painted.clear()
+            await self.painted.wait()
 
     def go_to(self, screen: str, filter_text: str | None = None) -> None:
         """Another screen; with a filter, that one."""
@@ -45,6 +67,26 @@ class GoingApp(AskingApp):
         else:
             self.call_later(self.note_place)
         self.feed.kick()
+
+    def show_cluster(self, cluster_id: str) -> None:
+        """The overview with the cursor on a cluster."""
+        self.go_to_row("overview", "", cluster_id)
+
+    @work(group="going", exclusive=True, exit_on_error=True)
+    async def go_to_row(self, screen: str, filter_text: str, key: str, *, opened: bool = False) -> None:
+        """Another screen with the cursor on a row, when it is there; `opened`: enter is pressed on it."""
+        await self.switch_mode(screen)
+        base = self.base
+        if base is None or not base.is_ready:
+            return
+        base.set_filter(filter_text)
+        try:
+            async with asyncio.timeout(ROW_WAIT_S):
+                await self.rows_shown()
+        except TimeoutError:
+            return
+        if base.table.move_to(key) and opened and self.screen is base:
+            await base.action_command("row.open")
 
     def note_place(self) -> None:
         """What is shown now can be come back to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
@@ -124,7 +123,6 @@ class ConsoleApp(GoingApp):
         self._was_down_since: float | None = None
         self._told_lost = False
         self._told_read_only = store.why_read_only
-        self._painted = asyncio.Event()
 
     def on_mount(self) -> None:
         for theme in self.themes:
@@ -153,20 +151,6 @@ class ConsoleApp(GoingApp):
 
     # -- the feed -------------------------------------------------------------------------------
 
-    @property
-    def top(self) -> Screen[Any] | None:
-        """What has the keys; None at the very end."""
-        return self.screen_stack[-1] if self.screen_stack else None
-
-    async def rows_shown(self) -> None:
-        """Returns when the screen shows rows of the view it stands for."""
-        while True:
-            base = self.base
-            if base is not None and base.page is not None and base.wanted_since is None:
-                return
-            self._painted.clear()
-            await self._painted.wait()
-
     def feed_kick(self, *, urgent: bool = False) -> None:
         self.feed.kick(urgent=urgent)
 
@@ -182,7 +166,7 @@ class ConsoleApp(GoingApp):
             base = self.base
             if base is not None and base.is_ready and report.wanted.screen == base.NAME:
                 base.take(report.data, report.wanted.serial, report.at)
-                self._painted.set()
+                self.painted.set()
         elif isinstance(report, OperatorRequest):
             self._take_request(report)
         else:

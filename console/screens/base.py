@@ -154,7 +154,8 @@ class ListScreen(ListFrame[RowT]):
     def set_filter(self, text: str) -> None:
         """Another filter. Raises QueryError."""
         fields = query.SCREENS[self.NAME]
-        self.terms = query.terms(query.parse(text, fields), fields)
+        conditions = query.parse(text, fields)
+        self.terms, self.filter_cluster = query.terms(conditions, fields), query.cluster_of(conditions)
         self.filter_text, self.filter_error = text, ""
         line = self.query_one(FilterLine)
         line.value = text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from rich.text import Text
@@ -18,7 +19,7 @@ from console.help import BESIDE_FROM, HELP_EDGES, HELP_WIDTH, HelpPanel, help_te
 from console.query import SCREENS
 from console.screens.window import NEED_SIZE, ListWindow, RowT
 from console.table import ResourceTable
-from console.widgets import FilterLine, Line, keys_text, show, tabs_text
+from console.widgets import NARROW, FilterLine, Line, Links, Part, keys_text, show, tabs
 
 #: A screen is called loading only after this long.
 LOADING_AFTER_S = 0.2
@@ -52,7 +53,7 @@ class ListFrame(ListWindow[RowT]):
     def compose(self) -> ComposeResult:
         yield Line("small")
         yield Line("bar")
-        yield Line("crumbs")
+        yield Links("crumbs")
         yield FilterLine(self.complete)
         yield Line("complaintline")
         yield from self.compose_above()
@@ -62,7 +63,7 @@ class ListFrame(ListWindow[RowT]):
             yield table
             yield Static("", id="notice", markup=False)
         yield Static("", id="detail", markup=False)
-        yield Line("tabs")
+        yield Links("tabs")
         keys = Line("keys")
         self._parts = table, keys
         yield keys
@@ -107,10 +108,10 @@ class ListFrame(ListWindow[RowT]):
         if not self.is_ready:
             return
         width = self.room
-        bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
+        bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Links)
         bar.put(*self.console.status_line(width, self.received_at))
-        crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
-        self.query_one("#tabs", Line).put(tabs_text(self.pen, width, self.NAME))
+        crumbs.put_parts(self.crumbs(width), self.facts(width))
+        self.query_one("#tabs", Links).put_parts(tabs(self.pen, width, self.NAME, self.console.go_to))
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
         self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
@@ -155,10 +156,19 @@ class ListFrame(ListWindow[RowT]):
         over = self.console.helping and self.app.size.width < BESIDE_FROM
         self.set_focus(self.query_one(HelpPanel) if over else self.table)
 
-    def path(self) -> str:
-        scope = self.console.scope
-        sep = self.pen.glyph("sep")
-        return f"{scope} {sep} {self.NAME.title()}" if scope else self.NAME.title()
+    def crumbs(self, width: int) -> list[Part]:
+        """Where this list is: the overview, the one cluster it is about, itself."""
+        parts: list[Part] = [(Text(" ", end=""), None)]
+        cluster, go_to = self.console.scope or self.filter_cluster, self.console.go_to
+        if self.NAME != "overview" and (width >= NARROW or cluster):
+            way = [(cluster, partial(self.console.show_cluster, cluster))] if cluster else []
+            if width >= NARROW:
+                way.insert(0, ("Overview", partial(go_to, "overview")))
+            for word, go in way:
+                parts.append((self.pen.cell(word), go))
+                parts.append((Text(f" {self.pen.glyph('sep')} ", self.pen.styles["muted"], end=""), None))
+        parts.append((self.pen.cell(self.NAME.title(), "strong"), None))
+        return parts
 
     @staticmethod
     def total_text(page: Page[Any]) -> str:

@@ -52,6 +52,8 @@ class ListWindow(Screen[None], Generic[RowT]):
         self.descending = self.NEWEST_FIRST
         self.filter_text = ""
         self.filter_error = ""
+        #: The one cluster that the filter asks for, '' for any.
+        self.filter_cluster = ""
         self.terms: tuple[Term, ...] = ()
         self.from_end = False
         self.anchors: list[Anchor] = []

@@ -569,3 +569,32 @@ async def test_sort_and_back_restore() -> None:
         assert (base.sort_by, base.descending) == ("cluster", True)
         await pilot.press("1", "enter")
         await until(pilot, lambda: store.views[-1].terms and store.views[-1].terms[0].field == "cluster")
+
+
+async def test_the_mouse_moves_opens_sorts_and_follows_crumbs_and_tabs() -> None:
+    """Nothing needs it: each of these has a key."""
+    store = filled()
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.click("#table", offset=(5, 3))
+        await until(pilot, lambda: base.current and base.current.name == "device-0003")
+        assert app.screen is base
+        await pilot.click("#table", offset=(5, 3))
+        await until(pilot, lambda: app.screen is not base)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is base)
+        await pilot.click("#table", offset=(5, 0))
+        await until(pilot, lambda: store.views[-1].descending)
+        column = text(app).splitlines()[2].index("STATE")
+        await pilot.click("#table", offset=(column, 0))
+        await until(pilot, lambda: store.views[-1].sort == "state" and not store.views[-1].descending)
+        base.set_filter("@us-2 os:linux")
+        await until(pilot, lambda: " Overview › us-2 › Devices " in text(app))
+        await pilot.click("#crumbs", offset=(13, 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "overview" and app.base.is_ready)
+        await until(pilot, lambda: app.base and app.base.current and app.base.current.cluster_id == "us-2")
+        await pilot.click("#tabs", offset=(text(app).splitlines()[-2].index("Routes"), 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "routes" and app.base.is_ready)
+        await pilot.click("#crumbs", offset=(3, 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "overview")
