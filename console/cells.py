@@ -162,6 +162,12 @@ def clock_text(epoch: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(epoch))
 
 
+def moment_text(epoch: float, now: float) -> str:
+    """A time of the last day by the clock, an older one by its date: eight cells."""
+    form = "%H:%M:%S" if now - epoch < _DAY else "%d %b"
+    return time.strftime(form, time.localtime(epoch))
+
+
 def date_text(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch))
 

@@ -99,9 +99,12 @@ class PgStore:
     async def overview(self, cluster_id: str | None) -> Overview:
         found = await self._read(lambda fleet: fleet.overview(cluster_id))
         self._clusters = frozenset(row.cluster_id for row in found.clusters)
-        alarms, judge = await self._read(lambda fleet: self._watch.alarms(fleet, cluster_id))
+        alarms, facts = await self._read(lambda fleet: self._watch.alarms(fleet, cluster_id))
         load = await self._read(lambda fleet: self._watch.load(fleet, cluster_id))
-        return replace(found, alarms=alarms, judge=judge, load=load)
+        processes = tuple(
+            p for p in facts.processes if cluster_id is None or p.cluster_id in ("", cluster_id)
+        )
+        return replace(found, alarms=alarms, leader=facts.leader, processes=processes, load=load)
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         return await self._read(lambda fleet: fleet.devices(view))

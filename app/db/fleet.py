@@ -123,14 +123,14 @@ class Fleet:
 
     async def load(self, cluster_id: str | None) -> dict[str, LoadHistory]:
         """The last hour of each cluster that was measured."""
-        connected: dict[str, list[float | None]] = {}
-        changes: dict[str, list[float | None]] = {}
-        for name, ago, count, rate in await self._fetch(QUERIES["fleet_load"], cluster_id, HISTORY_MINUTES):
+        series: dict[str, list[list[float | None]]] = {}
+        for name, ago, *values in await self._fetch(QUERIES["fleet_load"], cluster_id, HISTORY_MINUTES):
             place = HISTORY_MINUTES - 1 - max(0, ago)
             if place >= 0:
-                connected.setdefault(name, [None] * HISTORY_MINUTES)[place] = count
-                changes.setdefault(name, [None] * HISTORY_MINUTES)[place] = rate
-        return {name: LoadHistory(tuple(connected[name]), tuple(changes[name])) for name in connected}
+                known = series.setdefault(name, [[None] * HISTORY_MINUTES for _ in values])
+                for line, value in zip(known, values, strict=True):
+                    line[place] = value
+        return {name: LoadHistory(*map(tuple, lines)) for name, lines in series.items()}
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         """A window of devices."""

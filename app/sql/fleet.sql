@@ -9,7 +9,7 @@ SELECT c.cluster_id, (SELECT h.tenant_id FROM tenants h WHERE h.cluster_id = c.c
        COALESCE(t.tenants, 0), COALESCE(t.users, 0), COALESCE(t.keys, 0), COALESCE(d.devices, 0),
        COALESCE(d.online, 0), COALESCE(d.expired, 0), COALESCE(d.expiring, 0),
        (SELECT count(*) FROM requests r WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')),
-       extract(epoch FROM now())::float8
+       c.max_devices, extract(epoch FROM now())::float8
   FROM clusters c
   LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id
   LEFT JOIN (SELECT tc.cluster_id, count(*) AS tenants, sum(tc.users) AS users, sum(tc.keys) AS keys
@@ -239,11 +239,11 @@ SELECT id, cluster_id, severity, rule, object, text, extract(epoch FROM raised_a
  LIMIT $2
 
 -- fleet_load --
--- Connected devices and changed devices a second of each cluster, by minutes before this one.
+-- Connected devices of each cluster; changed devices, frames and bytes a second; by minutes before this one.
 -- $1 cluster_id or NULL, $2 minutes
 SELECT s.cluster_id,
        (extract(epoch FROM date_trunc('minute', now(), 'UTC') - s.minute) / 60)::int, sum(s.connected)::bigint,
-       sum(s.changes / s.span_s)::float8
+       sum(s.changes / s.span_s)::float8, sum(s.frames / s.span_s)::float8, sum(s.bytes / s.span_s)::float8
   FROM load_samples s
  WHERE s.minute > now() - $2 * interval '1 minute' AND s.cluster_id <> '' AND s.connected IS NOT NULL
    AND ($1::text IS NULL OR s.cluster_id = $1)

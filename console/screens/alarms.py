@@ -11,7 +11,7 @@ from textual.binding import BindingType
 from app.fleet import OpenAlarm
 from app.fleet_lists import AlarmRow
 from console.actions import BY_ID
-from console.cells import Pen, age, clock_text, date_text
+from console.cells import age, date_text
 from console.query import Condition, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
@@ -30,18 +30,21 @@ PLACES: Final = {
 }
 
 
-def alarm_line(pen: Pen, alarm: OpenAlarm) -> Text:
-    """One line of the attention list; who knows of it already is dimmed."""
-    known = bool(alarm.acknowledged_by)
-    parts = [
-        pen.cell(f"{clock_text(alarm.raised)}  ", "muted"),
-        pen.state("off" if known else ROLES.get(alarm.severity, "unknown"), f"{alarm.severity:<8}"),
-        pen.cell(f"  {alarm.cluster_id or 'all':<10}  {alarm.text}", "muted" if known else ""),
-    ]
-    if known and alarm.acknowledged is not None:
-        words = f"  (known to {alarm.acknowledged_by} since {clock_text(alarm.acknowledged)})"
-        parts.append(pen.cell(words, "muted"))
-    return pen.join(*parts)
+def acknowledge(console: ConsoleApp, title: str, alarms: Sequence[OpenAlarm | AlarmRow]) -> None:
+    """Tells everybody, once it is confirmed, that the operator knows of these."""
+    console.confirm(
+        BY_ID["alarm.acknowledge"],
+        f"Acknowledge {title}",
+        [alarm.text for alarm in alarms],
+        "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new.",
+        [
+            Ask(
+                *("", None, "alarm_acknowledge", {"alarm": alarm.id}, f"alarm:{alarm.id}"),
+                f"acknowledge alarm {alarm.id}",
+            )
+            for alarm in alarms
+        ],
+    )
 
 
 def open_object(console: ConsoleApp, what: str, cluster_id: str) -> None:
@@ -117,18 +120,5 @@ class AlarmsScreen(PlainScreen[AlarmRow]):
         open_object(self.console, row.object, row.cluster_id)
 
     async def do_alarm_acknowledge(self) -> None:
-        action = BY_ID["alarm.acknowledge"]
-        rows = self.chosen(action)
-        self.console.confirm(
-            action,
-            f"Acknowledge {self.several(rows, 'alarm')}",
-            [row.text for row in rows],
-            "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new.",
-            [
-                Ask(
-                    *("", None, "alarm_acknowledge", {"alarm": row.id}, f"alarm:{row.id}"),
-                    f"acknowledge alarm {row.id}",
-                )
-                for row in rows
-            ],
-        )
+        rows = self.chosen(BY_ID["alarm.acknowledge"])
+        acknowledge(self.console, self.several(rows, "alarm"), rows)

@@ -7,7 +7,7 @@ import dataclasses
 
 import orjson
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Input
 
@@ -60,14 +60,25 @@ class ListScreen(ListFrame[RowT]):
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True
 
+    def on_key(self, event: events.Key) -> None:
+        """A key that came this far did nothing; where its action cannot be done now, it is told why."""
+        for action in actions_of(self.NAME):
+            if self.console.keys.of(action) in (event.key, event.character):
+                self._refused(action)
+
+    def _refused(self, action: Action) -> bool:
+        """Whether an action cannot be done now; then a word says why."""
+        obstacle = self.obstacle(action)
+        if obstacle:
+            self.console.say(f"{action.label}: {obstacle}", "warning")
+        return bool(obstacle)
+
     async def action_command(self, action_id: str) -> None:
         """Every key and every line of the palette ends here."""
         action = BY_ID[action_id]
         if not self.is_ready and not action_id.startswith(("screen.", "app.quit")):
             return
-        obstacle = self.obstacle(action)
-        if obstacle:
-            self.console.say(f"{action.label}: {obstacle}", "warning")
+        if self._refused(action):
             return
         noun, _, verb = action_id.partition(".")
         if noun == "screen":
@@ -123,7 +134,7 @@ class ListScreen(ListFrame[RowT]):
             return list(self.marks.rows.values())
         return [self.current] if self.current is not None else []
 
-    @on(DataTable.RowSelected)
+    @on(DataTable.RowSelected, "#table")
     async def open_row(self) -> None:
         await self.action_command("row.open")
 
@@ -189,7 +200,7 @@ class ListScreen(ListFrame[RowT]):
         self.descending = not self.descending
         self.change_view()
 
-    @on(DataTable.HeaderSelected)
+    @on(DataTable.HeaderSelected, "#table")
     def sort_by_header(self, event: DataTable.HeaderSelected) -> None:
         column = next((c for c, _ in self.table.shown if c.name == event.column_key.value and c.sort), None)
         if column is not None:

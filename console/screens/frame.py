@@ -258,7 +258,7 @@ class ListFrame(ListWindow[RowT]):
             detail.border_title = self.pen.cell(title)
             show(detail, Text("\n", end="").join(lines))
 
-    @on(DataTable.RowHighlighted)
+    @on(DataTable.RowHighlighted, "#table")
     def follow_cursor(self) -> None:
         if self.table.cursor_key != self.lost_key and self.table.has_focus:
             self.lost_key = None

@@ -37,6 +37,7 @@ from app.fleet_lists import (
     RouteRow,
     TenantRow,
 )
+from app.health import ProcessFacts
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
 from app.policy.snapshot import Snapshot
 from console.export import text_of
@@ -135,6 +136,7 @@ def cluster(name: str, **changes: Any) -> ClusterRow:
         "expired": 1,
         "expiring": 0,
         "waiting": 0,
+        "max_devices": None,
     }
     return ClusterRow(**(fields | changes))
 
@@ -256,7 +258,10 @@ class FakeStore:
     def __init__(self, *, writable: bool = True) -> None:
         self.where = "pg test@db-a/hs"
         self.writable = writable
-        self.clusters: list[ClusterRow] = [cluster("eu-1"), cluster("us-2", lease_left_s=-14.0, waiting=2)]
+        self.clusters: list[ClusterRow] = [
+            cluster("eu-1", max_devices=45),
+            cluster("us-2", lease_left_s=-14.0, waiting=2),
+        ]
         self.recent: list[AuditRow] = [AuditRow(1, "eu-1", NOW - 30, "shell:ops", "user_create", "user:1")]
         self.device_rows: list[DeviceRow] = []
         self.user_rows: list[UserRow] = []
@@ -264,6 +269,11 @@ class FakeStore:
         self.lists: dict[str, list[Any]] = {}
         self.alarms: list[OpenAlarm] = []
         self.load: dict[str, LoadHistory] = {}
+        self.leader: str | None = "acs-1"
+        self.processes = (
+            ProcessFacts("eu-1", "eu-1a", "0.1.0", 0.612, 6, 20, 0.0),
+            ProcessFacts("", "acs-1", "0.1.0", 0.001, 3, 10, 0.0),
+        )
         #: What policies are applied to.
         self.held = Snapshot([], [], 0, None)
         self.error: HsError | None = None
@@ -286,7 +296,15 @@ class FakeStore:
 
     async def overview(self, cluster_id: str | None) -> Overview:
         await self._read()
-        return Overview(tuple(self.clusters), tuple(self.recent), NOW, tuple(self.alarms), "acs-1", self.load)
+        return Overview(
+            tuple(self.clusters),
+            tuple(self.recent),
+            NOW,
+            tuple(self.alarms),
+            self.leader,
+            self.processes,
+            self.load,
+        )
 
     async def _page(self, rows: Sequence[Any], view: View, name: Callable[[Any], str]) -> Page[Any]:
         """By name only; filters are the database's business."""
@@ -372,7 +390,10 @@ def filled(devices: int = 40) -> FakeStore:
     store.key_rows = [key(n) for n in range(1, 7)]
     gap: tuple[float | None, ...] = (None,) * 20
     store.load = {
-        "eu-1": LoadHistory((*gap, *map(float, range(40))), (*gap, *(0.25 * (n % 9) for n in range(40))))
+        "eu-1": LoadHistory(
+            (*gap, *map(float, range(40))),
+            *((*gap, *(times * (n % 9) for n in range(40))) for times in (0.25, 3.0, 1200.0)),
+        )
     }
     store.alarms = [
         OpenAlarm(3, "us-2", "critical", "no_owner", "cluster:us-2", "cluster us-2 has no owner", NOW - 14),
