@@ -175,6 +175,18 @@ class TenantRef:
     is_home: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Something an operator can name. `kind`: cluster, tenant, user or device; `tenant`: whose it is."""
+
+    kind: str
+    cluster_id: str
+    tenant_id: TenantId
+    id: int
+    name: str
+    tenant: str
+
+
 RowT = TypeVar("RowT")
 
 

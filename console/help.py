@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from console.actions import Action, actions_of
-from console.cells import Pen
+from console.cells import Pen, safe
 from console.keymap import Keys
 from console.widgets import show
 
@@ -65,7 +65,7 @@ def help_text(
             text.append(f"{TIERS[action.tier] if action.tier else ''}\n", pen.styles["muted"])
             indented(action.help, "muted")
             if why:
-                indented(f"not now: {why}", "attention")
+                indented(safe(f"not now: {why}"), "attention")
     text.append("     ^p  ", pen.styles["key"]).append("palette\n", "bold")
     indented("All of this by name, and clusters, tenants, devices and users.", "muted")
     return text

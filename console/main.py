@@ -31,7 +31,7 @@ from console.going import GoingApp
 from console.history import history_text
 from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
-from console.palette import GotoCommands, RegistryCommands
+from console.palette import GotoCommands, NameCommands, RegistryCommands
 from console.screens.access import KeysScreen
 from console.screens.activity import AuditScreen, NetmapScreen
 from console.screens.alarms import AlarmsScreen
@@ -51,6 +51,7 @@ from console.widgets import link_text, status_line
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
 MAX_HELD = 10_000
+GOTO_HINT = "devices @cluster os:linux, or a name: cluster, tenant, user, device"
 
 
 class Reported(Message):
@@ -67,7 +68,7 @@ class ConsoleApp(GoingApp):
     TITLE = "hs-console"
     CSS_PATH = "console.tcss"
     ENABLE_COMMAND_PALETTE = True
-    COMMANDS: ClassVar[set[Any]] = {RegistryCommands}
+    COMMANDS: ClassVar[set[Any]] = {RegistryCommands, NameCommands}
     COMMAND_PALETTE_BINDING = "ctrl+p"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
@@ -316,7 +317,7 @@ class ConsoleApp(GoingApp):
         self.say(f"saved {self.save_screenshot()}")
 
     async def do_app_goto(self) -> None:
-        self.push_screen(CommandPalette(providers=[GotoCommands], placeholder="devices @cluster os:linux"))
+        self.push_screen(CommandPalette(providers=[GotoCommands, NameCommands], placeholder=GOTO_HINT))
 
     async def do_app_help(self) -> None:
         base = self.base

@@ -14,7 +14,7 @@ from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantRef, View
+from app.fleet import AuditRow, DeviceRow, Named, Overview, Page, TenantRef, View
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 from app.policy.snapshot import Snapshot
 from console.watch import Watch
@@ -65,6 +65,7 @@ class Store(Protocol):
     async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
     async def submit(self, ask: Ask, actor: str) -> RequestId: ...
     async def request(self, request_id: RequestId) -> OperatorRequest: ...
@@ -123,6 +124,9 @@ class PgStore:
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         return await self._read(lambda fleet: fleet.tenants(cluster_id))
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        return await self._read(lambda fleet: fleet.names(word, cluster_id, tenant))
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         return await self._read(lambda fleet: fleet.find_user(cluster_id, tenant_id, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from app.db.connect import create_pool, server_settings
 from app.db.errors import NO_WRITES, translated
 from app.db.health import read_facts
 from app.db.holdings import read_devices, read_policies, read_users
-from app.errors import HsError, NotFound, Unavailable
+from app.errors import HsError, NotFound, Refused, Unavailable
 from app.fleet import (
     HISTORY_MINUTES,
     Anchor,
@@ -22,6 +23,7 @@ from app.fleet import (
     ClusterRow,
     DeviceRow,
     LoadHistory,
+    Named,
     OpenAlarm,
     Overview,
     Page,
@@ -45,6 +47,9 @@ RECENT_LINES = 20
 #: Open alarms of one picture; what is less urgent is on the screen of alarms.
 ALARMS = 200
 HISTORY_LINES = 200
+#: Names of a kind that the palette offers, and how long it waits for them.
+NAMES = 10
+NAMES_TIMEOUT_S = 1.0
 #: Lines of the audit log that match are counted no further.
 COUNTED_LINES = 10_000
 #: Tenants a form offers.
@@ -200,6 +205,19 @@ class Fleet:
         """The id of a user by name, None where there is none."""
         found = await self._fetch(QUERIES["fleet_find_user"], cluster_id, tenant_id, name)
         return UserId(found[0][0]) if found else None
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        """What begins with this word, as it is written or in small letters; at most NAMES of each kind.
+
+        Raises Refused when that takes longer than a key press may.
+        """
+        words = [word, word.lower()]
+        try:
+            async with asyncio.timeout(NAMES_TIMEOUT_S):
+                found = await self._fetch(QUERIES["fleet_names"], cluster_id, words, NAMES, tenant)
+        except TimeoutError as error:
+            raise Refused(f"names were not found within {NAMES_TIMEOUT_S:g} s", code="slow") from error
+        return [Named(*row) for row in found]
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         """One version of a policy as it was written. Raises NotFound."""

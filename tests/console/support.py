@@ -17,6 +17,7 @@ from app.fleet import (
     DeviceRow,
     KeyRow,
     LoadHistory,
+    Named,
     OpenAlarm,
     Overview,
     Page,
@@ -340,6 +341,21 @@ class FakeStore:
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()
         return [TenantRef("eu-1", TenantId(1), "eu-1", True)]
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        await self._read()
+        rows = [("cluster", row, row.cluster_id) for row in self.clusters]
+        rows += [("tenant", row, row.name) for row in self.lists.get("tenants", [])]
+        rows += [("user", row, row.name) for row in self.user_rows]
+        rows += [("device", row, row.name) for row in self.device_rows]
+        return [
+            Named(
+                *(kind, row.cluster_id, getattr(row, "tenant_id", TenantId(0)), getattr(row, "id", 0)),
+                *(name, getattr(row, "tenant", "")),
+            )
+            for kind, row, name in rows
+            if name.startswith(word)
+        ]
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         await self._read()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from textual.command import CommandPalette, DiscoveryHit
+from textual.command import CommandList, CommandPalette, DiscoveryHit
 
+from app.errors import Unavailable
 from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, footer_of, why_not
 from console.cells import Pen
@@ -16,8 +18,10 @@ from console.help import TIERS, HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp
 from console.palette import RegistryCommands, title_of
+from console.screens.base import ListScreen
+from console.screens.record import RecordScreen
 from console.store import READ_ONLY
-from tests.console.support import filled, running, shown, text, toasts, until
+from tests.console.support import cluster, filled, running, shown, text, toasts, until
 
 WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.tier]
 #: Requests that change nothing, so nobody is asked first.
@@ -227,3 +231,68 @@ async def test_go_to_leads_to_a_screen_and_a_filter() -> None:
         await until(pilot, lambda: app.base and app.base.NAME == "devices", "devices")
         await until(pilot, lambda: store.views and len(store.views[-1].terms) == 2, "the filter")
         assert [term.field for term in store.views[-1].terms] == ["cluster", "os"]
+
+
+#: What is typed after `:` -> what must be offered, and where enter on it leads: screen, filter, row.
+OFFERED = [
+    ("devices @us", "go to devices @us-2", ("devices", "@us-2", None)),
+    ("us", "cluster us-2", ("overview", "", "us-2")),
+    ("tenants tenant-3", "tenant tenant-3  (eu-1)", ("tenants", "id=3", "3")),
+    ("alice", "user alice  (eu-1)  of eu-1", ("users", "id=9", "1/9")),
+    ("device-0007", "device device-0007  (eu-1)  of eu-1", ("devices", "id=7", "1/7")),
+]
+
+
+async def test_names_are_completed_in_the_palette_and_lead_to_what_they_name() -> None:
+    store = filled()
+    store.clusters.append(cluster("eu-[red]1", devices=0))
+    async with running(store, "jobs") as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        for typed, offered, (screen, filter_text, key) in OFFERED:
+            await pilot.press("ctrl+p" if typed == "us" else "colon")
+            await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+            app.screen.query_one("Input").value = typed  # type: ignore[attr-defined]
+            offers = app.screen.query_one(CommandList)
+            await until(pilot, lambda offered=offered: offered in text(app), offered)
+            offers.highlighted = next(
+                n
+                for n, option in enumerate(offers.options)
+                if offered in str(option.hit.match_display)  # type: ignore[attr-defined]
+            )
+            await pilot.press("enter")
+            if screen == "devices" and key:
+                await until(pilot, lambda: isinstance(app.screen, RecordScreen), "the record")
+                await pilot.press("escape")
+            await until(
+                pilot,
+                lambda screen=screen, filter_text=filter_text: (
+                    app.base and (app.base.NAME, app.base.filter_text) == (screen, filter_text)
+                ),
+                typed,
+            )
+            if key is not None:
+                await until(
+                    pilot,
+                    lambda key=key: app.base and app.base.is_ready and app.base.table.cursor_key == key,
+                    typed,
+                )
+        # A name is no markup, and a database that is away is told of, nothing more.
+        await pilot.press("colon")
+        app.screen.query_one("Input").value = "devices @eu-["  # type: ignore[attr-defined]
+        await until(pilot, lambda: "go to devices @eu-[red]1" in text(app))
+        store.error = Unavailable("[bold]gone")
+        app.screen.query_one("Input").value = "devices webs"  # type: ignore[attr-defined]
+        await until(pilot, lambda: "names are not known now: [bold]gone" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ListScreen))
+
+
+async def test_the_palette_lists_what_cannot_be_done_with_the_reason() -> None:
+    store = filled()
+    store.alarms = [replace(store.alarms[1], acknowledged_by="console:[red]")]
+    async with running(store, "overview") as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("ctrl+p", *"acknow")
+        await until(pilot, lambda: "(not now: console:[red] knows of it already)" in text(app))
