@@ -114,14 +114,14 @@ def _capacity(pen: Pen, picture: Overview) -> Tile:
         brief = pen.cell(f"{percent(used, room)} full")
         lines = [pen.join(pen.cell(percent(used, room), "strong"), f" of {plural(room, 'device')}")]
         if len(limited) < len(rows):
-            lines.append(pen.cell(f"{plural(len(rows) - len(limited), 'cluster')} without limit", "muted"))
+            lines.append(pen.cell(f"{len(rows) - len(limited)} without limit", "muted"))
         crowded = sum(fullness(row) > CROWDED for row in limited)
         if crowded:
-            lines.append(pen.state("attention", f"{plural(crowded, 'cluster')} above {CROWDED} %"))
+            lines.append(pen.state("attention", f"{crowded} above {CROWDED} %"))
     moving = [row for row in rows if row.state == "draining"]
     if moving:
         lines.append(pen.state("change", f"{len(moving)} draining"))
-    held = ("tenants", "tenant"), ("users", "user"), ("keys", "key")
+    held = ("tenants", "tenant"), ("users", "user")
     counts = ", ".join(plural(sum(getattr(row, name) for row in rows), noun) for name, noun in held)
     return Tile("Capacity", brief, [*lines[:3], pen.cell(counts)])
 
@@ -130,13 +130,13 @@ def _control(pen: Pen, picture: Overview) -> Tile:
     rows, processes = picture.clusters, picture.processes
     healthy = sum(health_of(row).role == "ok" for row in rows)
     ill = sum(health_of(row).role == "failed" for row in rows)
-    words = f"{healthy} of {plural(len(rows), 'cluster')} healthy"
+    words = f"{healthy} of {len(rows)} healthy"
     acs = sum(not process.cluster_id for process in processes)
     leads = pen.cell("no hs-acs leads", "muted" if picture.leader is None else "failed")
     if picture.leader:
         leads = pen.cell(f"{picture.leader} leads")
     lags = [process.loop_lag_s for process in processes if process.loop_lag_s is not None]
-    late = f"loop {1000 * max(lags):,.0f} ms late at worst" if lags else "loop lag not measured now"
+    late = f"{1000 * max(lags):,.0f} ms worst loop lag" if lags else "loop lag unknown now"
     role = "failed" if ill else "ok" if healthy == len(rows) else "change"
     return Tile(
         "Control plane",

@@ -123,15 +123,21 @@ def status_line(
 
 
 def tabs(pen: Pen, width: int, current: str, go_to: Callable[[str], object]) -> list[Part]:
-    """The screens that are a digit away."""
-    parts: list[Part] = []
-    for name, digit in DIGITS.items():
-        narrow = width < NARROW
-        word = SHORT_TABS[name] if narrow else name.title()
-        text = f"[{digit}]{word}" if name == current else f" {digit} {word}"
-        style = "bold" if name == current else pen.styles["muted"]
-        parts.append((Text(text if narrow else text + " ", style, end=""), partial(go_to, name)))
-    return parts
+    """The screens that are a digit away, in three letters where whole words do not fit."""
+    texts = {
+        name: f"[{digit}]{name.title()} " if name == current else f" {digit} {name.title()} "
+        for name, digit in DIGITS.items()
+    }
+    if sum(map(len, texts.values())) > width:
+        texts = {
+            name: f"[{digit}]{SHORT_TABS[name]}" if name == current else f" {digit} {SHORT_TABS[name]}"
+            for name, digit in DIGITS.items()
+        }
+    muted = pen.styles["muted"]
+    return [
+        (Text(text, "bold" if name == current else muted, end=""), partial(go_to, name))
+        for name, text in texts.items()
+    ]
 
 
 def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Keys) -> tuple[Text, Text]:

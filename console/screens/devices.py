@@ -37,6 +37,7 @@ class DevicesScreen(ListScreen[DeviceRow]):
         "owner sees them."
     )
     NOUN = "device"
+    HINT = "one joins with an auth key of screen 4: tailscale up --login-server=URL --auth-key=KEY"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("devices")
     COLUMNS: ClassVar[Sequence[Column]] = (
         Column("name", "NAME", 16, 1, 3, sort="name"),

@@ -233,7 +233,7 @@ class ListFrame(ListWindow[RowT]):
             return self.pen.join(
                 f"no {self.NOUN} matches ", self.pen.cell(self.filter_text, "strong"), "; esc clears"
             )
-        return Text(f"there is no {self.NOUN} yet")
+        return Text(f"there is no {self.NOUN} yet" + (f"\n\n{self.HINT}" if self.HINT else ""))
 
     def paint_detail(self) -> None:
         detail = self.query_one("#detail", Static)

@@ -103,6 +103,7 @@ class RebalanceScreen(_PlanActions[PlanRow]):
         "in waves, undone. Enter shows the moves of a plan."
     )
     NOUN = "plan"
+    HINT = "N works one out; one that is proposed moves nobody"
     SORT = "id"
     NEWEST_FIRST = True
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("rebalance")

@@ -40,6 +40,7 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         "allows, what it takes away, which of its own tests fail."
     )
     NOUN = "version"
+    HINT = "without one all devices of a tenant reach each other; hs-node policy set makes the first"
     SORT = "state"
     STATES: ClassVar = {"active": "ok", "former": "off"}
     TIMES: ClassVar = frozenset({"created"})

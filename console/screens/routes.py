@@ -27,6 +27,7 @@ class RoutesScreen(PlainScreen[RouteRow]):
         "carries it."
     )
     NOUN = "route"
+    HINT = "a device announces one: tailscale set --advertise-routes=10.0.0.0/24"
     SORT = "state"
     NEWEST_FIRST = True
     STATES: ClassVar = {"waiting": "unknown", "approved": "ok", "withdrawn": "off"}

@@ -39,6 +39,8 @@ class ListWindow(Screen[None], Generic[RowT]):
     NAME: ClassVar[str]
     COLUMNS: ClassVar[Sequence[Column]]
     NOUN: ClassVar[str]
+    #: What makes the first row, for who finds none.
+    HINT: ClassVar[str] = ""
     SORT: ClassVar[str] = "name"
     NEWEST_FIRST: ClassVar[bool] = False
 

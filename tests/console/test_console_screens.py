@@ -95,6 +95,11 @@ async def test_goldens(screen: str) -> None:
         for size in SIZES:
             await settled(app, pilot, size)
             check(f"{screen}-{size[0]}x{size[1]}", text(app))
+            if screen == "devices" and size in SIZES[::2]:
+                await pilot.press("question_mark")
+                await settled(app, pilot, size)
+                check(f"help-{size[0]}x{size[1]}", text(app))
+                await pilot.press("question_mark")
 
 
 @pytest.mark.parametrize("colour", ["colour", "nocolour"])
