@@ -23,7 +23,7 @@ BESIDE_FROM = 100
 HELP_EDGES = 6
 _INDENT = 9
 #: How an action of a tier is confirmed.
-TIERS = ("at once", "y confirms", "typed to confirm")
+TIERS = ("at once", "confirmed", "typed to confirm")
 _EVERYWHERE = frozenset({"mark", "view", "app"})
 
 

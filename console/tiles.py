@@ -130,7 +130,7 @@ def _control(pen: Pen, picture: Overview) -> Tile:
     rows, processes = picture.clusters, picture.processes
     healthy = sum(health_of(row).role == "ok" for row in rows)
     ill = sum(health_of(row).role == "failed" for row in rows)
-    words = f"{healthy} of {len(rows)} healthy"
+    words = f"{healthy}/{len(rows)} clusters healthy"
     acs = sum(not process.cluster_id for process in processes)
     leads = pen.cell("no hs-acs leads", "muted" if picture.leader is None else "failed")
     if picture.leader:

@@ -52,7 +52,7 @@ def test_health_has_a_reason(changes: dict[str, Any], role: str, word: str, reas
             Overview((), (), 0.0),
             "control",
             [
-                "● 0 of 0 healthy",
+                "● 0/0 clusters healthy",
                 "0 hs-node, 0 hs-acs",
                 "no hs-acs leads",
                 "loop lag unknown now",
@@ -99,7 +99,7 @@ def test_health_has_a_reason(changes: dict[str, Any], role: str, word: str, reas
             ),
             "control",
             [
-                "✖ 1 of 2 healthy",
+                "✖ 1/2 clusters healthy",
                 "1 hs-node, 1 hs-acs",
                 "acs-[1] leads",
                 "250 ms worst loop lag",
