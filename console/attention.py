@@ -72,7 +72,7 @@ class Attention(Vertical):
         show(calm, self.pen.state("ok", "no alarm is open"))
         title = self.pen.join("Attention", *(part for word in self.summary() for part in ("  ", word)))
         self.border_title = title
-        self.border_subtitle = f"tab leads here, ! shows all; {judged}" if alarms else judged
+        self.border_subtitle = self.pen.cell(f"tab leads here, ! shows all; {judged}" if alarms else judged)
 
     def summary(self) -> list[Text]:
         """How many of each severity nobody knows of, and how many are known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -80,6 +80,7 @@ class HelpPanel(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield Static("", id="helptext", markup=False)
 
-    def put(self, title: Sequence[str], text: Text) -> None:
-        self.border_title, self.border_subtitle = title
+    def put(self, title: str, closes: str, text: Text) -> None:
+        # As texts: a key may be a bracket, which would be markup.
+        self.border_title, self.border_subtitle = Text(title), Text(closes)
         show(self.query_one("#helptext", Static), text, grows=True)

@@ -145,7 +145,7 @@ class ListFrame(ListWindow[RowT]):
         closes = f"{keys.shown(BY_ID['app.help'])} or esc closes, tab leads here"
         width = (HELP_WIDTH if self.room < self.app.size.width else self.room) - HELP_EDGES
         text = help_text(self.NAME, self.HELP or "", keys, self.pen, width, self.obstacle)
-        self.query_one(HelpPanel).put((self.NAME.title(), closes), text)
+        self.query_one(HelpPanel).put(self.NAME.title(), closes, text)
 
     def toggle_help(self) -> None:
         """Opens or closes the panel; over the list it takes the arrow keys, beside it the list keeps them."""

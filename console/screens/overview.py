@@ -136,7 +136,7 @@ class OverviewScreen(ListScreen[ClusterRow]):
             widget.border_title = None if one_line else tile.title
             show(widget, tile.brief if one_line else Text("\n", end="").join(tile.lines))
         judged = f"judged by {picture.leader}" if picture.leader else "judged by this console"
-        self.attention.put(picture.alarms, self.now, self.pen.cell(judged).plain, self.room - 6)
+        self.attention.put(picture.alarms, self.now, judged, self.room - 6)
 
     @property
     def attention(self) -> Attention:

@@ -247,6 +247,7 @@ async def test_hostile_names(screen: str) -> None:
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
     store.clusters = [cluster(name, state=name, owner=name, lease_left_s=1.0) for name in set(NAMES)]
     store.lists = hostile_lists()
+    store.leader = "[/]acs\x1b[31m"
     store.alarms = [
         OpenAlarm(n, name, "warning", name, name, name, NOW, name, NOW) for n, name in enumerate(NAMES)
     ]
