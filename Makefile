@@ -32,7 +32,7 @@ types: $(STAMP)
 check: lint types test
 
 goldens: $(STAMP)  ## writes the pictures of the console anew; look at the difference
-	HS_WRITE_GOLDENS=1 $(BIN)/python -m pytest tests/console/test_console_screens.py -k goldens -q
+	HS_WRITE_GOLDENS=1 $(BIN)/python -m pytest tests/console -k "goldens or asked_once or what_a_policy_changes" -q
 
 bench: $(STAMP)  ## figures for bench/RESULTS.md
 	$(BIN)/python -m bench

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from app.health import ProcessFacts
 from app.model import DeviceId, TenantId, UserId
 from app.placement import Verdict
 
@@ -60,7 +61,7 @@ class ClusterRow:
     """A cluster as a whole. `lease_left_s` below zero: expired so long ago; None: never owned.
 
     It runs down by itself, so that two pictures of a cluster are alike without it. `expiring`: within a day;
-    `waiting`: requests not carried out yet. `home_id`: of its home tenant.
+    `waiting`: requests not carried out yet. `home_id`: of its home tenant. `max_devices`: None for no limit.
     """
 
     cluster_id: str
@@ -78,6 +79,7 @@ class ClusterRow:
     expired: int
     expiring: int
     waiting: int
+    max_devices: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,19 @@ class TenantCard:
 #: A week.
 CARD_SPANS, CARD_SPAN_HOURS = 28, 6
 
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Something an operator can name. `kind`: cluster, tenant, user or device; `tenant`: whose it is."""
+
+    kind: str
+    cluster_id: str
+    tenant_id: TenantId
+    id: int
+    name: str
+    tenant: str
+
+
 RowT = TypeVar("RowT")
 
 
@@ -251,22 +266,29 @@ class OpenAlarm:
 
 @dataclass(frozen=True, slots=True)
 class LoadHistory:
-    """A cluster by minutes, the oldest first; None where nothing was measured. `changes`: a second."""
+    """A cluster by minutes, the oldest first; None where nothing was measured.
+
+    `connected` is a count, the others are a second.
+    """
 
     connected: tuple[float | None, ...]
     changes: tuple[float | None, ...]
+    frames: tuple[float | None, ...]
+    bytes: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
     """All clusters, the newest lines of the audit log, and the database's time.
 
-    `judge`: who judges alarms, '' when that is the console itself. `load`: by cluster.
+    `leader`: the hs-acs that leads and judges alarms; without one ('' for none now, None where none has ever
+    led) the console judges itself. `processes`: those that were heard of lately. `load`: by cluster.
     """
 
     clusters: tuple[ClusterRow, ...]
     recent: tuple[AuditRow, ...]
     now: float
     alarms: tuple[OpenAlarm, ...] = ()
-    judge: str = ""
+    leader: str | None = None
+    processes: tuple[ProcessFacts, ...] = ()
     load: Mapping[str, LoadHistory] = field(default_factory=dict)

@@ -30,10 +30,10 @@ def footer_of(screen: str) -> tuple[Action, ...]:
     return tuple(sorted((a for a in actions_of(screen) if a.rank), key=lambda action: action.rank))
 
 
-def why_not(action: Action, *, writable: bool, linked: bool, has_row: bool) -> str:
-    """Why an action cannot be done now; empty when it can."""
-    if action.needs_write and not writable:
-        return "this console is read-only"
+def why_not(action: Action, *, read_only: str, linked: bool, has_row: bool) -> str:
+    """Why an action cannot be done now; empty when it can. `read_only`: why nothing can be asked for."""
+    if action.needs_write and read_only:
+        return read_only
     if action.needs_write and not linked:
         return "the database is not connected"
     if action.needs_row and not has_row:

@@ -162,6 +162,27 @@ def clock_text(epoch: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(epoch))
 
 
+def moment_text(epoch: float, now: float) -> str:
+    """A time of the last day by the clock, an older one by its date: eight cells."""
+    form = "%H:%M:%S" if now - epoch < _DAY else "%d %b"
+    return time.strftime(form, time.localtime(epoch))
+
+
+def time_text(epoch: float, now: float) -> str:
+    """A time of today by the clock, another by date and minute."""
+    at = time.localtime(epoch)
+    return time.strftime("%H:%M:%S", at) if at[:3] == time.localtime(now)[:3] else date_text(epoch)
+
+
+def exact_text(epoch: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch))
+
+
+def took_text(seconds: float) -> str:
+    """A duration: `6.9 ms`, `1.2 s`."""
+    return f"{1000 * seconds:,.1f} ms" if seconds < 1 else f"{seconds:,.1f} s"
+
+
 def date_text(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(epoch))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,18 +21,17 @@ from app.errors import HsError
 from app.fleet import View
 from app.model import OperatorRequest
 from console import files
-from console.actions import actions_of, asked_of
-from console.asking import AskingApp
 from console.cells import age, clock_text, plural
 from console.dialogs import (
     ChoiceDialog,
     LostDialog,
     PageDialog,
 )
+from console.going import GoingApp
 from console.history import history_text
 from console.keymap import REGISTRY_KEYS, Keys
 from console.live import Feed, Link, Picture, Report, Wanted
-from console.palette import GotoCommands, RegistryCommands
+from console.palette import GotoCommands, NameCommands, RegistryCommands
 from console.screens.access import KeysScreen
 from console.screens.activity import AuditScreen, NetmapScreen
 from console.screens.alarms import AlarmsScreen
@@ -48,14 +46,12 @@ from console.screens.routes import RoutesScreen
 from console.screens.tenants import TenantsScreen
 from console.store import Store, now_s
 from console.themes import HS_SAFE, styles_of
-from console.trail import Place, Trail
 from console.widgets import link_text, status_line
 
 #: A break shorter than this is told by the bar alone.
 LOST_DIALOG_S = 2.0
 MAX_HELD = 10_000
-#: A screen that is being made is looked at again after this.
-NOT_READY_S = 0.02
+GOTO_HINT = "devices @cluster os:linux, or a name: cluster, tenant, user, device"
 
 
 class Reported(Message):
@@ -66,13 +62,13 @@ class Reported(Message):
         self.report = report
 
 
-class ConsoleApp(AskingApp):
+class ConsoleApp(GoingApp):
     """The operations console. The app owns the state of the link; screens own their windows."""
 
     TITLE = "hs-console"
     CSS_PATH = "console.tcss"
     ENABLE_COMMAND_PALETTE = True
-    COMMANDS: ClassVar[set[Any]] = {RegistryCommands}
+    COMMANDS: ClassVar[set[Any]] = {RegistryCommands, NameCommands}
     COMMAND_PALETTE_BINDING = "ctrl+p"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall")]  # noqa: RUF012
@@ -127,8 +123,7 @@ class ConsoleApp(AskingApp):
         self.link: Link = self.feed.link
         self._was_down_since: float | None = None
         self._told_lost = False
-        self.trail = Trail()
-        self._painted = asyncio.Event()
+        self._told_read_only = store.why_read_only
 
     def on_mount(self) -> None:
         for theme in self.themes:
@@ -157,28 +152,6 @@ class ConsoleApp(AskingApp):
 
     # -- the feed -------------------------------------------------------------------------------
 
-    @property
-    def base(self) -> ListScreen[Any] | None:
-        """The list on the bottom of the stack, whatever lies on it."""
-        for screen in self.screen_stack:
-            if isinstance(screen, ListScreen):
-                return screen
-        return None
-
-    @property
-    def top(self) -> Screen[Any] | None:
-        """What has the keys; None at the very end."""
-        return self.screen_stack[-1] if self.screen_stack else None
-
-    async def rows_shown(self) -> None:
-        """Returns when the screen shows rows of the view it stands for."""
-        while True:
-            base = self.base
-            if base is not None and base.page is not None and base.wanted_since is None:
-                return
-            self._painted.clear()
-            await self._painted.wait()
-
     def feed_kick(self, *, urgent: bool = False) -> None:
         self.feed.kick(urgent=urgent)
 
@@ -194,7 +167,7 @@ class ConsoleApp(AskingApp):
             base = self.base
             if base is not None and base.is_ready and report.wanted.screen == base.NAME:
                 base.take(report.data, report.wanted.serial, report.at)
-                self._painted.set()
+                self.painted.set()
         elif isinstance(report, OperatorRequest):
             self._take_request(report)
         else:
@@ -209,8 +182,14 @@ class ConsoleApp(AskingApp):
             changed = f", {plural(base.rows_changed, 'row')} changed" if base is not None else ""
             self.say(f"back after {age(self.clock() - self._was_down_since)}{changed}")
             self._was_down_since = None
-        if before.kind != link.kind:
+        if link.kind == "refused" and (before.kind, before.reason) != (link.kind, link.reason):
+            self.say(link.reason, "error")
+        rights = self.store.why_read_only
+        if rights != self._told_read_only:
+            self.say(rights or "the right to ask for changes is there again", "warning")
+        if before.kind != link.kind or rights != self._told_read_only:
             self.refresh_bindings()
+        self._told_read_only = rights
         self.tick()
 
     def tick(self) -> None:
@@ -248,46 +227,13 @@ class ConsoleApp(AskingApp):
 
     def status_line(self, width: int, picture_at: float | None) -> tuple[Text, Text]:
         link = self.link_line(picture_at)
-        mode = "RW" if self.store.writable else "RO"
-        if self.store.writable and not self.link.is_up:
+        mode = "RO" if self.store.why_read_only else "RW"
+        if mode == "RW" and not self.link.is_up:
             mode = f"RW{'>' if self.pen.ascii else '→'}RO"
         scope = (self.scope or "all") + (f" tenant:{self.tenant}" if self.tenant else "")
         return status_line(self.pen, width, self.store.where, scope, link, mode, self.actor, self.clock())
 
     # -- small things ---------------------------------------------------------------------------
-
-    def go_to(self, screen: str, filter_text: str | None = None) -> None:
-        """Another screen; with a filter, that one."""
-        self.switch_mode(screen)
-        if filter_text is not None:
-            self.call_later(self._filter, screen, filter_text)
-        else:
-            self.call_later(self.note_place)
-        self.feed.kick()
-
-    def note_place(self) -> None:
-        """What is shown now can be come back to."""
-        base = self.base
-        if base is not None:
-            self.trail.visit((base.NAME, base.filter_text))
-
-    def _go_back_to(self, place: Place | None) -> None:
-        if place is None:
-            self.say("no further view", "warning")
-            return
-        screen, text = place
-        self.switch_mode(screen)
-        self._filter(screen, text)
-
-    def _filter(self, screen: str, text: str) -> None:
-        """Once the screen is there; the operator may have gone on meanwhile."""
-        base = self.base
-        if base is None or screen != base.NAME:
-            return
-        if base.is_ready:
-            base.set_filter(text)
-        else:
-            self.set_timer(NOT_READY_S, lambda: self._filter(screen, text))
 
     @work(group="history", exclusive=True, exit_on_error=True)
     async def show_history(self, name: str, cluster_id: str | None, what: str) -> None:
@@ -342,60 +288,6 @@ class ConsoleApp(AskingApp):
 
     # -- actions that are the same on every screen -----------------------------------------------
 
-    async def do_screen_overview(self) -> None:
-        self.go_to("overview")
-
-    async def do_screen_devices(self) -> None:
-        self.go_to("devices")
-
-    async def do_screen_users(self) -> None:
-        self.go_to("users")
-
-    async def do_screen_keys(self) -> None:
-        self.go_to("keys")
-
-    async def do_screen_rebalance(self) -> None:
-        self.go_to("rebalance")
-
-    async def do_screen_routes(self) -> None:
-        self.go_to("routes")
-
-    async def do_screen_policy(self) -> None:
-        self.go_to("policy")
-
-    async def do_screen_netmap(self) -> None:
-        self.go_to("netmap")
-
-    async def do_screen_audit(self) -> None:
-        self.go_to("audit")
-
-    async def do_screen_processes(self) -> None:
-        self.go_to("processes")
-
-    async def do_screen_jobs(self) -> None:
-        self.go_to("jobs")
-
-    async def do_screen_alarms(self) -> None:
-        self.go_to("alarms")
-
-    async def do_screen_logins(self) -> None:
-        self.go_to("logins")
-
-    async def do_screen_tenants(self) -> None:
-        self.go_to("tenants")
-
-    async def do_view_older(self) -> None:
-        self._go_back_to(self.trail.step(-1))
-
-    async def do_view_newer(self) -> None:
-        self._go_back_to(self.trail.step(1))
-
-    async def do_view_last(self) -> None:
-        last = self.trail.last
-        if last is not None:
-            self.trail.visit(last)
-        self._go_back_to(last)
-
     @property
     def held(self) -> int:
         """How many new rows wait behind a picture that is held still; at most MAX_HELD are told apart."""
@@ -425,25 +317,15 @@ class ConsoleApp(AskingApp):
         self.say(f"saved {self.save_screenshot()}")
 
     async def do_app_goto(self) -> None:
-        self.push_screen(CommandPalette(providers=[GotoCommands], placeholder="devices @cluster os:linux"))
+        self.push_screen(CommandPalette(providers=[GotoCommands, NameCommands], placeholder=GOTO_HINT))
 
     async def do_app_help(self) -> None:
         base = self.base
         assert base is not None
-        self.open_page(f"Keys on {base.NAME}", help_text(base.NAME, self.keys, self.pen.styles["key"]))
+        base.toggle_help()
 
     async def do_app_quit(self) -> None:
         self.exit()
-
-
-def help_text(screen: str, keys: Keys, style: str = "bold") -> Text:
-    """All keys of a screen, from the registry."""
-    text = Text(end="")
-    for action in actions_of(screen):
-        text.append(f"{keys.shown(action):>7}  ", style).append(f"{action.label:<13}", "bold")
-        text.append(f" {action.help}" + (f" ({asked_of(action)})" if action.tier > 1 else "") + "\n")
-    text.append("     ^p  ", style).append("palette      ", "bold").append(" All of this by name.\n")
-    return text
 
 
 async def _once(rows: Sequence[Any]) -> AsyncIterator[Sequence[Any]]:

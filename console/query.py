@@ -212,6 +212,13 @@ def terms(conditions: tuple[Condition, ...], fields: FieldKinds) -> tuple[Term, 
     return tuple(_term(condition, fields) for condition in conditions)
 
 
+def cluster_of(conditions: tuple[Condition, ...]) -> str:
+    """The one cluster that a filter asks for, '' for any or several."""
+    named = [condition for condition in conditions if condition.field == "cluster" and not condition.negated]
+    values = named[0].values if len(named) == 1 else ()
+    return values[0] if len(values) == 1 and "*" not in values[0] else ""
+
+
 def _condition(token: str, fields: FieldKinds) -> Condition:
     if token.count('"') % 2:
         raise QueryError("a quotation mark is not closed")

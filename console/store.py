@@ -15,7 +15,7 @@ from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import AuditRow, DeviceRow, Overview, Page, TenantCard, TenantRef, View
+from app.fleet import AuditRow, DeviceRow, Named, Overview, Page, TenantCard, TenantRef, View
 from app.fleet_lists import TenantRow
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 from app.policy.snapshot import Snapshot
@@ -24,6 +24,11 @@ from console.watch import Watch
 #: A screen's read, all waiting included.
 STORE_TIMEOUT_S = 6.0
 RELISTEN_S = 1.0
+#: Rights and schema are looked at again after this, and whenever the database has refused something.
+RIGHTS_EVERY_S = 15.0
+READ_ONLY = "this console is read-only"
+#: What the database says when rights or schema are not what they were.
+_CHANGED = frozenset({"not_permitted", "schema"})
 
 T = TypeVar("T")
 
@@ -49,7 +54,11 @@ class Store(Protocol):
     """Reads and requests. Everything raises HsError only; Unavailable when the database is away."""
 
     where: str
-    writable: bool
+
+    @property
+    def why_read_only(self) -> str:
+        """Why nothing can be asked for; empty when it can."""
+        ...
 
     async def overview(self, cluster_id: str | None) -> Overview: ...
     async def devices(self, view: View) -> Page[DeviceRow]: ...
@@ -59,6 +68,7 @@ class Store(Protocol):
     async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
     async def radius(self, touched: Touched) -> Radius: ...
     async def submit(self, ask: Ask, actor: str) -> RequestId: ...
@@ -72,7 +82,10 @@ class PgStore:
 
     def __init__(self, dsn: str, *, read_only: bool = False, instance: str = "") -> None:
         self.where = where_text(dsn)
-        self.writable = not read_only
+        self._read_only = read_only
+        self._lacking = ""
+        #: When rights and schema were looked at, None for again.
+        self._rights_at: float | None = None
         self._dsn = dsn
         self._instance = instance
         self._fleet: Fleet | None = None
@@ -82,12 +95,21 @@ class PgStore:
         self._closed = False
         self._watch = Watch(now_s)
 
+    @property
+    def why_read_only(self) -> str:
+        if self._read_only:
+            return READ_ONLY
+        return f"{READ_ONLY}: {self._lacking}" if self._lacking else ""
+
     async def overview(self, cluster_id: str | None) -> Overview:
         found = await self._read(lambda fleet: fleet.overview(cluster_id))
         self._clusters = frozenset(row.cluster_id for row in found.clusters)
-        alarms, judge = await self._read(lambda fleet: self._watch.alarms(fleet, cluster_id))
+        alarms, facts = await self._read(lambda fleet: self._watch.alarms(fleet, cluster_id))
         load = await self._read(lambda fleet: self._watch.load(fleet, cluster_id))
-        return replace(found, alarms=alarms, judge=judge, load=load)
+        processes = tuple(
+            p for p in facts.processes if cluster_id is None or p.cluster_id in ("", cluster_id)
+        )
+        return replace(found, alarms=alarms, leader=facts.leader, processes=processes, load=load)
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         return await self._read(lambda fleet: fleet.devices(view))
@@ -109,6 +131,9 @@ class PgStore:
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         return await self._read(lambda fleet: fleet.tenants(cluster_id))
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        return await self._read(lambda fleet: fleet.names(word, cluster_id, tenant))
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         return await self._read(lambda fleet: fleet.find_user(cluster_id, tenant_id, name))
@@ -164,23 +189,28 @@ class PgStore:
             self._fleet.terminate()
         if self._desk is not None:
             self._desk.terminate()
-        self._fleet = self._desk = None
+        self._fleet = self._desk = self._rights_at = None
 
     async def _read(self, work: Callable[[Fleet], Awaitable[T]]) -> T:
         async def attempt() -> T:
             async with self._opening:
                 if self._fleet is None:
-                    fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=not self.writable)
+                    fleet = await Fleet.open(self._dsn, instance=self._instance, read_only=self._read_only)
                     self._keep(fleet)
                     self._fleet = fleet
                 opened = self._fleet
+                now = time.monotonic()
+                if self._rights_at is None or now - self._rights_at >= RIGHTS_EVERY_S:
+                    self._rights_at = None
+                    self._lacking = await opened.why_read_only()
+                    self._rights_at = now
             return await work(opened)
 
         return await self._guarded(attempt)
 
     async def _ask(self, work: Callable[[RequestDesk], Awaitable[T]]) -> T:
-        if not self.writable:
-            raise Refused("this console is read-only", code="read_only")
+        if self.why_read_only:
+            raise Refused(self.why_read_only, code="read_only")
 
         async def attempt() -> T:
             async with self._opening:
@@ -204,6 +234,10 @@ class PgStore:
             raise Unavailable(f"the database has not answered for {STORE_TIMEOUT_S:g} s") from error
         except Unavailable:
             self._drop()
+            raise
+        except HsError as error:
+            if error.code in _CHANGED:
+                self._rights_at = None
             raise
 
 

@@ -81,8 +81,10 @@ class ResourceTable(DataTable[Text]):
     #: Rows between cursor and the window's edge when more are asked for.
     EDGE_ROWS = 50
 
-    def __init__(self, pen: Pen, columns: Sequence[Column]) -> None:
-        super().__init__(cursor_type="row", zebra_stripes=True, cell_padding=0, id="table")
+    def __init__(
+        self, pen: Pen, columns: Sequence[Column], *, id: str = "table", headed: bool = True
+    ) -> None:
+        super().__init__(cursor_type="row", zebra_stripes=True, cell_padding=0, id=id, show_header=headed)
         self.pen = pen
         self.all_columns = columns
         self.shown: list[tuple[Column, int]] = []

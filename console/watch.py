@@ -11,7 +11,7 @@ from typing import Final
 
 from app.db.fleet import Fleet
 from app.fleet import LoadHistory, OpenAlarm
-from app.health import Key, State, alarms_of, readings, step
+from app.health import Facts, Key, State, alarms_of, readings, step
 
 #: Samples are of a minute: looking more often shows nothing new.
 LOAD_EVERY_S: Final = 10.0
@@ -26,12 +26,12 @@ class Watch:
         self._raised: dict[Key, float] = {}
         self._load: tuple[float, str | None, Mapping[str, LoadHistory]] | None = None
 
-    async def alarms(self, fleet: Fleet, cluster_id: str | None) -> tuple[tuple[OpenAlarm, ...], str]:
-        """Open alarms, and who judged them: '' for this console."""
+    async def alarms(self, fleet: Fleet, cluster_id: str | None) -> tuple[tuple[OpenAlarm, ...], Facts]:
+        """Open alarms, and what is known of the processes; without a leader these were judged here."""
         facts = await fleet.facts()
         if facts.leader:
             self._state, self._raised = {}, {}
-            return tuple(await fleet.alarms(cluster_id)), facts.leader
+            return tuple(await fleet.alarms(cluster_id)), facts
         self._state = step(self._state, readings(facts), facts.now)
         found = alarms_of(self._state)
         keys = [(one.rule, one.cluster_id, one.object) for one in found]
@@ -40,7 +40,7 @@ class Watch:
             OpenAlarm(0, one.cluster_id, one.severity, one.rule, one.object, one.text, self._raised[key])
             for key, one in zip(keys, found, strict=True)
             if cluster_id is None or one.cluster_id in ("", cluster_id)
-        ), ""
+        ), facts
 
     async def load(self, fleet: Fleet, cluster_id: str | None) -> Mapping[str, LoadHistory]:
         """The last hour of each cluster, read again when there can be something new."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual import events
 from textual.binding import BindingType
 from textual.suggester import Suggester
 from textual.widgets import Input, Static
@@ -56,6 +58,35 @@ class Line(Static):
         show(self, left)
 
 
+#: Part of a line, and where a click on it leads; None: nowhere.
+Part = tuple[Text, Callable[[], object] | None]
+
+
+class Links(Line):
+    """A line whose parts can be clicked. Everything it leads to has a key, too."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._places: list[tuple[int, int, Callable[[], object]]] = []
+
+    def put_parts(self, parts: Sequence[Part], right: Text | None = None) -> None:
+        """Parts from the left; a right part as in `put`."""
+        line = Text(end="")
+        self._places.clear()
+        for text, go in parts:
+            start = line.cell_len
+            line.append_text(text)
+            if go is not None:
+                self._places.append((start, line.cell_len, go))
+        self.put(line, right)
+
+    def on_click(self, event: events.Click) -> None:
+        for start, end, go in self._places:
+            if start <= event.x < end:
+                go()
+                return
+
+
 def link_text(pen: Pen, link: Link, picture_at: float | None, now: float) -> Text:
     """The state of the connection, as glyph and words."""
     if link.kind == "live":
@@ -91,17 +122,22 @@ def status_line(
     return left, right
 
 
-def tabs_text(pen: Pen, width: int, current: str) -> Text:
+def tabs(pen: Pen, width: int, current: str, go_to: Callable[[str], object]) -> list[Part]:
+    """The screens that are a digit away, in three letters where whole words do not fit."""
+    texts = {
+        name: f"[{digit}]{name.title()} " if name == current else f" {digit} {name.title()} "
+        for name, digit in DIGITS.items()
+    }
+    if sum(map(len, texts.values())) > width:
+        texts = {
+            name: f"[{digit}]{SHORT_TABS[name]}" if name == current else f" {digit} {SHORT_TABS[name]}"
+            for name, digit in DIGITS.items()
+        }
     muted = pen.styles["muted"]
-    text = Text(end="")
-    for name, digit in DIGITS.items():
-        word = SHORT_TABS[name] if width < NARROW else name.title()
-        here = name == current
-        if width < NARROW:
-            text.append(f"[{digit}]{word}" if here else f" {digit} {word}", "bold" if here else muted)
-        else:
-            text.append(f"[{digit}]{word} " if here else f" {digit} {word} ", "bold" if here else muted)
-    return text
+    return [
+        (Text(text, "bold" if name == current else muted, end=""), partial(go_to, name))
+        for name, text in texts.items()
+    ]
 
 
 def keys_text(pen: Pen, width: int, actions: list[tuple[Action, bool]], keys: Keys) -> tuple[Text, Text]:

@@ -82,10 +82,12 @@ async def create_pool(
     idle_s: float = POOL_IDLE_S,
     *,
     read_only: bool = False,
+    any_server: bool = False,
 ) -> asyncpg.Pool[asyncpg.Record]:
     """A pool whose every connection has these start-up parameters. Raises Unavailable, ConfigError.
 
-    `read_only`: the database refuses every write; a standby server will do.
+    `read_only`: the database refuses every write; a standby server will do. `any_server`: one that takes no
+    writes, too.
     """
     if read_only:
         settings = {**settings, "default_transaction_read_only": "on"}
@@ -96,7 +98,9 @@ async def create_pool(
         "timeout": CONNECT_TIMEOUT_S,
         "command_timeout": COMMAND_TIMEOUT_S,
         "server_settings": settings,
-        "target_session_attrs": SessionAttribute.any if read_only else SessionAttribute.read_write,
+        "target_session_attrs": SessionAttribute.any
+        if read_only or any_server
+        else SessionAttribute.read_write,
         "reset": reset_if_needed,
     }
     with translated():

@@ -28,6 +28,8 @@ CONTENTION = frozenset({"40001", "40P01", "55P03"})
 _UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
 #: A table, column or function that is not there.
 _SCHEMA = frozenset({"42P01", "42703", "42883"})
+#: Servers answer, and none of them takes writes.
+NO_WRITES = "no_writes"
 _LOGIN_REFUSED = frozenset({"28000", "28P01", "3D000"})
 
 
@@ -78,5 +80,10 @@ def translated() -> Iterator[None]:
         raise from_postgres(error) from error
     except asyncpg.DataError as error:
         raise BadRequest(f"the database cannot store this: {error}", code="bad_value") from error
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise Unavailable(
+            "no server of PG_DSN takes writes now: it is a standby, or this login's sessions only read",
+            code=NO_WRITES,
+        ) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise Unavailable(f"the database does not answer now: {error or type(error).__name__}") from error

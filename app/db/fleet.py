@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any, Self
 
@@ -13,11 +14,11 @@ from app.blast import Radius, Touched
 from app.db.base import ACQUIRE_TIMEOUT_S
 from app.db.blast import read_radius
 from app.db.connect import create_pool, server_settings
-from app.db.errors import translated
+from app.db.errors import NO_WRITES, translated
 from app.db.health import read_facts
 from app.db.holdings import read_devices, read_policies, read_users
 from app.db.loads import read_loads
-from app.errors import NotFound
+from app.errors import HsError, NotFound, Refused, Unavailable
 from app.fleet import (
     CARD_SPAN_HOURS,
     CARD_SPANS,
@@ -27,6 +28,7 @@ from app.fleet import (
     ClusterRow,
     DeviceRow,
     LoadHistory,
+    Named,
     OpenAlarm,
     Overview,
     Page,
@@ -40,7 +42,7 @@ from app.health import EXPIRING_S, Facts
 from app.model import TenantId, UserId
 from app.placement import RESERVE, Wish, place
 from app.policy.snapshot import Snapshot
-from app.sql import QUERIES
+from app.sql import QUERIES, migrations
 
 POOL_CONNECTIONS = 2
 #: A screen waits no longer for its rows.
@@ -52,6 +54,9 @@ RECENT_LINES = 20
 ALARMS = 200
 HISTORY_LINES = 200
 CARD_LINES = 20
+#: Names of a kind that the palette offers, and how long it waits for them.
+NAMES = 10
+NAMES_TIMEOUT_S = 1.0
 #: Lines of the audit log that match are counted no further.
 COUNTED_LINES = 10_000
 #: Tenants a form offers.
@@ -73,17 +78,42 @@ class Fleet:
 
     @classmethod
     async def open(cls, dsn: str, *, instance: str = "", read_only: bool = False) -> Self:
-        """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError."""
+        """A small pool. `read_only`: the database itself refuses writes. Raises Unavailable, ConfigError.
+
+        Where no server takes writes, one that does not is read.
+        """
         # Windows differ in what they ask for, so a plan for any of them would be the worst one.
         settings = {
             **server_settings("hs_console", instance=instance),
             "plan_cache_mode": "force_custom_plan",
         }
-        return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
+        try:
+            return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, read_only=read_only))
+        except Unavailable as error:
+            if error.code != NO_WRITES:
+                raise
+        return cls(await create_pool(dsn, POOL_CONNECTIONS, settings, any_server=True))
 
     def terminate(self) -> None:
         """Drops all connections without waiting for a server that may not answer."""
         self._pool.terminate()
+
+    async def why_read_only(self) -> str:
+        """Why nothing can be asked for on this database; empty when it can.
+
+        Raises HsError for a schema of another version.
+        """
+        ((found, only_reads, role, lacking),) = await self._fetch(QUERIES["fleet_rights"])
+        needed = len(migrations())
+        if (version := found or 0) != needed:
+            who = "hs-node migrates it" if version < needed else "install the newer console"
+            raise HsError(
+                f"the database has schema version {version}, this console needs {needed}: {who}",
+                code="schema",
+            )
+        if only_reads:
+            return "the database takes no writes from this login, or is a standby"
+        return f"role {role} lacks {', '.join(lacking)}" if lacking else ""
 
     async def overview(self, cluster_id: str | None = None) -> Overview:
         """Clusters with owner and counts, and the newest lines of the audit log."""
@@ -105,14 +135,14 @@ class Fleet:
 
     async def load(self, cluster_id: str | None) -> dict[str, LoadHistory]:
         """The last hour of each cluster that was measured."""
-        connected: dict[str, list[float | None]] = {}
-        changes: dict[str, list[float | None]] = {}
-        for name, ago, count, rate in await self._fetch(QUERIES["fleet_load"], cluster_id, HISTORY_MINUTES):
+        series: dict[str, list[list[float | None]]] = {}
+        for name, ago, *values in await self._fetch(QUERIES["fleet_load"], cluster_id, HISTORY_MINUTES):
             place = HISTORY_MINUTES - 1 - max(0, ago)
             if place >= 0:
-                connected.setdefault(name, [None] * HISTORY_MINUTES)[place] = count
-                changes.setdefault(name, [None] * HISTORY_MINUTES)[place] = rate
-        return {name: LoadHistory(tuple(connected[name]), tuple(changes[name])) for name in connected}
+                known = series.setdefault(name, [[None] * HISTORY_MINUTES for _ in values])
+                for line, value in zip(known, values, strict=True):
+                    line[place] = value
+        return {name: LoadHistory(*map(tuple, lines)) for name, lines in series.items()}
 
     async def devices(self, view: View) -> Page[DeviceRow]:
         """A window of devices."""
@@ -199,6 +229,19 @@ class Fleet:
     async def radius(self, touched: Touched) -> Radius:
         """How far a change of these would reach now."""
         return await read_radius(self._fetch, touched)
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        """What begins with this word, as it is written or in small letters; at most NAMES of each kind.
+
+        Raises Refused when that takes longer than a key press may.
+        """
+        words = [word, word.lower()]
+        try:
+            async with asyncio.timeout(NAMES_TIMEOUT_S):
+                found = await self._fetch(QUERIES["fleet_names"], cluster_id, words, NAMES, tenant)
+        except TimeoutError as error:
+            raise Refused(f"names were not found within {NAMES_TIMEOUT_S:g} s", code="slow") from error
+        return [Named(*row) for row in found]
 
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str:
         """One version of a policy as it was written. Raises NotFound."""

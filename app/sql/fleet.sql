@@ -9,7 +9,7 @@ SELECT c.cluster_id, (SELECT h.tenant_id FROM tenants h WHERE h.cluster_id = c.c
        COALESCE(t.tenants, 0), COALESCE(t.users, 0), COALESCE(t.keys, 0), COALESCE(d.devices, 0),
        COALESCE(d.online, 0), COALESCE(d.expired, 0), COALESCE(d.expiring, 0),
        (SELECT count(*) FROM requests r WHERE r.cluster_id = c.cluster_id AND r.state IN ('queued', 'running')),
-       extract(epoch FROM now())::float8
+       c.max_devices, extract(epoch FROM now())::float8
   FROM clusters c
   LEFT JOIN leases l ON l.name = 'cluster:' || c.cluster_id
   LEFT JOIN (SELECT tc.cluster_id, count(*) AS tenants, sum(tc.users) AS users, sum(tc.keys) AS keys
@@ -22,6 +22,21 @@ SELECT c.cluster_id, (SELECT h.tenant_id FROM tenants h WHERE h.cluster_id = c.c
               GROUP BY n.cluster_id) d ON d.cluster_id = c.cluster_id
  WHERE $1::text IS NULL OR c.cluster_id = $1
  ORDER BY c.cluster_id
+
+-- fleet_rights --
+-- The newest step of the schema, whether this session only reads, its role, and which rights a request lacks.
+-- (no parameters)
+SELECT (SELECT max(version) FROM schema_migrations), current_setting('transaction_read_only') = 'on',
+       current_user::text,
+       ARRAY(SELECT w.lacking
+               FROM (VALUES ('INSERT on requests', has_table_privilege(to_regclass('requests'), 'INSERT')),
+                            ('INSERT on audit_log', has_table_privilege(to_regclass('audit_log'), 'INSERT')),
+                            ('USAGE of request_ids', has_sequence_privilege(to_regclass('request_ids'), 'USAGE')),
+                            ('USAGE of audit_ids', has_sequence_privilege(to_regclass('audit_ids'), 'USAGE')),
+                            ('EXECUTE of is_cluster', has_function_privilege(to_regprocedure('is_cluster(text)'),
+                                                                             'EXECUTE'))
+                    ) AS w (lacking, granted)
+              WHERE w.granted IS NOT TRUE)
 
 -- fleet_recent --
 -- The newest lines of the audit log.
@@ -52,6 +67,41 @@ SELECT cluster_id, tenant_id, name, is_home
 -- The id of a user by name.
 -- $1 cluster_id, $2 tenant_id, $3 name
 SELECT id FROM users WHERE cluster_id = $1 AND tenant_id = $2 AND name = $3
+
+-- fleet_names --
+-- Clusters, tenants, users and devices whose names begin with one of some words, the shortest of each kind first.
+-- $1 cluster_id or NULL, $2 words, $3 limit of each kind, $4 name of a tenant or NULL
+WITH word AS MATERIALIZED (SELECT DISTINCT w FROM unnest($2::text[]) AS w)
+(SELECT 'cluster' AS kind, c.cluster_id, 0::bigint AS tenant_id, 0::bigint AS id, c.cluster_id AS name, '' AS tenant
+   FROM clusters c
+  WHERE ($1::text IS NULL OR c.cluster_id = $1) AND EXISTS (SELECT 1 FROM word WHERE starts_with(lower(c.cluster_id), w))
+  ORDER BY char_length(c.cluster_id), c.cluster_id LIMIT $3)
+UNION ALL
+(SELECT 'tenant', t.cluster_id, t.tenant_id, t.tenant_id, t.name, t.name
+   FROM tenants t
+  WHERE ($1::text IS NULL OR t.cluster_id = $1) AND ($4::text IS NULL OR t.name = $4)
+    AND EXISTS (SELECT 1 FROM word WHERE starts_with(lower(t.name), w))
+  ORDER BY char_length(t.name), t.name LIMIT $3)
+-- One probe of an index for each tenant, where the database has texts in the order of their code points: only then
+-- all that begin alike stand together. The planner knows whether it has, and drops one side of the OR.
+UNION ALL
+(SELECT 'user', t.cluster_id, t.tenant_id, u.id, u.name, t.name
+   FROM tenants t CROSS JOIN word CROSS JOIN LATERAL (
+        SELECT x.id, x.name FROM users x
+         WHERE x.tenant_id = t.tenant_id AND starts_with(x.name, w)
+           AND ('b'::text < 'C'::text OR (x.name >= w AND x.name <= w || chr(1114111)))
+         ORDER BY x.name LIMIT $3) u
+  WHERE ($1::text IS NULL OR t.cluster_id = $1) AND ($4::text IS NULL OR t.name = $4)
+  ORDER BY char_length(u.name), u.name, t.tenant_id LIMIT $3)
+UNION ALL
+(SELECT 'device', t.cluster_id, t.tenant_id, d.id, d.name, t.name
+   FROM tenants t CROSS JOIN word CROSS JOIN LATERAL (
+        SELECT n.id, n.given_name AS name FROM nodes n
+         WHERE n.tenant_id = t.tenant_id AND starts_with(n.given_name, w)
+           AND ('b'::text < 'C'::text OR (n.given_name >= w AND n.given_name <= w || chr(1114111)))
+         ORDER BY n.given_name LIMIT $3) d
+  WHERE ($1::text IS NULL OR t.cluster_id = $1) AND ($4::text IS NULL OR t.name = $4)
+  ORDER BY char_length(d.name), d.name, t.tenant_id LIMIT $3)
 
 -- fleet_devices --
 -- One window of devices. Planned anew for its values: what is NULL or not asked for costs neither a test nor a join.
@@ -224,11 +274,11 @@ SELECT id, cluster_id, severity, rule, object, text, extract(epoch FROM raised_a
  LIMIT $2
 
 -- fleet_load --
--- Connected devices and changed devices a second of each cluster, by minutes before this one.
+-- Connected devices of each cluster; changed devices, frames and bytes a second; by minutes before this one.
 -- $1 cluster_id or NULL, $2 minutes
 SELECT s.cluster_id,
        (extract(epoch FROM date_trunc('minute', now(), 'UTC') - s.minute) / 60)::int, sum(s.connected)::bigint,
-       sum(s.changes / s.span_s)::float8
+       sum(s.changes / s.span_s)::float8, sum(s.frames / s.span_s)::float8, sum(s.bytes / s.span_s)::float8
   FROM load_samples s
  WHERE s.minute > now() - $2 * interval '1 minute' AND s.cluster_id <> '' AND s.connected IS NOT NULL
    AND ($1::text IS NULL OR s.cluster_id = $1)

@@ -61,7 +61,7 @@ OF_LISTS: tuple[Action, ...] = (
     Action("view.reload", "ctrl+r", "reload", "Ask the database now; also retries a lost connection."),
     Action("view.screenshot", "ctrl+s", "screenshot", "Save this screen as SVG."),
     Action("app.goto", ":", "go to", "Go to a screen: devices @eu-1 os:linux"),
-    Action("app.help", "?", "help", "All keys of this screen."),
+    Action("app.help", "?", "help", "What this screen is for and all its keys, beside the list."),
     Action("app.back", "escape", "back", "Close, or clear the filter."),
     Action("app.quit", "q", "quit", "Leave the console."),
 )

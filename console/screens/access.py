@@ -29,6 +29,10 @@ class KeysScreen(ListScreen[KeyRow]):
     """One row for each auth key."""
 
     NAME = "keys"
+    HELP = (
+        "Auth keys, with which devices join without a login. Their text is stored nowhere: who lost "
+        "it makes a new key. Enter shows the devices that joined with a key."
+    )
     NOUN = "key"
     SORT = "id"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("keys")

@@ -11,11 +11,11 @@ from textual.binding import BindingType
 from textual.widgets import DataTable
 
 from app.fleet_lists import AuditLine, ChangeRow
-from console.cells import plural
+from console.cells import exact_text, plural
 from console.query import Condition, render
 from console.screens.base import bindings_of
-from console.screens.frame import RowT
 from console.screens.plain import PlainScreen
+from console.screens.window import RowT
 from console.table import Column
 
 
@@ -59,6 +59,10 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
     """Changes of clusters' netmaps, and rebuilds with what they sent, the newest first."""
 
     NAME = "netmap"
+    HELP = (
+        "What changed in netmaps and who asked for it; rebuilds with the frames, bytes and time that "
+        "they cost."
+    )
     NOUN = "change"
     SORT = "at"
     STATES: ClassVar = {
@@ -66,7 +70,6 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
         "running": "change",
         "done": "ok",
         "failed": "failed",
-        "change": "off",
     }
     TIMES: ClassVar = frozenset({"at"})
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("netmap")
@@ -84,6 +87,12 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
         Column("error", "WHY", 12, 5, 2),
     )
 
+    def cell_of(self, row: ChangeRow, name: str) -> Text:
+        if name == "state" and row.state == "change":
+            # Only a rebuild is under way, done or failed.
+            return self.pen.cell("-", "muted")
+        return super().cell_of(row, name)
+
     def name_of(self, row: ChangeRow) -> str:
         return f"{row.event} {row.scope}"
 
@@ -95,7 +104,8 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
         cell = self.pen.cell
         if row.ms is None:
             words = f"by {row.origin}  {row.state}" if row.event == "rebuild" else f"written by {row.origin}"
-            return self.name_of(row), [cell(words, "muted"), cell(row.error, "failed")]
+            at = exact_text(row.at)
+            return self.name_of(row), [cell(f"{at}  {words}", "muted"), cell(row.error, "failed")]
         sent = [
             plural(row.devices or 0, "device"),
             plural(row.maps or 0, "frame"),
@@ -106,7 +116,7 @@ class NetmapScreen(ActivityScreen[ChangeRow]):
             stages += [f"read {row.read_ms:,.0f} ms", f"make and send {row.send_ms:,.0f} ms"]
         late = f"{plural(row.waiting, 'device')} did not take it in time" if row.waiting else ""
         return self.name_of(row), [
-            cell(f"asked by {row.origin}, {row.state}", "muted"),
+            cell(f"{exact_text(row.at)}  asked by {row.origin}, {row.state}", "muted"),
             cell(f"result  {', '.join(sent)}"),
             cell(f"time    {' | '.join(stages)}"),
             cell(late, "attention"),
@@ -128,6 +138,10 @@ class AuditScreen(ActivityScreen[AuditLine]):
     """One row for each line of the audit log, in the order of time, the newest first."""
 
     NAME = "audit"
+    HELP = (
+        "Who did what to what, the newest first: by console, shell or API. Enter shows "
+        "what was before and after."
+    )
     NOUN = "entry"
     SORT = "id"
     TIMES: ClassVar = frozenset({"at"})
@@ -148,7 +162,8 @@ class AuditScreen(ActivityScreen[AuditLine]):
         return row.cluster_id, row.object
 
     def detail_of(self, row: AuditLine, width: int) -> tuple[str, list[Text]]:
-        lines = [self.pen.cell(f"{row.actor or '-'}  entry {row.id}", "muted")]
+        who = f"{exact_text(row.at)}  {row.actor or '-'}  entry {row.id}"
+        lines = [self.pen.cell(who, "muted")]
         for word, facts in (("before", row.before), ("after ", row.after)):
             if facts:
                 lines.append(self.pen.cell(f"{word} {facts}"))

@@ -12,7 +12,7 @@ from app.fleet import OpenAlarm
 from app.fleet_lists import AlarmRow
 from app.health import EXPIRING_S, RULES
 from console.actions import BY_ID
-from console.cells import Pen, age, clock_text, date_text
+from console.cells import age, date_text
 from console.query import Condition, Goto, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
@@ -34,18 +34,22 @@ PLACES: Final[Mapping[str, tuple[str, str, str]]] = {
 }
 
 
-def alarm_line(pen: Pen, alarm: OpenAlarm) -> Text:
-    """One line of the attention list; who knows of it already is dimmed."""
-    known = bool(alarm.acknowledged_by)
-    parts = [
-        pen.cell(f"{clock_text(alarm.raised)}  ", "muted"),
-        pen.state("off" if known else ROLES.get(alarm.severity, "unknown"), f"{alarm.severity:<8}"),
-        pen.cell(f"  {alarm.cluster_id or 'all':<10}  {alarm.text}", "muted" if known else ""),
-    ]
-    if known and alarm.acknowledged is not None:
-        words = f"  (known to {alarm.acknowledged_by} since {clock_text(alarm.acknowledged)})"
-        parts.append(pen.cell(words, "muted"))
-    return pen.join(*parts)
+def acknowledge(console: ConsoleApp, title: str, alarms: Sequence[OpenAlarm | AlarmRow]) -> None:
+    """Tells everybody, once it is confirmed, that the operator knows of these."""
+    console.confirm(
+        BY_ID["alarm.acknowledge"],
+        f"Acknowledge {title}",
+        [alarm.text for alarm in alarms],
+        "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new."
+        " Cannot be undone.",
+        [
+            Ask(
+                *("", None, "alarm_acknowledge", {"alarm": alarm.id}, f"alarm:{alarm.id}"),
+                f"acknowledge alarm {alarm.id}",
+            )
+            for alarm in alarms
+        ],
+    )
 
 
 def place_of(what: str, cluster_id: str) -> Goto:
@@ -68,6 +72,10 @@ class AlarmsScreen(PlainScreen[AlarmRow]):
     """One row for each alarm, open or over: what nobody knows of first, then the worst, then the newest."""
 
     NAME = "alarms"
+    HELP = (
+        "What is or was wrong, since when, and who knows of it. An alarm ends with its cause; "
+        "acknowledging it tells the others that somebody is at it."
+    )
     NOUN = "alarm"
     SORT = "urgency"
     STATES: ClassVar = {"open": "failed", "known": "wait", "over": "off"}
@@ -122,19 +130,5 @@ class AlarmsScreen(PlainScreen[AlarmRow]):
         open_object(self.console, row.object, row.cluster_id)
 
     async def do_alarm_acknowledge(self) -> None:
-        action = BY_ID["alarm.acknowledge"]
-        rows = self.chosen(action)
-        self.console.confirm(
-            action,
-            f"Acknowledge {self.several(rows, 'alarm')}",
-            [row.text for row in rows],
-            "Everybody sees that you know of it. It stays until its cause is gone; raised again it is new."
-            " Cannot be undone.",
-            [
-                Ask(
-                    *("", None, "alarm_acknowledge", {"alarm": row.id}, f"alarm:{row.id}"),
-                    f"acknowledge alarm {row.id}",
-                )
-                for row in rows
-            ],
-        )
+        rows = self.chosen(BY_ID["alarm.acknowledge"])
+        acknowledge(self.console, self.several(rows, "alarm"), rows)

@@ -7,7 +7,7 @@ import dataclasses
 
 import orjson
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Input
 
@@ -19,8 +19,9 @@ from console.cells import count_text, plural
 from console.dialogs import ChoiceDialog
 from console.files import FORMATS, all_rows
 from console.marks import MARKED_ROWS_MAX
-from console.screens.frame import ListFrame, RowT
-from console.widgets import FilterLine, Line
+from console.screens.frame import ListFrame
+from console.screens.window import RowT
+from console.widgets import FilterLine
 
 #: The rows of a marked filter are waited for so long, under the key that acts on them.
 CAPTURE_S = 6.0
@@ -59,16 +60,31 @@ class ListScreen(ListFrame[RowT]):
             return None if self.obstacle(BY_ID[str(parameters[0])]) else True
         return True
 
+    def on_key(self, event: events.Key) -> None:
+        """A key that came this far did nothing; where its action cannot be done now, it is told why."""
+        for action in actions_of(self.NAME):
+            if self.console.keys.of(action) in (event.key, event.character):
+                self._refused(action)
+
+    def _refused(self, action: Action) -> bool:
+        """Whether an action cannot be done now; then a word says why."""
+        obstacle = self.obstacle(action)
+        if obstacle:
+            self.console.say(f"{action.label}: {obstacle}", "warning")
+        return bool(obstacle)
+
     async def action_command(self, action_id: str) -> None:
         """Every key and every line of the palette ends here."""
         action = BY_ID[action_id]
         if not self.is_ready and not action_id.startswith(("screen.", "app.quit")):
             return
-        obstacle = self.obstacle(action)
-        if obstacle:
-            self.console.say(f"{action.label}: {obstacle}", "warning")
+        if self._refused(action):
             return
-        name = "do_" + action_id.replace(".", "_")
+        noun, _, verb = action_id.partition(".")
+        if noun == "screen":
+            self.console.go_to(verb)
+            return
+        name = f"do_{noun}_{verb}"
         owner = self if hasattr(self, name) else self.console
         if action.many and self.marks.terms is not None:
             rows = await self._capture()
@@ -118,7 +134,7 @@ class ListScreen(ListFrame[RowT]):
             return list(self.marks.rows.values())
         return [self.current] if self.current is not None else []
 
-    @on(DataTable.RowSelected)
+    @on(DataTable.RowSelected, "#table")
     async def open_row(self) -> None:
         await self.action_command("row.open")
 
@@ -137,9 +153,7 @@ class ListScreen(ListFrame[RowT]):
             self.filter_error = f"{error}: {event.value[error.start : error.end]}"
         else:
             self.filter_error = ""
-        line = self.query_one("#complaintline", Line)
-        line.set_class(bool(self.filter_error), "shown")
-        line.put(self.pen.cell(" " + self.filter_error, "attention"))
+        self.paint_complaint()
         event.input.set_class(bool(self.filter_error), "wrong")
 
     @on(Input.Submitted, "#filter")
@@ -151,12 +165,13 @@ class ListScreen(ListFrame[RowT]):
     def set_filter(self, text: str) -> None:
         """Another filter. Raises QueryError."""
         fields = query.SCREENS[self.NAME]
-        self.terms = query.terms(query.parse(text, fields), fields)
+        conditions = query.parse(text, fields)
+        self.terms, self.filter_cluster = query.terms(conditions, fields), query.cluster_of(conditions)
         self.filter_text, self.filter_error = text, ""
         line = self.query_one(FilterLine)
         line.value = text
         line.open(bool(text))
-        self.query_one("#complaintline", Line).remove_class("shown")
+        self.paint_complaint()
         self.change_view()
         self.console.note_place()
 
@@ -164,12 +179,15 @@ class ListScreen(ListFrame[RowT]):
         line = self.query_one(FilterLine)
         if line.has_focus and line.value != self.filter_text:
             line.value = self.filter_text
+        elif self.console.helping:
+            self.toggle_help()
         elif self.filter_text:
             self.set_filter("")
         elif self.marks:
             await self.do_mark_none()
+        self.filter_error = ""
         line.open(bool(self.filter_text))
-        self.query_one("#complaintline", Line).remove_class("shown")
+        self.paint_complaint()
         self.table.focus()
 
     async def do_list_sort(self) -> None:
@@ -182,7 +200,7 @@ class ListScreen(ListFrame[RowT]):
         self.descending = not self.descending
         self.change_view()
 
-    @on(DataTable.HeaderSelected)
+    @on(DataTable.HeaderSelected, "#table")
     def sort_by_header(self, event: DataTable.HeaderSelected) -> None:
         column = next((c for c, _ in self.table.shown if c.name == event.column_key.value and c.sort), None)
         if column is not None:

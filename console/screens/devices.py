@@ -38,7 +38,13 @@ class DevicesScreen(ListScreen[DeviceRow]):
     """One row for each device."""
 
     NAME = "devices"
+    HELP = (
+        "Every device of every cluster, whether it is here now, and whose it is. The pane below "
+        "follows the cursor; enter opens all that is known of a device, its peers and filter as its "
+        "owner sees them."
+    )
     NOUN = "device"
+    HINT = "one joins with an auth key of screen 4: tailscale up --login-server=URL --auth-key=KEY"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("devices")
     COLUMNS: ClassVar[Sequence[Column]] = (
         Column("name", "NAME", 16, 1, 3, sort="name"),

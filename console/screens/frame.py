@@ -1,95 +1,37 @@
-"""ListFrame: a live window of rows, what stands around it, and a pane that follows the cursor."""
+"""ListFrame: what stands around a window of rows, and a pane that follows the cursor."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from functools import partial
+from typing import Any
 
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from app.fleet import WINDOW_ROWS, Anchor, Page, Term, View
-from console.actions import Action, footer_of, why_not
-from console.cells import Pen, age, clock_text, count_text, plural, safe
+from app.fleet import Page
+from console.actions import BY_ID, Action, footer_of, why_not
+from console.cells import age, clock_text, count_text, plural, safe
 from console.completion import complete, values_of
-from console.live import Wanted
-from console.marks import Marks
-from console.query import SCREENS, tenant_terms
-from console.store import Store
-from console.table import Column, ResourceTable, sized
-from console.widgets import FilterLine, Line, keys_text, show, tabs_text
+from console.help import BESIDE_FROM, HELP_EDGES, HELP_WIDTH, HelpPanel, help_text
+from console.query import SCREENS
+from console.screens.window import NEED_SIZE, ListWindow, RowT
+from console.table import ResourceTable
+from console.widgets import NARROW, FilterLine, Line, Links, Part, keys_text, show, tabs
 
-if TYPE_CHECKING:
-    from console.main import ConsoleApp
-
-RowT = TypeVar("RowT")
-
-#: Rows by which the window moves when the cursor comes near its edge.
-SLIDE_ROWS = 250
-#: More than the highest terminal shows; the rest of a window follows when these are painted.
-FIRST_ROWS = 100
 #: A screen is called loading only after this long.
 LOADING_AFTER_S = 0.2
-#: A smaller terminal is told so instead.
-MIN_SIZE = (60, 15)
-NEED_SIZE = f"need {MIN_SIZE[0]}x{MIN_SIZE[1]}"
 
 
-class ListFrame(Screen[None], Generic[RowT]):
-    """What is shown of a list, and when it is read. Subclasses say what a row is."""
+class ListFrame(ListWindow[RowT]):
+    """What is shown of a list and around it."""
 
-    NAME: ClassVar[str]
-    COLUMNS: ClassVar[Sequence[Column]]
-    NOUN: ClassVar[str]
-    SORT: ClassVar[str] = "name"
-    NEWEST_FIRST: ClassVar[bool] = False
     AUTO_FOCUS = "#table"
     is_pinned = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: dict[str, RowT] = {}
-        self.page: Page[RowT] | None = None
-        self.received_at: float | None = None
-        self.serial = 0
-        self.sort_by = self.SORT
-        self.descending = self.NEWEST_FIRST
-        self.filter_text = ""
-        self.filter_error = ""
-        self.terms: tuple[Term, ...] = ()
-        self.from_end = False
-        self.anchors: list[Anchor] = []
-        self.lost_key: str | None = None
-        self.wanted_since: float | None = None
-        #: A new view shows its first rows before the rest of its window is read.
-        self.is_partial = True
-        #: Rows of the newest picture that the one before had not, or had otherwise.
-        self.rows_changed = 0
-        self.marks: Marks[RowT] = Marks()
-        self._made: dict[str, tuple[RowT, object, list[Text]]] = {}
-        #: The list, and the last line of the frame, from when they are composed.
-        self._parts: tuple[ResourceTable, Line] | None = None
-
     # -- for subclasses -------------------------------------------------------------------------
-
-    def key_of(self, row: RowT) -> str:
-        raise KeyError(row)
-
-    def cells_of(self, row: RowT) -> dict[str, Text]:
-        """Cells by column name; the frame cuts them to width."""
-        raise KeyError(row)
-
-    def moving(self, row: RowT) -> object:
-        """What of the cells changes without the row, as time goes on. Equal means: the same cells."""
-        return ()
-
-    def read(self, view: View) -> Callable[[], Awaitable[Any]]:
-        return lambda: self.store.listing(self.NAME, view)
 
     def detail_of(self, row: RowT, width: int) -> tuple[str, list[Text]]:
         """Title and lines of the pane below."""
@@ -108,33 +50,10 @@ class ListFrame(Screen[None], Generic[RowT]):
 
     # -- frame ----------------------------------------------------------------------------------
 
-    @property
-    def console(self) -> ConsoleApp:
-        return cast("ConsoleApp", self.app)
-
-    @property
-    def store(self) -> Store:
-        return self.console.store
-
-    @property
-    def pen(self) -> Pen:
-        return self.console.pen
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether its parts are there: not before it is composed, nor while it is taken down."""
-        # Asked hundreds of times a minute, so no query.
-        return self.is_attached and self._parts is not None and all(part.is_attached for part in self._parts)
-
-    @property
-    def table(self) -> ResourceTable:
-        assert self._parts is not None, "asked of a list before it is composed"
-        return self._parts[0]
-
     def compose(self) -> ComposeResult:
         yield Line("small")
         yield Line("bar")
-        yield Line("crumbs")
+        yield Links("crumbs")
         yield FilterLine(self.complete)
         yield Line("complaintline")
         yield from self.compose_above()
@@ -144,10 +63,11 @@ class ListFrame(Screen[None], Generic[RowT]):
             yield table
             yield Static("", id="notice", markup=False)
         yield Static("", id="detail", markup=False)
-        yield Line("tabs")
+        yield Links("tabs")
         keys = Line("keys")
         self._parts = table, keys
         yield keys
+        yield HelpPanel()
 
     def complete(self, text: str) -> str | None:
         rows = self.rows.values()
@@ -170,122 +90,6 @@ class ListFrame(Screen[None], Generic[RowT]):
     def on_resize(self, event: events.Resize) -> None:
         self.call_after_refresh(self.lay_out)
 
-    def lay_out(self) -> None:
-        """Columns for the width there is; rows are written anew where that changes them."""
-        if not self.is_ready:
-            return
-        size = self.app.size
-        self.set_class(size.width < MIN_SIZE[0] or size.height < MIN_SIZE[1], "small")
-        if self.table.lay_out(self.app.size.width - 1, self.sort_by, self.descending):
-            self._made.clear()
-            if self.page:
-                self.show_rows()
-        self.paint_frame()
-
-    def repaint(self) -> None:
-        """Cells as well as what is around them."""
-        self._made.clear()
-        if self.page is not None:
-            self.show_rows()
-        self.paint_frame()
-
-    # -- data -----------------------------------------------------------------------------------
-
-    def view(self) -> View:
-        """What to ask the database for now."""
-        return View(
-            terms=(*self.scope_terms, *self.terms),
-            sort=self.sort_by,
-            descending=self.descending != self.from_end,
-            after=self.anchors[-1] if self.anchors else None,
-            cluster_id=self.console.scope,
-            limit=FIRST_ROWS if self.is_partial else WINDOW_ROWS,
-            skipped=SLIDE_ROWS * len(self.anchors),
-        )
-
-    @property
-    def scope_terms(self) -> tuple[Term, ...]:
-        """What `--tenant` adds to every filter."""
-        return tenant_terms(self.NAME, self.console.tenant)
-
-    def wanted(self) -> Wanted:
-        return Wanted(self.NAME, self.serial, self.read(self.view()))
-
-    def change_view(self, *, restart: bool = True) -> None:
-        """Another filter, order or place: what is under way is out of date."""
-        self.serial += 1
-        self.wanted_since = self.console.clock()
-        if restart:
-            self.anchors.clear()
-            self.from_end = False
-            self.is_partial = True
-        self.lay_out()
-        self.console.feed_kick(urgent=True)
-
-    def take(self, data: Any, serial: int, at: float) -> None:
-        """A picture has come. One that was asked for before the view changed is dropped."""
-        if serial != self.serial:
-            return
-        if self.console.paused and self.wanted_since is None:
-            self.console.hold({self.key_of(row) for row in self.rows_in(data)} - self.rows.keys())
-            return
-        self.received_at = at
-        self.accept(data)
-        if self.wanted_since is not None:
-            # Another view has other rows; nothing was removed.
-            self.lost_key = None
-        if self.is_partial and self.page is not None and len(self.page.rows) == FIRST_ROWS:
-            self.console.feed_kick(urgent=True)
-        else:
-            self.wanted_since = None
-        self.is_partial = False
-        self.paint_frame()
-
-    def rows_in(self, data: Any) -> Sequence[RowT]:
-        return cast("Page[RowT]", data).rows
-
-    def accept(self, data: Any) -> None:
-        page = cast("Page[RowT]", data)
-        if self.from_end:
-            page = dataclasses.replace(page, rows=page.rows[::-1])
-        self.page = page
-        self.marks.seen(self.terms, page.total, {self.key_of(row): row for row in page.rows})
-        self.show_rows()
-
-    def show_rows(self) -> None:
-        assert self.page is not None
-        self.rows = {self.key_of(row): row for row in self.page.rows}
-        made, shown = {}, self.table.shown
-        for key, row in self.rows.items():
-            moving = self.moving(row)
-            known = self._made.get(key)
-            if known is not None and known[1] == moving and known[0] == row:
-                made[key] = known
-                continue
-            cells = self.cells_of(row)
-            made[key] = row, moving, [sized(cells[column.name], column, size) for column, size in shown]
-        old = self._made
-        self.rows_changed = len(old.keys() - made.keys()) + sum(
-            key not in old or (old[key] is not new and old[key][0] != new[0]) for key, new in made.items()
-        )
-        same = list(made) == list(old) and all(made[key] is old[key] for key in made)
-        self._made = made
-        if same:
-            return
-        lost = self.table.apply([(key, cells) for key, (_, _, cells) in made.items()])
-        if lost is not None:
-            self.lost_key = lost
-
-    @property
-    def now(self) -> float:
-        """The database's clock, carried on by ours."""
-        if self.page is None or self.received_at is None:
-            return self.console.clock()
-        return self.page.now + (self.console.clock() - self.received_at)
-
-    def ago(self, at: float | None) -> str:
-        return "never" if at is None else age(max(0.0, self.now - at))
-
     # -- rows chosen ----------------------------------------------------------------------------
 
     @property
@@ -303,22 +107,68 @@ class ListFrame(Screen[None], Generic[RowT]):
         """Everything around the rows."""
         if not self.is_ready:
             return
-        width = self.app.size.width
-        bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Line)
+        width = self.room
+        bar, crumbs = self.query_one("#bar", Line), self.query_one("#crumbs", Links)
         bar.put(*self.console.status_line(width, self.received_at))
-        crumbs.put(self.pen.join(" ", self.pen.cell(self.path(), "strong")), self.facts(width))
-        self.query_one("#tabs", Line).put(tabs_text(self.pen, width, self.NAME))
+        crumbs.put_parts(self.crumbs(width), self.facts(width))
+        self.query_one("#tabs", Links).put_parts(tabs(self.pen, width, self.NAME, self.console.go_to))
         actions = [(action, not self.obstacle(action)) for action in footer_of(self.NAME)]
         self.query_one("#keys", Line).put(*keys_text(self.pen, width, actions, self.console.keys))
         self.set_class(not self.console.link.is_up and self.page is not None, "faded")
         self.query_one("#small", Line).put(self.pen.join(NEED_SIZE, "  ", self.console.link_line(None)))
+        self.paint_complaint()
         self.paint_notice()
         self.paint_detail()
+        self.paint_help()
 
-    def path(self) -> str:
-        scope = self.console.scope
-        sep = self.pen.glyph("sep")
-        return f"{scope} {sep} {self.NAME.title()}" if scope else self.NAME.title()
+    def paint_complaint(self) -> None:
+        """What is wrong with the filter that is typed; else why rows that are here are not read any more."""
+        link = self.console.link
+        refused = link.reason if link.kind == "refused" and self.page is not None else ""
+        complaint = self.filter_error or refused
+        line = self.query_one("#complaintline", Line)
+        line.set_class(bool(complaint), "shown")
+        line.put(self.pen.cell(f" {complaint}", "attention" if self.filter_error else "failed"))
+
+    @property
+    def room(self) -> int:
+        width = self.app.size.width
+        return width - HELP_WIDTH if self.console.helping and width >= BESIDE_FROM else width
+
+    def paint_help(self) -> None:
+        """The panel, while it is open."""
+        helping = self.console.helping
+        self.set_class(helping, "helping")
+        if not helping:
+            return
+        keys = self.console.keys
+        closes = f"{keys.shown(BY_ID['app.help'])} or esc closes, tab leads here"
+        width = (HELP_WIDTH if self.room < self.app.size.width else self.room) - HELP_EDGES
+        text = help_text(self.NAME, self.HELP or "", keys, self.pen, width, self.obstacle)
+        self.query_one(HelpPanel).put(self.NAME.title(), closes, text)
+
+    def toggle_help(self) -> None:
+        """Opens or closes the panel; over the list it takes the arrow keys, beside it the list keeps them."""
+        self.console.helping = not self.console.helping
+        self.lay_out()
+        # Once more when the lines around the list have their new width.
+        self.call_after_refresh(self.paint_frame)
+        over = self.console.helping and self.app.size.width < BESIDE_FROM
+        self.set_focus(self.query_one(HelpPanel) if over else self.table)
+
+    def crumbs(self, width: int) -> list[Part]:
+        """Where this list is: the overview, the one cluster it is about, itself."""
+        parts: list[Part] = [(Text(" ", end=""), None)]
+        cluster, go_to = self.console.scope or self.filter_cluster, self.console.go_to
+        if self.NAME != "overview" and (width >= NARROW or cluster):
+            way = [(cluster, partial(self.console.show_cluster, cluster))] if cluster else []
+            if width >= NARROW:
+                way.insert(0, ("Overview", partial(go_to, "overview")))
+            for word, go in way:
+                parts.append((self.pen.cell(word), go))
+                parts.append((Text(f" {self.pen.glyph('sep')} ", self.pen.styles["muted"], end=""), None))
+        parts.append((self.pen.cell(self.NAME.title(), "strong"), None))
+        return parts
 
     @staticmethod
     def total_text(page: Page[Any]) -> str:
@@ -383,7 +233,7 @@ class ListFrame(Screen[None], Generic[RowT]):
             return self.pen.join(
                 f"no {self.NOUN} matches ", self.pen.cell(self.filter_text, "strong"), "; esc clears"
             )
-        return Text(f"there is no {self.NOUN} yet")
+        return Text(f"there is no {self.NOUN} yet" + (f"\n\n{self.HINT}" if self.HINT else ""))
 
     def paint_detail(self) -> None:
         detail = self.query_one("#detail", Static)
@@ -393,7 +243,7 @@ class ListFrame(Screen[None], Generic[RowT]):
             show(detail, Text(""))
             return
         short = detail.size.height <= 1 or self.has_class("-short") or self.has_class("-tiny")
-        width = max(20, self.app.size.width - 4)
+        width = max(20, self.room - 4)
         title, lines = self.detail_of(row, width)
         title += "  (pinned; d lets it go)" if self.is_pinned else ""
         if self.lost_key is not None:
@@ -402,38 +252,23 @@ class ListFrame(Screen[None], Generic[RowT]):
             line = self.pen.join(self.pen.cell(title, "strong"), "  ")
             for part in lines:
                 line.append_text(part).append("  ")
-            line.truncate(self.app.size.width - 2, overflow="ellipsis")
+            line.truncate(self.room - 2, overflow="ellipsis")
             show(detail, line)
         else:
             detail.border_title = self.pen.cell(title)
             show(detail, Text("\n", end="").join(lines))
 
-    @on(DataTable.RowHighlighted)
+    @on(DataTable.RowHighlighted, "#table")
     def follow_cursor(self) -> None:
         if self.table.cursor_key != self.lost_key and self.table.has_focus:
             self.lost_key = None
         self.paint_detail()
 
-    @on(ResourceTable.NearEdge)
-    def slide(self, event: ResourceTable.NearEdge) -> None:
-        """Moves the window by half when the cursor nears its edge and there are more rows."""
-        page = self.page
-        if page is None or self.wanted_since is not None or len(page.rows) <= SLIDE_ROWS:
-            return
-        forward = event.down != self.from_end
-        if forward and page.more:
-            anchors = page.anchors
-            self.anchors.append(anchors[min(SLIDE_ROWS, len(anchors)) - 1])
-            self.change_view(restart=False)
-        elif not forward and self.anchors:
-            self.anchors.pop()
-            self.change_view(restart=False)
-
     def obstacle(self, action: Action) -> str:
         """Why an action cannot be done now; empty when it can."""
         return why_not(
             action,
-            writable=self.store.writable,
+            read_only=self.store.why_read_only,
             linked=self.console.link.is_up,
             has_row=self.current is not None,
         )

@@ -3,66 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, cast
 
 from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
-from textual.widgets import Static
+from textual.widgets import DataTable, Static
 
 from app.fleet import ClusterRow, LoadHistory, Overview, Page, Term, View
-from app.health import SEVERITIES
-from console.actions import BY_ID
-from console.cells import age, clock_text, count_text, plural
+from console.actions import BY_ID, Action
+from console.attention import Attention
+from console.cells import clock_text, count_text, plural
 from console.query import Condition, render
 from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
-from console.screens.alarms import ROLES, alarm_line
+from console.screens.alarms import acknowledge, open_object
 from console.screens.base import ListScreen, bindings_of
 from console.store import Ask
 from console.table import Column
+from console.tiles import CROWDED, fullness, health_of, history_words, newest, tiles_of
 from console.widgets import box_line, show, side_by_side
 
-#: Lines of the attention list; the screen of alarms has all.
-ATTENTION_LINES = 5
+TILES = ("devices", "netmaps", "capacity", "control")
+#: Cells of the bar of a cluster's capacity.
+BAR_CELLS = 9
 #: Cells of a spark line beside its number.
 RATE_CELLS = 9
-#: What the spark line of all devices is of.
-SPAN = " 60 min"
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a cluster is, and why in words."""
-
-    role: str
-    word: str
-    reason: str
-
-
-def health_of(row: ClusterRow) -> Health:
-    """The worst that is true of a cluster."""
-    if row.lease_left_s is None:
-        return Health(
-            "off", "unserved", "no instance has ever owned this cluster: start hs-node serve for it"
-        )
-    if not row.owner or row.lease_left_s <= 0:
-        gone = age(max(0.0, -row.lease_left_s)) if row.lease_left_s > float("-inf") else "some time"
-        waiting = f"; {plural(row.waiting, 'request')} waiting" if row.waiting else ""
-        return Health("failed", "no owner", f"the lease ended {gone} ago and nobody has taken it{waiting}")
-    if row.state != "active":
-        return Health("change", row.state, f"the cluster is {row.state}")
-    if row.devices and row.expired == row.devices:
-        return Health("attention", "expired", "every device's login has expired")
-    return Health("ok", "healthy", f"owned by {row.owner}, epoch {row.epoch}")
 
 
 class OverviewScreen(ListScreen[ClusterRow]):
     """Tiles, one row for each cluster, and what happened last."""
 
     NAME = "overview"
+    HELP = (
+        "Is anything wrong, where, and since when. Open alarms stand first, the worst on top: tab "
+        "leads to them, enter goes to what an alarm is about. Below is one row for each cluster; "
+        "enter shows its devices."
+    )
     NOUN = "cluster"
     SORT = "cluster"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("overview")
@@ -71,11 +50,12 @@ class OverviewScreen(ListScreen[ClusterRow]):
         Column("health", "HEALTH", 11, 1),
         Column("devices", "DEVICES", 8, 1, right=True),
         Column("online", "ONLINE", 8, 1, right=True),
-        Column("share", "%", 4, 1, right=True),
+        Column("share", "ON %", 4, 1, right=True),
         Column("expired", "EXPIRED", 7, 4, right=True),
         Column("users", "USERS", 6, 2, right=True),
         Column("keys", "KEYS", 6, 3, right=True),
         Column("instances", "INSTANCES", 9, 5, right=True),
+        Column("capacity", "CAPACITY", 15, 3),
         Column("spark", "CONNECTED, 60 MIN", 17, 3, 1),
         Column("changes", "CHANGES/S, 60 MIN", 17, 4),
         Column("owner", "OWNER", 16, 7, 2),
@@ -87,10 +67,9 @@ class OverviewScreen(ListScreen[ClusterRow]):
 
     def compose_above(self) -> ComposeResult:
         with Horizontal(id="tiles"):
-            for name in ("devices", "clusters", "attention"):
+            for name in TILES:
                 yield Static("", id=f"tile-{name}", classes="tile", markup=False)
-
-        yield Static("", id="attention", markup=False)
+        yield Attention(self.pen)
 
     def rows_in(self, data: Any) -> Sequence[ClusterRow]:
         return cast("Overview", data).clusters
@@ -137,6 +116,7 @@ class OverviewScreen(ListScreen[ClusterRow]):
             "online": cell(count_text(row.online), "ok" if row.online else "off"),
             "share": cell(f"{100 * row.online // row.devices}" if row.devices else "-", "muted"),
             "expired": cell(count_text(row.expired), "attention" if row.expired else "muted"),
+            "capacity": self._capacity(row),
             "users": cell(count_text(row.users), "muted"),
             "keys": cell(count_text(row.keys), "muted"),
             "instances": cell(row.instances, "muted"),
@@ -149,83 +129,33 @@ class OverviewScreen(ListScreen[ClusterRow]):
         picture = self.picture
         if picture is None or not self.is_ready:
             return
-        rows = picture.clusters
-        devices, online = sum(r.devices for r in rows), sum(r.online for r in rows)
-        share = f"{100 * online // devices} %" if devices else "-"
-        expired, expiring = sum(r.expired for r in rows), sum(r.expiring for r in rows)
-        waiting, users, keys = (sum(getattr(r, name) for r in rows) for name in ("waiting", "users", "keys"))
-        cell, state = self.pen.cell, self.pen.state
-        totals = total_of([history.connected for history in picture.load.values()])
+        one_line = self.app.size.height < 30 or self.app.size.width < 100
         width = max(1, self.query_one("#tile-devices").content_size.width)
-        self._tile(
-            "devices",
-            "Devices",
-            [
-                self.pen.join(cell(count_text(devices), "strong"), " devices"),
-                self.pen.join(cell(count_text(online), "ok"), f" online  {share}"),
-                self.pen.join(cell(count_text(expired), "attention" if expired else "muted"), " expired"),
-                cell(f"{self.pen.spark(totals, width - len(SPAN))}{SPAN}", "change")
-                if totals
-                else cell("not measured yet", "muted"),
-            ],
-        )
-        self._tile(
-            "clusters",
-            "Clusters",
-            [
-                self.pen.join(cell(plural(len(rows), "cluster"), "strong")),
-                self.pen.join(cell(sum(health_of(row).role == "ok" for row in rows), "ok"), " healthy"),
-                self.pen.join(plural(sum(r.tenants for r in rows), "tenant")),
-                self.pen.join(plural(users, "user"), ", ", plural(keys, "key")),
-            ],
-        )
-        lines = self._paint_attention(picture)
-        ill = sum(health_of(row).role == "failed" for row in rows)
-        if ill and not picture.alarms:
-            # An alarm takes a look of whoever judges; the table says so already.
-            lines.append(state("failed", f"{plural(ill, 'cluster')} not healthy"))
-        if waiting:
-            lines.append(state("change", f"{plural(waiting, 'request')} waiting"))
-        if expiring:
-            lines.append(state("attention", f"{plural(expiring, 'device')} expire within a day"))
-        self._tile("attention", "Attention", lines or [state("ok", "nothing needs attention")])
+        for name, tile in tiles_of(self.pen, picture, width).items():
+            widget = self.query_one(f"#tile-{name}", Static)
+            widget.border_title = None if one_line else tile.title
+            show(widget, tile.brief if one_line else Text("\n", end="").join(tile.lines))
+        judged = f"judged by {picture.leader}" if picture.leader else "judged by this console"
+        self.attention.put(picture.alarms, self.now, judged, self.room - 6)
 
-    def _paint_attention(self, picture: Overview) -> list[Text]:
-        """The list of open alarms, the worst first; answers what the tile says of them."""
-        lines = [alarm_line(self.pen, alarm) for alarm in picture.alarms[:ATTENTION_LINES]]
-        more = len(picture.alarms) - len(lines)
-        if more > 0:
-            lines.append(self.pen.cell(f"and {plural(more, 'alarm')} more; ! shows all", "muted"))
-        attention = self.query_one("#attention", Static)
-        attention.set_class(bool(lines), "shown")
-        show(attention, Text("\n", end="").join(lines), grows=True)
-        judged = "! leads there" if picture.judge else "judged by this console"
-        attention.border_title = f"Open alarms ({judged})"
-        found = []
-        for severity in SEVERITIES:
-            fresh = [a for a in picture.alarms if a.severity == severity and not a.acknowledged_by]
-            if fresh:
-                found.append(self.pen.state(ROLES[severity], f"{len(fresh)} {severity}"))
-        known = sum(bool(alarm.acknowledged_by) for alarm in picture.alarms)
-        if known:
-            found.append(self.pen.state("off", f"{known} acknowledged"))
-        return found
+    @property
+    def attention(self) -> Attention:
+        return self.query_one(Attention)
+
+    def _capacity(self, row: ClusterRow) -> Text:
+        """How much of its limit is used, as a bar and a number."""
+        if row.max_devices is None:
+            return self.pen.cell("no limit", "muted")
+        full = fullness(row)
+        text = f"{self.pen.bar(full, 100, BAR_CELLS)} {full:3.0f} %"
+        return self.pen.cell(text, "attention" if full > CROWDED else "change")
 
     def _changes(self, history: LoadHistory | None) -> Text:
         """The newest rate that was measured, and beside it the hour's."""
-        known = [rate for rate in history.changes if rate is not None] if history else []
-        if history is None or not known:
+        rate = newest(history.changes) if history else None
+        if history is None or rate is None:
             return self.pen.cell("-", "muted")
-        return self.pen.cell(f"{known[-1]:>7.2f} {self.pen.spark(history.changes, RATE_CELLS)}", "change")
-
-    def _tile(self, name: str, title: str, lines: list[Text]) -> None:
-        tile = self.query_one(f"#tile-{name}", Static)
-        if self.app.size.height < 30 or self.app.size.width < 100:
-            tile.border_title = None
-            show(tile, Text("  ", end="").join(lines[:2]))
-            return
-        tile.border_title = title
-        show(tile, Text("\n", end="").join(lines))
+        return self.pen.cell(f"{rate:>7.2f} {self.pen.spark(history.changes, RATE_CELLS)}", "change")
 
     def detail_of(self, row: ClusterRow, width: int) -> tuple[str, list[Text]]:
         health = health_of(row)
@@ -236,6 +166,9 @@ class OverviewScreen(ListScreen[ClusterRow]):
             box_line(self.pen, "requests", f"{row.waiting} waiting"),
             box_line(self.pen, "expiring", f"{row.expiring} within a day"),
         ]
+        history = self._history(row)
+        if history is not None and (sends := history_words(history)):
+            facts.append(box_line(self.pen, "sends", sends))
         lines = side_by_side(facts, width)
         recent = self.picture.recent if self.picture else ()
         for line in [line for line in recent if line.cluster_id == row.cluster_id][:4]:
@@ -243,7 +176,31 @@ class OverviewScreen(ListScreen[ClusterRow]):
             lines.append(self.pen.cell(text, "muted"))
         return row.cluster_id, lines
 
+    def obstacle(self, action: Action) -> str:
+        found = super().obstacle(action)
+        if found or action.id != "alarm.acknowledge":
+            return found
+        alarm = self.attention.current if self.is_ready else None
+        if alarm is None:
+            return "no alarm is open"
+        if not alarm.id:
+            return "no hs-acs leads that would keep it; this console found it for itself"
+        return f"{alarm.acknowledged_by} knows of it already" if alarm.acknowledged_by else ""
+
+    @on(DataTable.RowSelected, "#alarms")
+    async def open_alarm(self) -> None:
+        await self.action_command("row.open")
+
+    async def do_alarm_acknowledge(self) -> None:
+        alarm = self.attention.current
+        assert alarm is not None
+        acknowledge(self.console, f"alarm {alarm.id}", [alarm])
+
     async def do_row_open(self) -> None:
+        alarm = self.attention.current
+        if alarm is not None and self.attention.table.has_focus:
+            open_object(self.console, alarm.object, alarm.cluster_id)
+            return
         row = self.current
         assert row is not None
         self.console.go_to("devices", render((Condition("cluster", "=", (row.cluster_id,)),)))
@@ -291,12 +248,6 @@ class OverviewScreen(ListScreen[ClusterRow]):
             NOTHING_TO_UNDO,
             [rebuild_ask(row.cluster_id, row.home_id, "cluster", f"rebuild cluster {row.cluster_id}")],
         )
-
-
-def total_of(series: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """Minute by minute over all clusters; None where none was measured."""
-    minutes = [[value for value in at if value is not None] for at in zip(*series, strict=True)]
-    return [sum(values) if values else None for values in minutes]
 
 
 def matches(row: ClusterRow, terms: tuple[Term, ...]) -> bool:

@@ -28,6 +28,7 @@ class UsersScreen(ListScreen[UserRow]):
     """One row for each user."""
 
     NAME = "users"
+    HELP = "Who owns devices, and how many of them are here. Enter shows a user's devices."
     NOUN = "user"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("users")
     COLUMNS: ClassVar[Sequence[Column]] = (

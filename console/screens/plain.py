@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rich.text import Text
 
-from console.cells import count_text, date_text, plural
+from console.cells import count_text, exact_text, plural, time_text
 from console.screens.base import ListScreen
-from console.screens.frame import RowT
+from console.screens.window import RowT
 from console.widgets import box_line, side_by_side
 
 
@@ -35,13 +36,15 @@ class PlainScreen(ListScreen[RowT]):
         value = getattr(row, name)
         if name == "state":
             return self.pen.state(self.STATES.get(value, "unknown"), value.replace("_", " "))
+        if name in self.TIMES and value is not None:
+            return self.pen.cell(time_text(value, self.now), "muted")
         return self.pen.cell(self._words(name, value), "" if name == self.COLUMNS[0].name else "muted")
 
     def _words(self, name: str, value: Any) -> str:
         if value is None or value == "":
             return "-"
         if name in self.TIMES:
-            return date_text(value)
+            return exact_text(value)
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, int):
@@ -51,7 +54,8 @@ class PlainScreen(ListScreen[RowT]):
         return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
     def moving(self, row: RowT) -> object:
-        return ()
+        # The day that times are of.
+        return time.localtime(self.now)[:3] if self.TIMES else ()
 
     def detail_of(self, row: Any, width: int) -> tuple[str, list[Text]]:
         facts = [

@@ -14,7 +14,7 @@ from console.cells import count_text, date_text, plural
 from console.plan_text import load_parts, progress_words, safety_lines
 from console.query import Condition, render
 from console.screens.base import ListScreen, bindings_of
-from console.screens.frame import RowT
+from console.screens.window import RowT
 from console.store import Ask
 from console.table import Column
 from console.widgets import box_line, side_by_side
@@ -102,7 +102,12 @@ class RebalanceScreen(_PlanActions[PlanRow]):
     """One row for each plan, the newest first."""
 
     NAME = "rebalance"
+    HELP = (
+        "Plans for moving tenants between clusters: proposed, looked through, approved, carried out "
+        "in waves, undone. Enter shows the moves of a plan."
+    )
     NOUN = "plan"
+    HINT = "N works one out; one that is proposed moves nobody"
     SORT = "id"
     NEWEST_FIRST = True
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("rebalance")
@@ -181,6 +186,10 @@ class MovesScreen(_PlanActions[MoveRow]):
     """One row for each tenant of a plan."""
 
     NAME = "moves"
+    HELP = (
+        "The moves of a plan, one tenant each, in the order of its waves. Before the plan is approved "
+        "single moves can be left out."
+    )
     NOUN = "move"
     SORT = "id"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("moves")

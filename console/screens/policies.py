@@ -33,7 +33,12 @@ class PolicyScreen(PlainScreen[PolicyRow]):
     """One row for each version of a tenant's policy, those in force first."""
 
     NAME = "policy"
+    HELP = (
+        "All versions of every tenant's policy, the newest in force. An edit is judged first: what it "
+        "allows, what it takes away, which of its own tests fail."
+    )
     NOUN = "version"
+    HINT = "without one all devices of a tenant reach each other; hs-node policy set makes the first"
     SORT = "state"
     STATES: ClassVar = {"active": "ok", "former": "off"}
     TIMES: ClassVar = frozenset({"created"})

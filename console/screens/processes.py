@@ -13,7 +13,7 @@ from app.fleet_lists import JobRow, LoginRow, ProcessRow
 from app.health import RULES
 from app.model import TenantId
 from console.actions import BY_ID
-from console.cells import age, count_text, date_text, plural, size_text
+from console.cells import age, count_text, exact_text, plural, size_text, took_text
 from console.dialogs import Field
 from console.query import Condition, render
 from console.screens.base import bindings_of
@@ -31,6 +31,10 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
     """One row for each hs-node and hs-acs that was heard of."""
 
     NAME = "processes"
+    HELP = (
+        "Every hs-node and hs-acs, what it does and needs, and who holds which lease. Lost means: it "
+        "has not been heard of, and its lease goes to a standby."
+    )
     NOUN = "process"
     STATES: ClassVar = {"owner": "ok", "leader": "ok", "standby": "wait", "lost": "failed"}
     TIMES: ClassVar = frozenset({"started", "heartbeat"})
@@ -142,7 +146,7 @@ class ProcessesScreen(PlainScreen[ProcessRow]):
         facts = [
             box_line(self.pen, "address", row.addr or "-"),
             box_line(self.pen, "version", self._version(row)),
-            box_line(self.pen, "started", date_text(row.started)),
+            box_line(self.pen, "started", exact_text(row.started)),
             box_line(self.pen, "heard", self.ago(row.heartbeat)),
             box_line(
                 self.pen, "devices connected", "-" if row.connected is None else count_text(row.connected)
@@ -181,16 +185,19 @@ class JobsScreen(PlainScreen[JobRow]):
     """One row for each job that the leading hs-acs does by the clock."""
 
     NAME = "jobs"
+    HELP = (
+        "What the leading hs-acs does by the clock: when it ran last, how long that took and what came of it."
+    )
     NOUN = "job"
     STATES: ClassVar = {"waiting": "wait", "running": "change", "done": "ok", "failed": "failed"}
     TIMES: ClassVar = frozenset({"started"})
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("jobs")
     COLUMNS: ClassVar[Sequence[Column]] = (
         Column("name", "JOB", 20, 1, 1, sort="name"),
-        Column("every_s", "EVERY S", 8, 2, right=True, sort="every_s"),
+        Column("every_s", "EVERY", 8, 2, right=True, sort="every_s"),
         Column("state", "STATE", 10, 1, sort="state"),
         Column("started", "LAST RUN", 16, 1, sort="started"),
-        Column("duration_s", "TOOK S", 7, 2, right=True, sort="duration_s"),
+        Column("duration_s", "TOOK", 9, 2, right=True, sort="duration_s"),
         Column("runs", "RUNS", 8, 3, right=True, sort="runs"),
         Column("failures", "FAILED", 7, 3, right=True, sort="failures"),
         Column("result", "RESULT", 20, 1, 3),
@@ -205,6 +212,10 @@ class JobsScreen(PlainScreen[JobRow]):
     def cell_of(self, row: JobRow, name: str) -> Text:
         if name == "result" and row.error:
             return self.pen.cell(row.error, "failed")
+        if name == "every_s":
+            return self.pen.cell(age(row.every_s), "muted")
+        if name == "duration_s" and row.duration_s is not None:
+            return self.pen.cell(took_text(row.duration_s), "muted")
         return super().cell_of(row, name)
 
     async def do_row_open(self) -> None:
@@ -229,7 +240,9 @@ class LoginsScreen(PlainScreen[LoginRow]):
     """One row for each device that waits until somebody lets it in."""
 
     NAME = "logins"
+    HELP = "Devices that wait until somebody lets them in; each waits 15 minutes."
     NOUN = "login"
+    HINT = "a device that joins without an auth key waits here until it is let in"
     SORT = "created"
     NEWEST_FIRST = True
     STATES: ClassVar = {"pending": "unknown", "approved": "ok", "denied": "failed", "expired": "off"}

@@ -135,7 +135,7 @@ class RecordScreen(ModalScreen[None]):
     # -- fetching -------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        if not self.console.store.writable:
+        if self.console.store.why_read_only:
             needs = "needs a console with write rights, because the owner is asked"
             self.state = self.pen.state("off", needs)
             return

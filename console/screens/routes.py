@@ -21,7 +21,13 @@ class RoutesScreen(PlainScreen[RouteRow]):
     """One row for each route of a device, what waits for approval first."""
 
     NAME = "routes"
+    HELP = (
+        "Subnets and exit nodes that devices announce. Waiting means: nobody reaches it before it is "
+        "approved here or by the policy. Of several devices with one route the first ready one "
+        "carries it."
+    )
     NOUN = "route"
+    HINT = "a device announces one: tailscale set --advertise-routes=10.0.0.0/24"
     SORT = "state"
     NEWEST_FIRST = True
     STATES: ClassVar = {"waiting": "unknown", "approved": "ok", "withdrawn": "off"}

@@ -35,6 +35,10 @@ class TenantsScreen(ListScreen[TenantRow]):
     """One row for each tenant."""
 
     NAME = "tenants"
+    HELP = (
+        "Tenants, where they live, and how much of their limits they use. A move keeps addresses, "
+        "keys and logins; devices reconnect."
+    )
     NOUN = "tenant"
     BINDINGS: ClassVar[list[BindingType]] = bindings_of("tenants")
     COLUMNS: ClassVar[Sequence[Column]] = (

@@ -74,8 +74,8 @@ OVERLAYS = (
         "help",
         "devices",
         ("question_mark",),
-        "All keys of a screen",
-        "From the registry, so never out of date.",
+        "Help beside the work",
+        "All keys of a screen from the registry, and why one cannot be used now.",
     ),
     ("confirm", "devices", ("x",), "Before something changes", "What is touched, and how to take it back."),
     (

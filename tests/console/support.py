@@ -18,6 +18,7 @@ from app.fleet import (
     DeviceRow,
     KeyRow,
     LoadHistory,
+    Named,
     OpenAlarm,
     Overview,
     Page,
@@ -39,12 +40,13 @@ from app.fleet_lists import (
     RouteRow,
     TenantRow,
 )
+from app.health import ProcessFacts
 from app.model import DeviceId, OperatorRequest, RequestId, TenantId, UserId
 from app.placement import Verdict
 from app.policy.snapshot import Snapshot
 from console.main import ConsoleApp
 from console.screens.base import ListScreen
-from console.store import Ask
+from console.store import READ_ONLY, Ask
 
 NOW = 1_795_300_000.0
 DEADLINE_S = 20.0
@@ -138,6 +140,7 @@ def cluster(name: str, **changes: Any) -> ClusterRow:
         "expired": 1,
         "expiring": 0,
         "waiting": 0,
+        "max_devices": None,
     }
     return ClusterRow(**(fields | changes))
 
@@ -274,7 +277,10 @@ class FakeStore:
     def __init__(self, *, writable: bool = True) -> None:
         self.where = "pg test@db-a/hs"
         self.writable = writable
-        self.clusters: list[ClusterRow] = [cluster("eu-1"), cluster("us-2", lease_left_s=-14.0, waiting=2)]
+        self.clusters: list[ClusterRow] = [
+            cluster("eu-1", max_devices=45),
+            cluster("us-2", lease_left_s=-14.0, waiting=2),
+        ]
         self.recent: list[AuditRow] = [AuditRow(1, "eu-1", NOW - 30, "shell:ops", "user_create", "user:1")]
         self.device_rows: list[DeviceRow] = []
         self.user_rows: list[UserRow] = []
@@ -287,6 +293,11 @@ class FakeStore:
         self.radius_now = Radius(
             1, 12, 9, others=1_204, keys=3, leaving=2, leaving_devices=12, targets=("us-2",)
         )
+        self.leader: str | None = "acs-1"
+        self.processes = (
+            ProcessFacts("eu-1", "eu-1a", "0.1.0", 0.612, 6, 20, 0.0),
+            ProcessFacts("", "acs-1", "0.1.0", 0.001, 3, 10, 0.0),
+        )
         #: What policies are applied to.
         self.held = Snapshot([], [], 0, None)
         self.error: HsError | None = None
@@ -298,6 +309,10 @@ class FakeStore:
         self.changed = asyncio.Event()
         self.closed = False
 
+    @property
+    def why_read_only(self) -> str:
+        return "" if self.writable else READ_ONLY
+
     async def _read(self) -> None:
         await self.gate.wait()
         if self.error is not None:
@@ -305,7 +320,15 @@ class FakeStore:
 
     async def overview(self, cluster_id: str | None) -> Overview:
         await self._read()
-        return Overview(tuple(self.clusters), tuple(self.recent), NOW, tuple(self.alarms), "acs-1", self.load)
+        return Overview(
+            tuple(self.clusters),
+            tuple(self.recent),
+            NOW,
+            tuple(self.alarms),
+            self.leader,
+            self.processes,
+            self.load,
+        )
 
     async def _page(self, rows: Sequence[Any], view: View, name: Callable[[Any], str]) -> Page[Any]:
         """By name only; filters are the database's business."""
@@ -345,6 +368,21 @@ class FakeStore:
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()
         return [TenantRef("eu-1", TenantId(1), "eu-1", True)]
+
+    async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
+        await self._read()
+        rows = [("cluster", row, row.cluster_id) for row in self.clusters]
+        rows += [("tenant", row, row.name) for row in self.lists.get("tenants", [])]
+        rows += [("user", row, row.name) for row in self.user_rows]
+        rows += [("device", row, row.name) for row in self.device_rows]
+        return [
+            Named(
+                *(kind, row.cluster_id, getattr(row, "tenant_id", TenantId(0)), getattr(row, "id", 0)),
+                *(name, getattr(row, "tenant", "")),
+            )
+            for kind, row, name in rows
+            if name.startswith(word)
+        ]
 
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None:
         await self._read()
@@ -400,7 +438,10 @@ def filled(devices: int = 40) -> FakeStore:
     store.key_rows = [key(n) for n in range(1, 7)]
     gap: tuple[float | None, ...] = (None,) * 20
     store.load = {
-        "eu-1": LoadHistory((*gap, *map(float, range(40))), (*gap, *(0.25 * (n % 9) for n in range(40))))
+        "eu-1": LoadHistory(
+            (*gap, *map(float, range(40))),
+            *((*gap, *(times * (n % 9) for n in range(40))) for times in (0.25, 3.0, 1200.0)),
+        )
     }
     store.alarms = [
         OpenAlarm(3, "us-2", "critical", "no_owner", "cluster:us-2", "cluster us-2 has no owner", NOW - 14),

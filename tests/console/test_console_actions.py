@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from textual.command import CommandPalette, DiscoveryHit
+from textual.command import CommandList, CommandPalette, DiscoveryHit
 
+from app.errors import Unavailable
 from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, asked_of, footer_of, why_not
 from console.blast import TOUCHES, UNCOUNTED, touched_by
-from console.dialogs import ConfirmDialog, EditorDialog, FormDialog, PageDialog
+from console.cells import Pen
+from console.dialogs import ConfirmDialog, EditorDialog, FormDialog
+from console.help import HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
-from console.main import ConsoleApp, help_text
+from console.main import ConsoleApp
 from console.palette import RegistryCommands, title_of
-from tests.console.support import filled, running, shown, text, toasts, until
+from console.screens.base import ListScreen
+from console.screens.record import RecordScreen
+from console.store import READ_ONLY
+from tests.console.support import cluster, filled, running, shown, text, toasts, until
 
 WRITES = [(screen, action.id) for screen in SCREENS for action in actions_of(screen) if action.tier]
 #: Requests that change nothing, so nobody is asked first.
@@ -89,10 +96,18 @@ def test_keys_are_unique_on_a_screen(screen: str) -> None:
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_help_names_every_action(screen: str) -> None:
-    lines = help_text(screen, REGISTRY_KEYS).plain
+    def obstacle(action: Action) -> str:
+        return "no row is selected" if action.needs_row else ""
+
+    purpose = ConsoleApp.MODES[screen].HELP
+    plain = help_text(screen, purpose, REGISTRY_KEYS, Pen(), 40, obstacle).plain
+    assert all(len(line) <= 40 for line in plain.splitlines())
+    words = " ".join(plain.split())
+    assert words.startswith(purpose)
     for action in actions_of(screen):
-        assert f"{REGISTRY_KEYS.shown(action):>7}  {action.label}" in lines
-        assert action.tier < 2 or asked_of(action) in lines
+        why = f" not now: {obstacle(action)}" if action.needs_row else ""
+        words_of = f"{REGISTRY_KEYS.shown(action)} {action.label} {asked_of(action)} {action.help}{why}"
+        assert " ".join(words_of.split()) in words, action.id
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -106,13 +121,13 @@ def test_only_capitals_delete() -> None:
 
 
 def test_why_not() -> None:
-    fine: dict[str, Any] = {"writable": True, "linked": True, "has_row": True}
+    fine: dict[str, Any] = {"read_only": "", "linked": True, "has_row": True}
     expire, look = BY_ID["device.expire"], BY_ID["list.filter"]
     assert why_not(expire, **fine) == ""
-    assert "read-only" in why_not(expire, **fine | {"writable": False})
+    assert "read-only" in why_not(expire, **fine | {"read_only": READ_ONLY})
     assert "not connected" in why_not(expire, **fine | {"linked": False})
     assert "no row" in why_not(expire, **fine | {"has_row": False})
-    assert why_not(look, writable=False, linked=False, has_row=False) == ""
+    assert why_not(look, read_only=READ_ONLY, linked=False, has_row=False) == ""
 
 
 @pytest.mark.parametrize("screen", SCREENS)
@@ -131,8 +146,10 @@ async def test_the_palette_offers_every_action_with_its_key(screen: str) -> None
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_action_is_implemented(screen: str) -> None:
     for action in actions_of(screen):
-        name = "do_" + action.id.replace(".", "_")
-        assert hasattr(ConsoleApp.MODES[screen], name) or hasattr(ConsoleApp, name), action.id
+        noun, _, verb = action.id.partition(".")
+        name = f"do_{noun}_{verb}"
+        is_place = noun == "screen" and verb in ConsoleApp.MODES
+        assert is_place or hasattr(ConsoleApp.MODES[screen], name) or hasattr(ConsoleApp, name), action.id
 
 
 @pytest.mark.parametrize(("screen", "action_id"), WRITES)
@@ -215,10 +232,29 @@ async def test_read_only_refuses_every_write_with_the_reason(screen: str) -> Non
 async def test_help_and_palette_open_by_key() -> None:
     async with running(filled()) as (app, pilot):
         base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        # Beside the list, which keeps the arrows: what cannot be done now says why.
+        await pilot.press("question_mark", "down")
+        assert base.query_one(HelpPanel).display
+        await until(pilot, lambda: "► device-0002" in text(app) and "End a device's login now" in text(app))
+        app.store.writable = False
+        app.tick()
+        await until(pilot, lambda: "not now: this console is" in text(app))
+        await pilot.press("3")
+        await until(pilot, lambda: "Who owns devices" in text(app), "the help of the next screen")
         await pilot.press("question_mark")
-        assert isinstance(app.screen, PageDialog)
-        assert "expire" in text(app)
+        assert not app.base.query_one(HelpPanel).display  # type: ignore[union-attr]
+        await pilot.press("2")
+        # Over the list where there is no room, until esc or another screen.
+        await pilot.resize_terminal(80, 24)
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.focused, HelpPanel), "the help over the list")
         await pilot.press("escape")
+        assert base.table.has_focus
+        await pilot.press("question_mark", "1")
+        await until(pilot, lambda: app.base and app.base.NAME == "overview" and "CLUSTER" in text(app))
+        await pilot.press("2")
+        await until(pilot, lambda: app.base is base)
         await pilot.press("ctrl+p")
         assert isinstance(app.screen, CommandPalette)
         await pilot.press("escape")
@@ -238,3 +274,68 @@ async def test_go_to_leads_to_a_screen_and_a_filter() -> None:
         await until(pilot, lambda: app.base and app.base.NAME == "devices", "devices")
         await until(pilot, lambda: store.views and len(store.views[-1].terms) == 2, "the filter")
         assert [term.field for term in store.views[-1].terms] == ["cluster", "os"]
+
+
+#: What is typed after `:` -> what must be offered, and where enter on it leads: screen, filter, row.
+OFFERED = [
+    ("devices @us", "go to devices @us-2", ("devices", "@us-2", None)),
+    ("us", "cluster us-2", ("overview", "", "us-2")),
+    ("tenants tenant-3", "tenant tenant-3  (eu-1)", ("tenants", "id=3", "3")),
+    ("alice", "user alice  (eu-1)  of eu-1", ("users", "id=9", "1/9")),
+    ("device-0007", "device device-0007  (eu-1)  of eu-1", ("devices", "id=7", "1/7")),
+]
+
+
+async def test_names_are_completed_in_the_palette_and_lead_to_what_they_name() -> None:
+    store = filled()
+    store.clusters.append(cluster("eu-[red]1", devices=0))
+    async with running(store, "jobs") as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        for typed, offered, (screen, filter_text, key) in OFFERED:
+            await pilot.press("ctrl+p" if typed == "us" else "colon")
+            await until(pilot, lambda: isinstance(app.screen, CommandPalette))
+            app.screen.query_one("Input").value = typed  # type: ignore[attr-defined]
+            offers = app.screen.query_one(CommandList)
+            await until(pilot, lambda offered=offered: offered in text(app), offered)
+            offers.highlighted = next(
+                n
+                for n, option in enumerate(offers.options)
+                if offered in str(option.hit.match_display)  # type: ignore[attr-defined]
+            )
+            await pilot.press("enter")
+            if screen == "devices" and key:
+                await until(pilot, lambda: isinstance(app.screen, RecordScreen), "the record")
+                await pilot.press("escape")
+            await until(
+                pilot,
+                lambda screen=screen, filter_text=filter_text: (
+                    app.base and (app.base.NAME, app.base.filter_text) == (screen, filter_text)
+                ),
+                typed,
+            )
+            if key is not None:
+                await until(
+                    pilot,
+                    lambda key=key: app.base and app.base.is_ready and app.base.table.cursor_key == key,
+                    typed,
+                )
+        # A name is no markup, and a database that is away is told of, nothing more.
+        await pilot.press("colon")
+        app.screen.query_one("Input").value = "devices @eu-["  # type: ignore[attr-defined]
+        await until(pilot, lambda: "go to devices @eu-[red]1" in text(app))
+        store.error = Unavailable("[bold]gone")
+        app.screen.query_one("Input").value = "devices webs"  # type: ignore[attr-defined]
+        await until(pilot, lambda: "names are not known now: [bold]gone" in text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, ListScreen))
+
+
+async def test_the_palette_lists_what_cannot_be_done_with_the_reason() -> None:
+    store = filled()
+    store.alarms = [replace(store.alarms[1], acknowledged_by="console:[red]")]
+    async with running(store, "overview") as (app, pilot):
+        await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("ctrl+p", *"acknow")
+        await until(pilot, lambda: "(not now: console:[red] knows of it already)" in text(app))

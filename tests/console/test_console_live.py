@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from app.fleet import View
 from app.fleet_lists import LISTS
 from app.keys import MachineKey, NodeKey
 from app.model import Registration, TenantId
+from app.sql import QUERIES
 from console import cli, query
 from console.store import Ask, PgStore, where_text
 from tests.console.support import running, shown, text, toasts, until
@@ -109,6 +111,39 @@ async def test_filters_mean_what_they_say(fleet: tuple[str, Scoped, str]) -> Non
         assert {row.name for row in page.rows} == {f"web-{number}" for number in numbers}, line
         assert page.total == len(numbers)
     reader.terminate()
+
+
+NAMES: dict[tuple[str, str | None, str | None], list[tuple[str, str]]] = {
+    ("web-1", None, None): [("device", "web-1"), ("device", "web-10"), ("device", "web-11")],
+    ("WEB-11", None, None): [("device", "web-11")],
+    ("A", None, None): [("cluster", "a"), ("tenant", "a"), ("user", "alice")],
+    ("A", "b", None): [],
+    ("al", "a", "a"): [("user", "alice")],
+    ("al", None, "b"): [],
+    ("we%", None, None): [],
+    ("we_", None, None): [],
+    ("'; --", None, None): [],
+}
+
+
+async def test_names_are_found_by_their_beginning_and_by_index(fleet: tuple[str, Scoped, str]) -> None:
+    dsn, _, _ = fleet
+    reader = await Fleet.open(dsn)
+    for (word, cluster, tenant), expected in NAMES.items():
+        found = await reader.names(word, cluster, tenant)
+        assert [(named.kind, named.name) for named in found] == expected, word
+    conn = await connect(dsn, "hs_console")
+    await conn.execute("SET enable_seqscan = off")
+    plan = await conn.fetch("EXPLAIN " + re.sub(r"\$\d", lambda at: NAMED[at[0]], QUERIES["fleet_names"]))
+    await conn.close()
+    text = " ".join(row[0] for row in plan)
+    for index, column in (("users_name", "name"), ("nodes_given_name", "given_name")):
+        assert re.search(rf"using {index} on [^(]*\([^)]*\)\s+Index Cond: [^\n]*\({column} >= ", text), text
+    reader.terminate()
+
+
+#: Parameters as constants, for a plan of them.
+NAMED = {"$1": "NULL", "$2": "ARRAY['we']", "$3": "10", "$4": "NULL"}
 
 
 #: Lists of which this fleet has nothing.

@@ -6,13 +6,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.errors import Refused, Unavailable
-from app.fleet import WINDOW_ROWS, AuditRow
+from app.fleet import WINDOW_ROWS, AuditRow, OpenAlarm
 from app.model import RequestId
 from console.actions import SCREENS as ALL_SCREENS
 from console.actions import actions_of
@@ -94,6 +95,11 @@ async def test_goldens(screen: str) -> None:
         for size in SIZES:
             await settled(app, pilot, size)
             check(f"{screen}-{size[0]}x{size[1]}", text(app))
+            if screen == "devices" and size in SIZES[::2]:
+                await pilot.press("question_mark")
+                await settled(app, pilot, size)
+                check(f"help-{size[0]}x{size[1]}", text(app))
+                await pilot.press("question_mark")
 
 
 @pytest.mark.parametrize("colour", ["colour", "nocolour"])
@@ -255,6 +261,10 @@ async def test_hostile_names(screen: str) -> None:
     store.key_rows = [key(n, user=name, prefix=name, tags=(name,)) for n, name in enumerate(NAMES, 1)]
     store.clusters = [cluster(name, state=name, owner=name, lease_left_s=1.0) for name in set(NAMES)]
     store.lists = hostile_lists()
+    store.leader = "[/]acs\x1b[31m"
+    store.alarms = [
+        OpenAlarm(n, name, "warning", name, name, name, NOW, name, NOW) for n, name in enumerate(NAMES)
+    ]
     async with running(store, screen, (110, 36)) as (app, pilot):
         base = await shown(app, pilot)
         assert base.table.row_count == len(base.rows) >= len(set(NAMES))
@@ -583,3 +593,72 @@ async def test_sort_and_back_restore() -> None:
         assert (base.sort_by, base.descending) == ("cluster", True)
         await pilot.press("1", "enter")
         await until(pilot, lambda: store.views[-1].terms and store.views[-1].terms[0].field == "cluster")
+
+
+async def test_the_mouse_moves_opens_sorts_and_follows_crumbs_and_tabs() -> None:
+    """Nothing needs it: each of these has a key."""
+    store = filled()
+    async with running(store) as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.click("#table", offset=(5, 3))
+        await until(pilot, lambda: base.current and base.current.name == "device-0003")
+        assert app.screen is base
+        await pilot.click("#table", offset=(5, 3))
+        await until(pilot, lambda: app.screen is not base)
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is base)
+        await pilot.click("#table", offset=(5, 0))
+        await until(pilot, lambda: store.views[-1].descending)
+        column = text(app).splitlines()[2].index("STATE")
+        await pilot.click("#table", offset=(column, 0))
+        await until(pilot, lambda: store.views[-1].sort == "state" and not store.views[-1].descending)
+        base.set_filter("@us-2 os:linux")
+        await until(pilot, lambda: " Overview › us-2 › Devices " in text(app))
+        await pilot.click("#crumbs", offset=(13, 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "overview" and app.base.is_ready)
+        await until(pilot, lambda: app.base and app.base.current and app.base.current.cluster_id == "us-2")
+        await pilot.click("#tabs", offset=(text(app).splitlines()[-2].index("Routes"), 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "routes" and app.base.is_ready)
+        await pilot.click("#crumbs", offset=(3, 0))
+        await until(pilot, lambda: app.base and app.base.NAME == "overview")
+
+
+async def test_alarms_are_reached_by_tab_opened_and_acknowledged_from_the_overview() -> None:
+    store = filled()
+    async with running(store, "overview") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("tab", "down")
+        await until(pilot, lambda: "► 22:21:40 ○ warning" in text(app))
+        # The cursor stays with its alarm while others come.
+        store.alarms.insert(
+            0, OpenAlarm(4, "eu-1", "critical", "no_owner", "cluster:eu-1", "worse", NOW - 90_000)
+        )
+        store.changed.set()
+        await until(pilot, lambda: "worse" in text(app))
+        assert "► 22:21:40 ○ warning" in text(app)
+        assert "20 Nov" in text(app)
+        await pilot.press("a")
+        await until(pilot, lambda: "acknowledge: console:ana knows of it already" in toasts(app))
+        await pilot.press("up", "a")
+        await until(pilot, lambda: "Acknowledge alarm 3" in text(app) and "us-2 has no owner" in text(app))
+        await pilot.press("y")
+        await until(pilot, lambda: store.asked)
+        assert (store.asked[0].kind, store.asked[0].args) == ("alarm_acknowledge", {"alarm": 3})
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: app.base and app.base.filter_text == "name=eu-1a")
+        assert app.base is not None
+        assert app.base.NAME == "processes"
+        # Judged by this console alone, it is kept nowhere.
+        store.alarms, store.leader = [replace(store.alarms[0], id=0)], ""
+        await pilot.press("1", "a")
+        await until(
+            pilot, lambda: app.base is base and "no hs-acs leads that would keep it" in toasts(app)[-1]
+        )
+        store.alarms = []
+        store.changed.set()
+        await until(
+            pilot, lambda: "● no alarm is open" in text(app) and "judged by this console" in text(app)
+        )
+        assert base.check_action("command", ("alarm.acknowledge",)) is None

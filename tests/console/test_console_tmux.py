@@ -214,9 +214,9 @@ async def test_read_only_and_ascii_in_a_wide_terminal(pg_server: str, tmp_path: 
             assert re.search(r"NAME .*CLUSTER .*VERSION .*EXPIRES", picture)
             assert "| RO |" in picture
             pane.keys("x", "D", "r", "?")
-            await pane.sees("Keys on devices")
+            await pane.sees("Every device of every cluster")
             pane.keys("Escape")
-            await pane.sees(without("Keys on devices"))
+            await pane.sees(without("Every device"))
             pane.keys("q")
             await pane.sees("ended 0")
         assert not await run_sql(dsn, "SELECT 1 FROM requests")
