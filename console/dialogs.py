@@ -68,7 +68,7 @@ class ConfirmDialog(ModalScreen[bool]):
             if self.report is not None:
                 with VerticalScroll(id="report"):
                     yield words(self.report)
-            yield words("")
+            yield words("", classes="gap")
             if self.radius is not None:
                 yield self.radius
             yield words(Text(safe(self.effect)))

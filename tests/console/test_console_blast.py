@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -134,12 +135,19 @@ async def test_the_dialog_is_there_before_it_is_counted() -> None:
         await until(pilot, lambda: store.asked, "the request")
 
 
-async def test_names_in_figures_are_harmless() -> None:
+async def test_figures_fit_and_their_names_are_harmless() -> None:
     store = filled()
-    store.radius_now = Radius(1, 1, 1, carried=9, lost=tuple(NAMES[:4]))
-    async with running(store) as (app, pilot):
-        await shown(app, pilot)
+    store.radius_now = Radius(40, 40, 30, 1_204, 9, LOST)
+    async with running(store, size=(80, 24)) as (app, pilot):
+        base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up, "link")
+        await pilot.press("*", "D")
+        await until(pilot, lambda: "lose the only router online" in text(app), "the figures")
+        # All of it is on the smallest screen.
+        assert re.search(r"and 32 more.*and 1 more.*type 40:.*Cancel  esc", text(app), re.DOTALL)
+        await pilot.press("escape", "u")
+        await until(pilot, lambda: app.screen is base)
+        store.radius_now = Radius(1, 1, 1, carried=9, lost=tuple(NAMES[:4]))
         await pilot.press("D")
         await until(pilot, lambda: "lose the only router online" in text(app), "the figures")
         line = app.screen.query_one("#radius", RadiusLine)

@@ -136,8 +136,10 @@ async def test_decided_once(owner: Scoped, admin: Scoped, home: Home) -> None:
 
         await (approve() if decide == "approved" else admin.deny_login(login_id))
         for again in (approve(), admin.deny_login(login_id)):
-            with pytest.raises(Conflict, match=f"was {decide} already"):
+            with pytest.raises(Conflict, match=f"was {decide} already") as raised:
                 await again
+            # What the console shows to whoever came second.
+            assert raised.value.facts["changed"] == {"state": ["pending", decide]}
     with pytest.raises(NotFound, match="no login"):
         await admin.deny_login(fresh_id())
 
