@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 SHELL_DEADLINE_S = 60.0
@@ -23,6 +24,8 @@ PROGRAMS = ("node.cli", "acs.cli", "console.cli")
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([*PROGRAMS])
+# Now: while a console runs in a test, sys.stderr is no file that a new process could be given.
+forkserver.ensure_running()
 
 
 @dataclass(frozen=True, slots=True)

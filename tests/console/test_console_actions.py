@@ -338,4 +338,4 @@ async def test_the_palette_lists_what_cannot_be_done_with_the_reason() -> None:
         await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up)
         await pilot.press("ctrl+p", *"acknow")
-        await until(pilot, lambda: "(not now: console:[red] knows of it already)" in text(app))
+        await until(pilot, lambda: "not now: console:[red] knows of it already)" in text(app))

@@ -13,6 +13,7 @@ import pytest
 from app.errors import Unavailable
 from app.policy.hujson import PolicyError
 from app.policy.snapshot import Snapshot
+from console import judging
 from console.cells import Pen
 from console.dialogs import ConfirmDialog, FormDialog
 from console.judging import DIFF_LINES, difference_lines, judge, judgement_lines
@@ -143,7 +144,7 @@ async def test_a_policy_that_cannot_be_judged(monkeypatch: pytest.MonkeyPatch, t
         assert texts_in(tmp_path) == [FTP]
         store.error = None
         monkeypatch.setattr(policies, "JUDGE_DEADLINE_S", 0.05)
-        monkeypatch.setattr(policies, "judge", lambda *_: time.sleep(0.3))
+        monkeypatch.setattr(judging, "judge", lambda *_: time.sleep(0.3))
         await until(pilot, lambda: app.screen is base and app.link.is_up)
         await base.action_command("policy.edit")
         await until(pilot, lambda: "Go on" in text(app), "the editor")
