@@ -8,16 +8,15 @@ program (`fresh`), start as a user's do.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import multiprocessing
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
+
+from tests.forked import become
 
 SHELL_DEADLINE_S = 60.0
 PROGRAMS = ("node.cli", "acs.cli", "console.cli")
@@ -51,29 +50,13 @@ async def run_shell(
 async def _run_forked(
     program: str, arguments: tuple[str, ...], env: dict[str, str], directory: str, files: list[Path]
 ) -> int:
-    process = _forks.Process(target=_become, args=(program, arguments, env, directory, files))
+    process = _forks.Process(target=become, args=(program, arguments, env, directory, files))
     process.start()
     await asyncio.to_thread(process.join, SHELL_DEADLINE_S)
     if process.exitcode is None:
         process.kill()
         raise TimeoutError(f"{program} {' '.join(arguments)} took longer than {SHELL_DEADLINE_S:g} s")
     return process.exitcode
-
-
-def _become(
-    program: str, arguments: tuple[str, ...], env: dict[str, str], directory: str, files: list[Path]
-) -> None:
-    """In the new process: what a shell sets up for a command, then the command."""
-    for number, file in enumerate(files):
-        os.dup2(os.open(file, os.O_RDWR), number)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    os.environ.clear()
-    os.environ.update(env)
-    time.tzset()
-    os.chdir(directory)
-    module = importlib.import_module(program)
-    sys.argv = [str(module.__file__), *arguments]
-    module.main()
 
 
 async def _run_fresh(
