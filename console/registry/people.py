@@ -30,6 +30,17 @@ PEOPLE: tuple[Action, ...] = (
         reason_when="tests of it fail",
     ),
     Action(
+        "policy.write",
+        "N",
+        "write",
+        "Write the policy of any tenant in $EDITOR, its first one too; checked before it is put into force.",
+        on("policy"),
+        2,
+        "policy_set",
+        rank=5,
+        reason_when="tests of it fail",
+    ),
+    Action(
         "policy.rollback",
         "B",
         "roll back",

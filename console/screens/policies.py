@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from app.fleet_lists import PolicyRow
 from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import safe
-from console.dialogs import EditorDialog
+from console.dialogs import EditorDialog, Field, FormDialog
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
 from console.store import Ask
@@ -27,6 +28,23 @@ from console.table import Column
 
 #: A policy whose impact takes longer is put into force without knowing it, or not at all.
 JUDGE_DEADLINE_S = 10.0
+#: What the first policy of a tenant is written from: as it is without one.
+FIRST = """{
+  // Without a policy all devices of a tenant reach each other; so does this rule.
+  "acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}],
+}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a policy is made from: the newest `version` and its text; 0 and FIRST before there is one."""
+
+    cluster_id: str
+    tenant_id: TenantId
+    tenant: str
+    version: int
+    text: str
 
 
 class PolicyScreen(PlainScreen[PolicyRow]):
@@ -38,7 +56,7 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         "allows, what it takes away, which of its own tests fail."
     )
     NOUN = "version"
-    HINT = "without one all devices of a tenant reach each other; hs-node policy set makes the first"
+    HINT = "without one all devices of a tenant reach each other; N writes the first"
     SORT = "state"
     STATES: ClassVar = {"active": "ok", "former": "off"}
     TIMES: ClassVar = frozenset({"created"})
@@ -91,28 +109,61 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         if row.version == row.newest:
             self.console.say("this version is in force", "warning")
             return
-        text, now = await self._text(row, row.version), await self._text(row, row.newest)
-        if text is not None and now is not None:
+        text, base = await self._text(row, row.version), await self._base(row)
+        if text is not None and base is not None:
             note = f"rollback to version {row.version}"
-            complaint = await self._confirm("policy.rollback", row, now, text, note)
+            complaint = await self._confirm("policy.rollback", base, text, note)
             if complaint:
                 self.console.say(complaint, "error")
 
     async def do_policy_edit(self) -> None:
-        """In the operator's editor, or in one of ours where the terminal cannot be lent."""
         row = self.current
         assert row is not None
-        old = await self._text(row, row.newest)
-        if old is None:
-            return
+        base = await self._base(row)
+        if base is not None:
+            await self._edit("policy.edit", base)
+
+    async def do_policy_write(self) -> None:
+        self.console.with_tenants(self._choose)
+
+    def _choose(self, tenants: tuple[tuple[str, str], ...]) -> None:
+        names = {value: label.partition("  (")[0] for label, value in tenants}
+
+        async def chosen(answers: dict[str, str] | None) -> None:
+            if answers is None:
+                return
+            cluster_id, _, number = answers["tenant"].rpartition("/")
+            try:
+                stored = await self.store.snapshot(cluster_id, TenantId(int(number)))
+            except HsError as error:
+                self.console.say(error.message, "error")
+                return
+            text = FIRST if stored.text is None else stored.text
+            tenant = names[answers["tenant"]]
+            await self._edit(
+                "policy.write", Base(cluster_id, TenantId(int(number)), tenant, stored.version, text)
+            )
+
+        told = "Nothing is sent before it was judged and confirmed. Undone by rolling back (B)."
+        fields = [Field("tenant", "Tenant", choices=tenants)]
+        self.app.push_screen(FormDialog(self.pen, "Write a policy", fields, "Write", told), chosen)
+
+    async def _base(self, row: PolicyRow) -> Base | None:
+        text = await self._text(row, row.newest)
+        if text is None:
+            return None
+        return Base(row.cluster_id, TenantId(row.tenant_id), row.tenant, row.newest, text)
+
+    async def _edit(self, action_id: str, base: Base) -> None:
+        """In the operator's editor, or in one of ours where the terminal cannot be lent."""
         try:
-            new = self._in_editor(old)
+            new = self._in_editor(base.text)
         except SuspendNotSupported:
-            self._in_dialog(row, old)
+            self._in_dialog(action_id, base)
         except OSError as error:
             self.console.say(f"the editor cannot be started: {error}", "error")
         else:
-            await self._edited(row, old, new)
+            await self._edited(action_id, base, new)
 
     def _in_editor(self, old: str) -> str:
         """What the editor leaves; it has the terminal until it ends, and the console stands still."""
@@ -123,35 +174,35 @@ class PolicyScreen(PlainScreen[PolicyRow]):
                 subprocess.run([*shlex.split(self.console.editor), str(file)], check=False)  # noqa: S603
             return file.read_text(encoding="utf-8", errors="replace")
 
-    def _in_dialog(self, row: PolicyRow, old: str) -> None:
-        if any(safe(line.expandtabs()) != line.expandtabs() for line in old.splitlines()):
+    def _in_dialog(self, action_id: str, base: Base) -> None:
+        if any(safe(line.expandtabs()) != line.expandtabs() for line in base.text.splitlines()):
             self.console.say("it holds characters that cannot be shown here: use hs-node policy set", "error")
             return
 
         async def left(text: str | None) -> None:
             if text is not None:
-                await self._edited(row, old, text)
+                await self._edited(action_id, base, text)
 
-        title = f"Policy of {row.tenant}, from version {row.newest}"
-        self.app.push_screen(EditorDialog(self.pen, title, old), left)
+        came = f"from version {base.version}" if base.version else "the first"
+        self.app.push_screen(EditorDialog(self.pen, f"Policy of {base.tenant}, {came}", base.text), left)
 
-    async def _edited(self, row: PolicyRow, old: str, new: str) -> None:
+    async def _edited(self, action_id: str, base: Base, new: str) -> None:
         """Asked before it is sent. What may not be used is not sent, and kept in a file."""
-        if new == old:
+        if new == base.text and base.version:
             self.console.say("nothing was changed", "warning")
             return
-        complaint = await self._confirm("policy.edit", row, old, new, "edited at the console")
+        complaint = await self._confirm(action_id, base, new, "edited at the console")
         if complaint:
             self.console.say(f"{complaint}; the draft is {keep_draft(new)}", "error")
 
-    async def _confirm(self, action_id: str, row: PolicyRow, old: str, new: str, note: str) -> str:
+    async def _confirm(self, action_id: str, base: Base, new: str, note: str) -> str:
         """Asks with what it would change; why nobody was asked, empty when somebody was."""
         from console.judging import difference_lines, judge, judgement_lines  # brings the policy engine
 
-        tenant_id, failing = TenantId(row.tenant_id), ""
+        failing, old = "", base.text if base.version else ""
         try:
             async with asyncio.timeout(JUDGE_DEADLINE_S):
-                snapshot = await self.store.snapshot(row.cluster_id, tenant_id)
+                snapshot = await self.store.snapshot(base.cluster_id, base.tenant_id)
                 judged = await asyncio.to_thread(judge, new, snapshot)
                 found, failing = judgement_lines(self.pen, judged), judged.failing
         except HsError as error:
@@ -159,15 +210,15 @@ class PolicyScreen(PlainScreen[PolicyRow]):
         except TimeoutError:
             late = f"what it changes was not worked out in {JUDGE_DEADLINE_S:g} s: see hs-node policy check"
             found = [self.pen.state("attention", late)]
-        args = {"text": new, "expected_version": row.newest, "note": note, "override": bool(failing)}
-        label = f"policy of {row.tenant}, version {row.newest + 1}"
+        args = {"text": new, "expected_version": base.version, "note": note, "override": bool(failing)}
+        label = f"policy of {base.tenant}, version {base.version + 1}"
         self.console.confirm(
             BY_ID[action_id],
-            f"Put into force as version {row.newest + 1} for {row.tenant}",
+            f"Put into force as version {base.version + 1} for {base.tenant}",
             [],
             "The owner checks it once more. Undone by rolling back.",
-            [Ask(row.cluster_id, tenant_id, "policy_set", args, "policy", label)],
-            typed=row.tenant,
+            [Ask(base.cluster_id, base.tenant_id, "policy_set", args, "policy", label)],
+            typed=base.tenant,
             why="A test of it fails, it does not do what it says." if failing else "",
             report=Text("\n", end="").join([*found, *difference_lines(self.pen, old, new)]),
         )

@@ -15,7 +15,7 @@ from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, asked_of, footer_of, why_not
 from console.blast import TOUCHES, UNCOUNTED, touched_by
 from console.cells import Pen
-from console.dialogs import ConfirmDialog, EditorDialog, FormDialog
+from console.dialogs import ConfirmDialog, FormDialog
 from console.help import HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp
@@ -79,7 +79,7 @@ def test_every_write_has_a_conflict_path_and_a_blast_radius_or_a_reason() -> Non
     assert kinds == TOUCHES.keys() | UNCOUNTED.keys()
     # Whoever wants a reason says so in the registry; help and palette tell it from there.
     wanting = {action.id for action in ACTIONS if action.tier > 2 or action.reason_when}
-    assert wanting == {"lease.release", "plan.approve", "policy.edit", "policy.rollback"}
+    assert wanting == {"lease.release", "plan.approve", "policy.edit", "policy.rollback", "policy.write"}
     for action in ACTIONS:
         assert bool(asked_of(action)) == bool(action.tier)
         assert ("reason" in asked_of(action)) == (action.id in wanting)
@@ -161,8 +161,13 @@ async def test_a_write_asks_first_and_leaves_one_request(screen: str, action_id:
         base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up, "link")
         await pilot.press(action.key)
-        if action_id == "policy.edit":
-            await until(pilot, lambda: isinstance(app.screen, EditorDialog), "the editor")
+        if action_id == "policy.write":
+            await until(pilot, lambda: "Write a policy" in text(app), "the tenant")
+            await pilot.pause()
+            await pilot.click("#submit")
+        if action_id in ("policy.edit", "policy.write"):
+            await until(pilot, lambda: "Go on" in text(app), "the editor")
+            await pilot.pause()
             app.screen.query_one("#text").text = "{}"  # type: ignore[attr-defined]
             await pilot.click("#submit")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog | FormDialog), "a dialog")

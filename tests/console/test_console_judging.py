@@ -154,6 +154,27 @@ async def test_a_policy_that_cannot_be_judged(monkeypatch: pytest.MonkeyPatch, t
         await until(pilot, lambda: "was not worked out in 0.05 s" in text(app))
 
 
+async def test_the_first_policy_of_a_tenant_is_written_from_what_holds_without_one() -> None:
+    store = filled()
+    store.held = Snapshot(w.USERS, DEVICES, 0, None)
+    async with running(store, "policy") as (app, pilot):
+        base = await shown(app, pilot)
+        await until(pilot, lambda: app.link.is_up)
+        await pilot.press("N")
+        await until(pilot, lambda: "Write a policy" in text(app), "the tenant")
+        await pilot.pause()
+        await pilot.click("#submit")
+        await until(pilot, lambda: "Policy of eu-1, the first" in text(app), "the editor")
+        await pilot.click("#submit")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "the dialog")
+        assert "as version 1 for eu-1" in text(app)
+        assert "nothing changes for the devices there are" in text(app)
+        await pilot.press(*"eu-1", "enter")
+        await until(pilot, lambda: store.asked, "the request")
+        assert (store.asked[0].args["text"], store.asked[0].args["expected_version"]) == (policies.FIRST, 0)
+        await until(pilot, lambda: app.screen is base)
+
+
 async def test_a_name_that_stands_for_nothing_brings_the_form_back() -> None:
     store = filled()
     store.held = HELD
