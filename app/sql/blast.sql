@@ -1,4 +1,4 @@
--- blast_devices --
+-- fleet_blast_devices --
 -- Devices: how many, online, others of their tenants, routes they carry, and those that nobody else online carries.
 -- $1 tenant_ids, $2 device_ids
 WITH given AS MATERIALIZED (
@@ -30,7 +30,7 @@ SELECT (SELECT count(*) FROM given), (SELECT count(*) FROM given),
                                           WHERE e.tenant_id = c.tenant_id AND e.route = c.route)
               ORDER BY c.route)
 
--- blast_routes --
+-- fleet_blast_routes --
 -- Routes of devices: how many, devices of their tenants, and those that nobody else online carries.
 -- $1 tenant_ids, $2 device_ids, $3 routes
 WITH given AS MATERIALIZED (
@@ -54,7 +54,7 @@ SELECT (SELECT count(*) FROM given),
               WHERE NOT EXISTS (SELECT 1 FROM elsewhere e WHERE e.tenant_id = g.tenant_id AND e.route = g.route)
               ORDER BY g.route)
 
--- blast_users --
+-- fleet_blast_users --
 -- Users: how many, what they own, how much of it is online, and their auth keys.
 -- $1 tenant_ids, $2 user_ids
 WITH given AS MATERIALIZED (
@@ -70,7 +70,7 @@ WITH given AS MATERIALIZED (
 SELECT (SELECT count(*) FROM given), (SELECT count(*) FROM owned), (SELECT count(*) FROM owned o WHERE o.online),
        (SELECT count(*) FROM given g JOIN pre_auth_keys k ON k.tenant_id = g.tenant_id AND k.user_id = g.id)
 
--- blast_keys --
+-- fleet_blast_keys --
 -- Auth keys: how many, devices that joined with them, and which of them could let somebody in still.
 -- $1 tenant_ids, $2 key_ids
 WITH given AS MATERIALIZED (
@@ -88,21 +88,21 @@ SELECT (SELECT count(*) FROM given), (SELECT count(*) FROM joined), (SELECT coun
        (SELECT count(*) FROM given g WHERE g.valid AND NOT g.reusable AND NOT g.used),
        (SELECT count(*) FROM given g WHERE g.valid AND g.reusable)
 
--- blast_tenants --
+-- fleet_blast_tenants --
 -- Tenants: how many, their devices, and how many of these are online.
 -- $1 tenant_ids
 SELECT (SELECT count(*) FROM tenants t WHERE t.tenant_id = ANY ($1::bigint[])),
        (SELECT COALESCE(sum(k.devices), 0)::bigint FROM tenant_counters k WHERE k.tenant_id = ANY ($1::bigint[])),
        (SELECT count(*) FROM node_state s WHERE s.online AND s.tenant_id = ANY ($1::bigint[]))
 
--- blast_tag --
+-- fleet_blast_tag --
 -- Devices of tenants that have a tag.
 -- $1 tenant_ids, $2 tag
 SELECT count(*), count(*) FILTER (WHERE s.online)
   FROM nodes n JOIN node_state s ON s.tenant_id = n.tenant_id AND s.node_id = n.id
  WHERE n.tenant_id = ANY ($1::bigint[]) AND $2::text = ANY (n.tags)
 
--- blast_clusters --
+-- fleet_blast_clusters --
 -- Clusters: how many, all devices, tenants that may leave with their devices, those that may not, and where to.
 -- $1 cluster_ids
 WITH here AS MATERIALIZED (
@@ -121,7 +121,7 @@ SELECT (SELECT count(*) FROM clusters c WHERE c.cluster_id = ANY ($1::text[])),
        ARRAY(SELECT c.cluster_id FROM clusters c JOIN leases l ON l.name = 'cluster:' || c.cluster_id
               WHERE c.cluster_id <> ALL ($1::text[]) AND c.state = 'active' AND l.expires_at > now() ORDER BY c.cluster_id)
 
--- blast_plan --
+-- fleet_blast_plan --
 -- Steps of a plan that are in a state: tenants, their devices, and how many of these are online.
 -- $1 plan, $2 state
 WITH going AS MATERIALIZED (

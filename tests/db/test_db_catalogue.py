@@ -32,8 +32,15 @@ WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     "fleet_list_rebalance",
     # Health is judged over all clusters, by the leading hs-acs.
     # The console counts how far a change would reach, in a role that sees all clusters.
-    *("blast_devices", "blast_routes", "blast_users", "blast_keys", "blast_tenants", "blast_tag"),
-    *("blast_clusters", "blast_plan"),
+    *(
+        "fleet_blast_devices",
+        "fleet_blast_routes",
+        "fleet_blast_users",
+        "fleet_blast_keys",
+        "fleet_blast_tenants",
+        "fleet_blast_tag",
+    ),
+    *("fleet_blast_clusters", "fleet_blast_plan"),
     *("health_facts", "open_alarms", "keep_alarms", "acknowledge_alarm", "trim_alarms"),
 }
 
