@@ -25,6 +25,8 @@ READ_SHARE = 10
 REQUEST_POLL_S = 0.25
 #: The same for a read that owners ask for: a busy fleet wakes without end, and costs a quarter of one core.
 WAKE_SHARE = 3
+#: However slow a read was: nobody looks at an older picture, nor waits longer for the end of a request.
+PAUSE_MAX_S = 5.0
 #: Requests followed at a time; further ones wait their turn.
 MAX_FOLLOWED = 50
 BACKOFF_MIN_S = 0.25
@@ -141,8 +143,8 @@ class Feed:
             else:
                 took = loop.time() - began
                 self._set(Link("live", rtt_ms=took * 1000, since=self._since("live")))
-                pause = max(REQUEST_POLL_S if self.followed else POLL_S, READ_SHARE * took)
-                wake_pause = max(MIN_PAUSE_S, WAKE_SHARE * took)
+                pause = max(REQUEST_POLL_S if self.followed else POLL_S, min(READ_SHARE * took, PAUSE_MAX_S))
+                wake_pause = max(MIN_PAUSE_S, min(WAKE_SHARE * took, PAUSE_MAX_S))
             await self._pause(pause, wake_pause)
 
     async def _picture(self) -> None:

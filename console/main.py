@@ -161,6 +161,9 @@ class ConsoleApp(GoingApp):
 
     def on_reported(self, message: Reported) -> None:
         report = message.report
+        if self.top is None:
+            # The console ends, or has not begun.
+            return
         if isinstance(report, Link):
             self._take_link(report)
         elif isinstance(report, Picture):
