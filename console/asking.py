@@ -17,7 +17,8 @@ from app.model import OperatorRequest, RequestId
 from console.actions import Action
 from console.cells import Pen, safe
 from console.conflict import ConflictDialog
-from console.dialogs import ConfirmDialog, Field, FormDialog, SecretDialog
+from console.dialogs import ConfirmDialog, SecretDialog
+from console.forms import Field, FormDialog
 from console.live import Feed
 from console.radius import RadiusLine
 from console.rebuild import KIND as REBUILD

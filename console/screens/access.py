@@ -16,7 +16,7 @@ from app.settings_values import parse_duration
 from app.tokens import RANDOM_BYTES, make_auth_token
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
-from console.dialogs import Field
+from console.forms import Field
 from console.query import Condition, render
 from console.screens.base import ListScreen, bindings_of
 from console.screens.devices import tags_complaint

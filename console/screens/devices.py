@@ -14,7 +14,7 @@ from app.names import check_label, is_tag
 from app.scopes import parse_scope
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
-from console.dialogs import Field
+from console.forms import Field
 from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
 from console.screens.record import RecordScreen

@@ -20,7 +20,7 @@ from app.fleet_lists import PolicyRow
 from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import safe
-from console.dialogs import EditorDialog, Field, FormDialog
+from console.forms import EditorDialog, Field, FormDialog
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
 from console.store import Ask

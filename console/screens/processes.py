@@ -14,7 +14,7 @@ from app.health import RULES
 from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import age, count_text, exact_text, plural, size_text, took_text
-from console.dialogs import Field
+from console.forms import Field
 from console.query import Condition, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen

@@ -12,7 +12,7 @@ from app.model import TenantId
 from app.policy.explain import TCP, explain, who_can_reach
 from app.policy.snapshot import Snapshot
 from app.policy.words import explanation_lines, protocol_of, reach_lines, split_target
-from console.dialogs import Field, FormDialog
+from console.forms import Field, FormDialog
 from console.screens.frame import ListFrame
 
 

@@ -18,7 +18,7 @@ from app.model import TenantId
 from app.settings_values import parse_duration
 from console.actions import BY_ID
 from console.cells import count_text, date_text, plural
-from console.dialogs import Field
+from console.forms import Field
 from console.query import Condition, render
 from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of

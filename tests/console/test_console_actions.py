@@ -15,7 +15,8 @@ from app.request_kinds import KINDS, parse_request
 from console.actions import ACTIONS, BY_ID, SCREENS, Action, actions_of, asked_of, footer_of, why_not
 from console.blast import TOUCHES, UNCOUNTED, touched_by
 from console.cells import Pen
-from console.dialogs import ConfirmDialog, FormDialog
+from console.dialogs import ConfirmDialog
+from console.forms import FormDialog
 from console.help import HelpPanel, help_text
 from console.keymap import REGISTRY_KEYS
 from console.main import ConsoleApp

@@ -11,7 +11,8 @@ from app.blast import Radius, Touched
 from app.errors import Unavailable
 from app.model import TenantId
 from console.blast import COUNTING, radius_lines, touched_by
-from console.dialogs import ConfirmDialog, FormDialog
+from console.dialogs import ConfirmDialog
+from console.forms import FormDialog
 from console.radius import RadiusLine
 from console.store import Ask
 from tests.console.hostile import NAMES

@@ -15,7 +15,8 @@ from app.policy.hujson import PolicyError
 from app.policy.snapshot import Snapshot
 from console import judging
 from console.cells import Pen
-from console.dialogs import ConfirmDialog, FormDialog
+from console.dialogs import ConfirmDialog
+from console.forms import FormDialog
 from console.judging import DIFF_LINES, difference_lines, judge, judgement_lines
 from console.screens import policies
 from console.screens.reach import answer_lines, basis

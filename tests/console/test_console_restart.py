@@ -14,7 +14,8 @@ import pytest
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.pg import EmbeddedPostgres
-from console.dialogs import FormDialog, LostDialog
+from console.dialogs import LostDialog
+from console.forms import FormDialog
 from console.store import PgStore
 from tests.console.support import running, shown, text, toasts, until
 from tests.console.test_console_live import add_device
