@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -222,9 +222,11 @@ class Tenants(PoolBase):
         max_requests: int | None = None,
         pinned: str | None = None,
         version: int | None = None,
+        along: Callable[[PoolConnection], Awaitable[object]] | None = None,
     ) -> TenantFacts:
         """Changes what is given; -1 takes a limit away, '' plan or pin. Home tenants stay as they are.
 
+        `along`: what is written in the same transaction, or not at all.
         Raises NotFound, Conflict for another version or a name that is taken, Refused.
         """
         before = await self.tenant(tenant_id)
@@ -269,6 +271,8 @@ class Tenants(PoolBase):
             await write_audit(
                 conn, before.cluster_id, tenant_id, actor, action, f"tenant:{tenant_id}", old, after
             )
+            if along is not None:
+                await along(conn)
         return await self.tenant(tenant_id)
 
     async def _tenant_changed(self, tenant_id: TenantId, seen: int | None) -> Conflict:

@@ -125,15 +125,15 @@ class Overrides(Tenants):
         now = {"cluster": before.cluster_id, "max_devices": before.max_devices}
         check_seen(f"tenant {before.name!r}", seen, now)
         former = {name: getattr(before, name) for name in limits}
-        changed = await self.update_tenant(
+        args = QUERIES["put_override"], tenant_id, orjson.dumps(former).decode(), ends_at, actor
+        return await self.update_tenant(
             tenant_id,
             actor=actor,
             action="quota_override",
             version=before.version if seen else None,
+            along=lambda conn: conn.execute(*args),
             **{name: -1 if limit is None else limit for name, limit in limits.items()},  # type: ignore[arg-type]
         )
-        await self._execute(QUERIES["put_override"], tenant_id, orjson.dumps(former).decode(), ends_at, actor)
-        return changed
 
     async def end_override(self, tenant_id: TenantId, *, actor: str) -> None:
         """Before its time. Raises Conflict when there is none."""

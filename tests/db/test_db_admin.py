@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from pathlib import Path
 
 import asyncpg
@@ -11,12 +12,13 @@ import pytest
 from db_helpers import Home, as_role, join, rows_of, take_lease
 
 from app.db.admin import MAX_REGION_ID
+from app.db.admission import Admission
 from app.db.scoped import Scoped
 from app.db.setup import Database
 from app.db.users import MAX_NAME
 from app.deployment import load_or_create_noise_key
-from app.errors import BadRequest, Conflict, NotFound, Refused
-from app.model import UserId
+from app.errors import BadRequest, Conflict, HsError, NotFound, Refused
+from app.model import TenantId, UserId
 from app.names import MAX_TAGS
 from app.tokens import parse_auth_token
 
@@ -152,3 +154,19 @@ async def test_a_dump_holds_no_usable_secret(
         assert hashlib.sha256(bytes.fromhex(secret)).hexdigest() in dump
     assert noise.hex() not in dump
     assert secret_file.read_text().strip() not in dump
+
+
+async def test_an_override_is_stored_with_what_comes_after_it_or_not_at_all(prepared: Database) -> None:
+    tenant_id = TenantId(await prepared.create_tenant("a", "small", max_devices=3))
+    admission = await Admission.open(prepared.dsn, pool_size=1)
+    try:
+        with pytest.raises(HsError):
+            await admission.put_override(tenant_id, {"max_devices": 9}, float("nan"), actor="t")
+        assert (await admission.tenant(tenant_id)).max_devices == 3
+        assert await admission.override(tenant_id) is None
+        await admission.put_override(tenant_id, {"max_devices": 9}, time.time() + 60, actor="t")
+        now, after = await admission.tenant(tenant_id), await admission.override(tenant_id)
+        assert after is not None
+        assert (now.max_devices, after.former) == (9, {"max_devices": 3})
+    finally:
+        await admission.close()
