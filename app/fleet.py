@@ -178,6 +178,16 @@ class TenantRef:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """What became of a device at a time (epoch seconds). `origin`: who asked; of presence the cluster."""
+
+    at: float
+    event: str
+    origin: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class TenantCard:
     """What is known of one tenant besides its row. `registered`, `peaks`: devices, most connected at once.
 

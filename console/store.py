@@ -15,7 +15,7 @@ from app.db.fleet import Fleet
 from app.db.listen import CHANNEL_PREFIX, FLEET_CHANNEL, Listener
 from app.db.requests import RequestDesk
 from app.errors import HsError, Refused, Unavailable
-from app.fleet import AuditRow, DeviceRow, Named, Overview, Page, TenantCard, TenantRef, View
+from app.fleet import AuditRow, DeviceEvent, DeviceRow, Named, Overview, Page, TenantCard, TenantRef, View
 from app.fleet_lists import TenantRow
 from app.model import OperatorRequest, RequestId, TenantId, UserId
 from app.policy.snapshot import Snapshot
@@ -67,6 +67,7 @@ class Store(Protocol):
     async def policy_text(self, cluster_id: str, tenant_id: TenantId, version: int) -> str: ...
     async def snapshot(self, cluster_id: str, tenant_id: TenantId) -> Snapshot: ...
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]: ...
+    async def events(self, row: DeviceRow) -> list[DeviceEvent]: ...
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]: ...
     async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]: ...
     async def find_user(self, cluster_id: str, tenant_id: TenantId, name: str) -> UserId | None: ...
@@ -128,6 +129,9 @@ class PgStore:
 
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         return await self._read(lambda fleet: fleet.history(cluster_id, what))
+
+    async def events(self, row: DeviceRow) -> list[DeviceEvent]:
+        return await self._read(lambda fleet: fleet.events(row.cluster_id, row.tenant_id, row.id))
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         return await self._read(lambda fleet: fleet.tenants(cluster_id))

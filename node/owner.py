@@ -304,6 +304,7 @@ class Owner:
     async def _trim(self) -> None:
         await self.scoped.trim_changes(CHANGES_KEPT_S)
         await self.scoped.trim_tombstones()
+        await self.scoped.trim_presence()
         await self.scoped.trim_logins()
         await self.scoped.trim_requests()
         await self.scoped.trim_load(self.settings.cluster_id)

@@ -15,6 +15,7 @@ FLUSH_BATCH = 1000
 #: A flush gives way to whoever holds a row, a tenant's move for instance.
 FLUSH_LOCK_WAIT_MS = 300
 MAX_ENDPOINTS = 64
+PRESENCE_KEPT_S = 7 * 86400.0
 TOMBSTONE_DAYS = 90
 
 
@@ -115,6 +116,10 @@ class Devices(ScopedBase):
         """Forgets tombstones older than this."""
         gone: int = await self._fetchval(QUERIES["trim_tombstones"], self.cluster_id, max_age_s)
         return gone
+
+    async def trim_presence(self, max_age_s: float = PRESENCE_KEPT_S) -> None:
+        """Forgets who came and went longer ago."""
+        await self._execute(QUERIES["trim_presence"], self.cluster_id, max_age_s)
 
     async def refresh_statistics(self) -> None:
         """Plans for the tables' size of now; due when a cluster has grown a lot."""

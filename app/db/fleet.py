@@ -26,6 +26,7 @@ from app.fleet import (
     Anchor,
     AuditRow,
     ClusterRow,
+    DeviceEvent,
     DeviceRow,
     LoadHistory,
     Named,
@@ -39,7 +40,7 @@ from app.fleet import (
 )
 from app.fleet_lists import LISTS, AuditLine, TenantRow
 from app.health import EXPIRING_S, Facts
-from app.model import TenantId, UserId
+from app.model import DeviceId, TenantId, UserId
 from app.placement import RESERVE, Wish, place
 from app.policy.snapshot import Snapshot
 from app.sql import QUERIES, migrations
@@ -53,6 +54,8 @@ RECENT_LINES = 20
 #: Open alarms of one picture; what is less urgent is on the screen of alarms.
 ALARMS = 200
 HISTORY_LINES = 200
+#: Of one device; its changes and rebuilds are looked for among so many of its cluster.
+EVENT_LINES, EVENTS_WITHIN = 200, 10_000
 CARD_LINES = 20
 #: Names of a kind that the palette offers, and how long it waits for them.
 NAMES = 10
@@ -201,6 +204,13 @@ class Fleet:
         """The newest lines of the audit log about one object (`device:17`)."""
         found = await self._fetch(QUERIES["fleet_history"], cluster_id, what, HISTORY_LINES)
         return [AuditRow(*row) for row in found]
+
+    async def events(self, cluster_id: str, tenant_id: TenantId, device_id: DeviceId) -> list[DeviceEvent]:
+        """What became of one device lately, newest first."""
+        found = await self._fetch(
+            QUERIES["fleet_events"], cluster_id, tenant_id, device_id, EVENT_LINES, EVENTS_WITHIN
+        )
+        return [DeviceEvent(*row) for row in found]
 
     async def tenants(self, cluster_id: str | None = None) -> list[TenantRef]:
         """Tenants to choose from, home tenants first in each cluster."""

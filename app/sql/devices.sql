@@ -96,16 +96,29 @@ RETURNING given_name, host(ipv4)
 SELECT set_config('lock_timeout', $1, true)
 
 -- flush_state --
--- Writes presence and endpoints of many devices, where they differ. Sorted by the caller.
+-- Writes presence and endpoints of many devices, where they differ, and who came or went. Sorted by the caller.
 -- $1 cluster_id, $2 tenant_ids, $3 device_ids, $4 endpoint_lists (comma-joined), $5 home_derps, $6 online_flags, $7 last_seens
+WITH v AS MATERIALIZED (
+    SELECT tenant_id, node_id, string_to_array(joined, ',') AS endpoints, home_derp, online, to_timestamp(last_seen) AS last_seen
+      FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::integer[], $6::boolean[], $7::float8[])
+           AS w (tenant_id, node_id, joined, home_derp, online, last_seen)
+), flipped AS (
+    -- Who went was seen last before it is written that it went.
+    INSERT INTO presence (cluster_id, tenant_id, node_id, at, online)
+    SELECT $1, v.tenant_id, v.node_id, CASE WHEN v.online THEN now() ELSE COALESCE(v.last_seen, now()) END, v.online
+      FROM v JOIN node_state s ON s.tenant_id = v.tenant_id AND s.node_id = v.node_id
+     WHERE s.cluster_id = $1 AND s.online <> v.online
+)
 UPDATE node_state s
-   SET endpoints = v.endpoints, home_derp = v.home_derp, online = v.online, last_seen = to_timestamp(v.last_seen)
-  FROM (SELECT tenant_id, node_id, string_to_array(joined, ',') AS endpoints, home_derp, online, last_seen
-          FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::integer[], $6::boolean[], $7::float8[])
-               AS w (tenant_id, node_id, joined, home_derp, online, last_seen)) v
+   SET endpoints = v.endpoints, home_derp = v.home_derp, online = v.online, last_seen = v.last_seen
+  FROM v
  WHERE s.cluster_id = $1 AND s.tenant_id = v.tenant_id AND s.node_id = v.node_id
-   AND (s.endpoints, s.home_derp, s.online, s.last_seen)
-       IS DISTINCT FROM (v.endpoints, v.home_derp, v.online, to_timestamp(v.last_seen))
+   AND (s.endpoints, s.home_derp, s.online, s.last_seen) IS DISTINCT FROM (v.endpoints, v.home_derp, v.online, v.last_seen)
+
+-- trim_presence --
+-- Forgets who came and went longer ago than an age.
+-- $1 cluster_id, $2 max_age_s
+DELETE FROM presence WHERE cluster_id = $1 AND at < now() - $2::float8 * interval '1 second'
 
 -- find_tombstone --
 -- The newest tombstone of a deleted device with these keys.

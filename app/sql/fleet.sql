@@ -55,6 +55,22 @@ SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object, CO
  WHERE ($1::text IS NULL OR cluster_id = $1) AND object = $2
  ORDER BY id DESC LIMIT $3
 
+-- fleet_events --
+-- What became of one device, newest first: when it came and went, changes of it, rebuilds of its netmap.
+-- $1 cluster_id, $2 tenant_id, $3 device_id, $4 limit, $5 changes and requests of its cluster to look through
+(SELECT extract(epoch FROM p.at)::float8 AS at, CASE WHEN p.online THEN 'online' ELSE 'offline' END AS event,
+        p.cluster_id AS origin, '' AS error
+   FROM presence p WHERE p.tenant_id = $2 AND p.node_id = $3 ORDER BY p.at DESC LIMIT $4)
+UNION ALL
+(SELECT extract(epoch FROM c.at)::float8, 'change of ' || c.kind, c.origin, ''
+   FROM (SELECT * FROM changes h WHERE h.cluster_id = $1 ORDER BY h.id DESC LIMIT $5) c
+  WHERE c.tenant_id = $2 AND c.scope_key = 'device:' || $3::bigint LIMIT $4)
+UNION ALL
+(SELECT extract(epoch FROM r.requested_at)::float8, 'rebuild ' || r.state, r.requested_by, COALESCE(r.error, '')
+   FROM (SELECT * FROM requests q WHERE q.cluster_id = $1 ORDER BY q.id DESC LIMIT $5) r
+  WHERE r.tenant_id = $2 AND r.kind = 'netmap_rebuild' AND r.args ->> 'scope' = 'device:' || $3::bigint LIMIT $4)
+ ORDER BY 1 DESC LIMIT $4
+
 -- fleet_tenants --
 -- Tenants by cluster, home tenants first.
 -- $1 cluster_id or NULL for all, $2 limit

@@ -140,7 +140,11 @@ SELECT COALESCE(c.tenant_id, 0) AS tenant_id, c.id * 2 AS id, c.cluster_id, c.cl
        NULL::bigint AS devices, NULL::bigint AS bytes, NULL::float8 AS ms, '' AS error,
        NULL::bigint AS maps, NULL::bigint AS waiting, NULL::float8 AS read_ms, NULL::float8 AS send_ms,
        ARRAY[c.kind, c.scope_key, c.origin] AS words
-  FROM (SELECT * FROM changes WHERE $1::text IS NULL OR cluster_id = $1 ORDER BY at DESC LIMIT 3000) c
+  FROM clusters k CROSS JOIN LATERAL (
+       -- By id, as its index has them: of many clusters a share each, of one all.
+       SELECT * FROM changes h WHERE h.cluster_id = k.cluster_id ORDER BY h.id DESC
+        LIMIT (SELECT GREATEST(200, 3000 / count(*)) FROM clusters m WHERE $1::text IS NULL OR m.cluster_id = $1)) c
+ WHERE $1::text IS NULL OR k.cluster_id = $1
 UNION ALL
 SELECT COALESCE(r.tenant_id, 0), r.id * 2 + 1, r.cluster_id, r.cluster_id, extract(epoch FROM r.requested_at)::float8,
        extract(epoch FROM now() - r.requested_at)::float8, 'rebuild', r.args ->> 'scope', r.requested_by, r.state,

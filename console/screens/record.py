@@ -18,7 +18,7 @@ from app.errors import HsError, NotFound
 from app.fleet import DeviceRow
 from console.cells import Pen
 from console.dialogs import words
-from console.history import history_text
+from console.history import events_text, history_text
 from console.live import REQUEST_POLL_S
 from console.record_text import Look, filter_text, json_text, map_text, peers_text
 from console.store import Ask
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from console.main import ConsoleApp
 
 KIND = "device_look"
-TABS = ("summary", "peers", "filter", "map", "audit", "json")
+TABS = ("summary", "peers", "filter", "map", "events", "audit", "json")
 #: What only the owner knows: it is asked when one of them is looked at.
 OF_OWNER: dict[str, Callable[[Pen, Look], Text]] = {
     "peers": peers_text,
     "filter": filter_text,
     "map": map_text,
 }
+#: Read from the database when they are looked at.
+READ = ("events", "audit")
 #: An owner that has not answered by then is told of as away.
 LOOK_DEADLINE_S = 10.0
 
@@ -54,7 +56,8 @@ class RecordScreen(ModalScreen[None]):
         super().__init__()
         self.row, self.heading, self.summary, self.tab = row, title, summary, tab
         self.look: Look | None = None
-        self.told: Text | None = None
+        #: What was read for a tab, or that it is being read.
+        self.told: dict[str, Text] = {}
         #: Why there is no answer of the owner, or that it is waited for.
         self.state: Text | None = None
 
@@ -69,7 +72,7 @@ class RecordScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="page") as box:
             box.border_title = self.pen.cell(self.heading)
-            box.border_subtitle = "1-6 tabs, r ask again, c copy, esc close"
+            box.border_subtitle = f"1-{len(TABS)} tabs, r ask again, c copy, esc close"
             yield words("", id="recordtabs")
             yield words("", id="record")
 
@@ -81,9 +84,9 @@ class RecordScreen(ModalScreen[None]):
         """Paints the tab, and fetches what it needs and is not there."""
         if self.tab in OF_OWNER and self.look is None and self.state is None:
             self._ask()
-        if self.tab == "audit" and self.told is None:
-            self.told = Text("reading the audit log")
-            self.read_audit()
+        if self.tab in READ and self.tab not in self.told:
+            self.told[self.tab] = Text("reading")
+            self.read(self.tab)
         self.paint()
 
     def paint(self) -> None:
@@ -100,8 +103,8 @@ class RecordScreen(ModalScreen[None]):
         """What the tab shows."""
         if self.tab == "summary":
             return self.summary
-        if self.tab == "audit":
-            return self.told or Text("")
+        if self.tab in READ:
+            return self.told[self.tab]
         if self.tab == "json":
             return json_text(self.pen, {"stored": self.row, "told_by_owner": self.look})
         if self.look is not None:
@@ -121,8 +124,8 @@ class RecordScreen(ModalScreen[None]):
     def action_again(self) -> None:
         if self.tab in OF_OWNER:
             self.look = self.state = None
-        elif self.tab == "audit":
-            self.told = None
+        else:
+            self.told.pop(self.tab, None)
         self.show_tab()
 
     def action_copy(self) -> None:
@@ -180,11 +183,15 @@ class RecordScreen(ModalScreen[None]):
                 return request.result
             await asyncio.sleep(REQUEST_POLL_S)
 
-    @work(group="audit", exclusive=True, exit_on_error=True)
-    async def read_audit(self) -> None:
+    @work(group="read", exit_on_error=True)
+    async def read(self, tab: str) -> None:
+        row, store = self.row, self.console.store
         try:
-            found = await self.console.store.history(self.row.cluster_id, f"device:{self.row.id}")
-            self.told = history_text(self.pen, found)
+            if tab == "events":
+                self.told[tab] = events_text(self.pen, await store.events(row))
+            else:
+                found = await store.history(row.cluster_id, f"device:{row.id}")
+                self.told[tab] = history_text(self.pen, found)
         except HsError as error:
-            self.told = self.pen.join(self.pen.cell(error.message, "failed"), "; r reads again")
+            self.told[tab] = self.pen.join(self.pen.cell(error.message, "failed"), "; r reads again")
         self.paint()

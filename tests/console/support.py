@@ -15,6 +15,7 @@ from app.fleet import (
     Anchor,
     AuditRow,
     ClusterRow,
+    DeviceEvent,
     DeviceRow,
     KeyRow,
     LoadHistory,
@@ -283,6 +284,11 @@ class FakeStore:
         ]
         self.recent: list[AuditRow] = [AuditRow(1, "eu-1", NOW - 30, "shell:ops", "user_create", "user:1")]
         self.device_rows: list[DeviceRow] = []
+        self.device_events = [
+            DeviceEvent(NOW - 5.0, "online", "eu-1", ""),
+            DeviceEvent(NOW - 65.0, "offline", "eu-1", ""),
+            DeviceEvent(NOW - 90.0, "change of node", "console:ops", ""),
+        ]
         self.user_rows: list[UserRow] = []
         self.key_rows: list[KeyRow] = []
         self.lists: dict[str, list[Any]] = {}
@@ -364,6 +370,10 @@ class FakeStore:
     async def history(self, cluster_id: str | None, what: str) -> list[AuditRow]:
         await self._read()
         return [row for row in self.recent if row.object == what and cluster_id in (None, row.cluster_id)]
+
+    async def events(self, row: DeviceRow) -> list[DeviceEvent]:
+        await self._read()
+        return self.device_events
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()

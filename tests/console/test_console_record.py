@@ -67,6 +67,10 @@ async def test_the_owner_is_asked_once_for_three_tabs() -> None:
         await until(pilot, lambda: "[1]summary" in text(app), "the record")
         assert "node key" in text(app)
         await pilot.press("5")
+        await until(pilot, lambda: "It went offline 1 times" in text(app), "the events")
+        assert "○ offline  in cluster eu-1" in text(app)
+        assert "◆ change of node  by console:ops" in text(app)
+        await pilot.press("6")
         await until(pilot, lambda: "request_device_look" in text(app), "the audit log")
         assert store.asked == []
         await pilot.press("2")
@@ -84,8 +88,8 @@ async def test_the_owner_is_asked_once_for_three_tabs() -> None:
                 await until(pilot, lambda tab=tab, key=key: f"[{key}]{tab}" in text(app))
                 await pilot.pause()
                 check(f"record-{tab}-{size[0]}x{size[1]}", text(app))
-        await pilot.press("right", "right")
-        await until(pilot, lambda: "[6]json" in text(app), "JSON")
+        await pilot.press(*["right"] * 3)
+        await until(pilot, lambda: "[7]json" in text(app), "JSON")
         assert isinstance(app.screen, RecordScreen)
         assert '"Domain": "example"' in app.screen.text.plain
         await pilot.press("right")
@@ -148,7 +152,7 @@ async def test_a_read_only_console_shows_what_is_stored() -> None:
         await until(pilot, lambda: app.link.is_up)
         await pilot.press("enter", "2")
         await until(pilot, lambda: "needs a console with write rights, because the owner" in text(app))
-        await pilot.press("5")
+        await pilot.press("6")
         await until(pilot, lambda: "the audit log has nothing about it" in text(app))
         assert store.asked == []
 

@@ -66,6 +66,8 @@ async def test_a_customer_cannot_reach_the_printer(pg_server: str, tmp_path: Pat
             await pane.sees(r"1 device \|[\s\S]*?► ?laptop .*● online")
             pane.keys("Enter")
             await pane.sees(r"│  hostname laptop   tenant eu-1")
+            pane.keys("5")
+            await pane.sees(r"It went offline 0 times[\s\S]*● online  in cluster eu-1")
             pane.keys("Escape")
             await pane.sees(r"► ?laptop .*● online")
             # The device is well: it is the way to the subnet that waits.

@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: Tables with a cluster_id, and how they differ from a table of tenants' rows.
 WITHOUT_TENANT = {"clusters", "instances", "derp_regions", "changes", "audit_log", "requests", "usage"} | {
-    *("load_samples", "alarms"),
+    # Who came and went is written with node_state, which is guarded, and stays with its cluster.
+    *("load_samples", "alarms", "presence"),
 }
-WITHOUT_GUARD = {"clusters", "instances", "changes", "load_samples", "alarms"}
+WITHOUT_GUARD = {"clusters", "instances", "changes", "load_samples", "alarms", "presence"}
 #: Deployment-wide by design: the check for leaks itself, and the union of relay regions.
 WIDE_STATEMENTS = {"scope_check", "list_regions", "get_request"} | {
     # hs-acs is in charge of all clusters: its role sees them all, and each of its changes names a tenant.
@@ -92,8 +93,8 @@ async def test_definer_functions_pin_their_search_path_and_are_not_public(prepar
         assert not re.search(r"[{,]=X", row["acl"]), f"{row['proname']} is executable by everybody"
 
 
-#: What stays of a tenant that is purged; all tables of usage do.
-KEPT_OF_A_TENANT = {"audit_log", "changes"}
+#: What stays of a tenant that is purged; all tables of usage do. Changes for a day, presence for a week.
+KEPT_OF_A_TENANT = {"audit_log", "changes", "presence"}
 
 
 async def test_a_purge_leaves_no_table_out(prepared: Database) -> None:

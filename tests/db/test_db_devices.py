@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from db_helpers import Home, as_role, join, machine_key, node_key, rows_of, take_lease
 
 from app.db.base import MAX_HOSTINFO_BYTES
 from app.db.devices import FLUSH_BATCH, MAX_ENDPOINTS
+from app.db.fleet import Fleet
 from app.db.reads import LOAD_BATCH
 from app.db.scoped import Scoped
 from app.db.setup import Database
@@ -160,6 +162,29 @@ async def test_presence(owner: Scoped, device: Device) -> None:
     many = tuple(f"192.0.2.1:{port}" for port in range(1, MAX_ENDPOINTS + 10))
     await owner.flush_state([HotState(t, d, many, 0, False, None)])
     assert (await reload(owner, device)).endpoints == many[:MAX_ENDPOINTS]
+
+
+async def test_who_came_and_went_is_kept_for_a_while(
+    prepared: Database, owner: Scoped, device: Device
+) -> None:
+    t, d = device.tenant_id, device.id
+    seen = time.time() - 50
+    for online, last_seen in ((True, None), (True, seen), (False, seen), (False, seen), (True, seen)):
+        await owner.flush_state([HotState(t, d, (), int(seen) % 7, online, last_seen)])
+    await owner.rename_device(t, d, "renamed")
+    fleet = await Fleet.open(prepared.dsn, read_only=True)
+    try:
+        events = await fleet.events("a", t, d)
+        names = [event.event for event in events]
+        assert [name for name in names if name.endswith("line")] == ["online", "online", "offline"]
+        assert "change of node" in names
+        assert next(event.at for event in events if event.event == "offline") == pytest.approx(seen, abs=1)
+        assert await fleet.events("a", t, DeviceId(d + 1)) == []
+        await owner.trim_presence(20)
+        left = [event.event for event in await fleet.events("a", t, d)]
+        assert [name for name in left if name.endswith("line")] == ["online", "online"]
+    finally:
+        fleet.terminate()
 
 
 async def test_a_flush_gives_way_and_comes_back(prepared: Database, owner: Scoped, device: Device) -> None:
