@@ -21,7 +21,7 @@ HELP_WIDTH = 46
 BESIDE_FROM = 100
 #: Of that, what is not text: line, padding and scroll bar.
 HELP_EDGES = 6
-_INDENT = 9
+_INDENT, _LABEL = 9, 14
 _EVERYWHERE = frozenset({"mark", "view", "app"})
 
 
@@ -59,9 +59,12 @@ def help_text(
         for action in actions:
             why = obstacle(action)
             text.append(f"{keys.shown(action):>7}  ", "dim" if why else pen.styles["key"])
-            text.append(f"{action.label}\n", "dim" if why else "bold")
-            if asked_of(action):
-                indented(asked_of(action), "strong")
+            asked = asked_of(action)
+            fits = len(asked) <= width - _INDENT - _LABEL
+            text.append(f"{action.label:<{_LABEL}}", "dim" if why else "bold")
+            text.append(f"{asked if fits else ''}\n", pen.styles["muted"])
+            if not fits:
+                indented(asked, "muted")
             indented(action.help, "muted")
             if why:
                 indented(safe(f"not now: {why}"), "attention")

@@ -132,8 +132,8 @@ async def overlay(dsn: str, name: str, screen: str, keys: tuple[str, ...]) -> No
                 await pilot.click(key)
             else:
                 await pilot.press(*(key[1:] if key.startswith("=") else (key,)))
-        # A dialog, or a word.
-        await until(pilot, lambda: app.screen is not app.base or app.said)
+        # A dialog, the help beside the list, or a word.
+        await until(pilot, lambda: app.screen is not app.base or app.helping or app.said)
         await pilot.pause(0.5)
         keep(f"over-{name}", app.export_screenshot())
 
