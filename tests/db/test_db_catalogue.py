@@ -93,7 +93,7 @@ async def test_definer_functions_pin_their_search_path_and_are_not_public(prepar
         assert not re.search(r"[{,]=X", row["acl"]), f"{row['proname']} is executable by everybody"
 
 
-#: What stays of a tenant that is purged; all tables of usage do. Changes for a day, presence for a week.
+#: What stays of a tenant that is purged; all tables of usage do. Presence goes by a trigger on tenants.
 KEPT_OF_A_TENANT = {"audit_log", "changes", "presence"}
 
 
