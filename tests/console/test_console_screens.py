@@ -89,13 +89,19 @@ async def settled(app: ConsoleApp, pilot: Any, size: tuple[int, int]) -> None:
     await pilot.pause()
 
 
+@pytest.mark.parametrize("colour", ["colour", "nocolour"])
 @pytest.mark.parametrize("screen", SCREENS)
-async def test_goldens(screen: str) -> None:
+async def test_goldens(screen: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read, the same without colour; and, in a directory of its own, what each cell looks like."""
+    if colour == "nocolour":
+        monkeypatch.setenv("NO_COLOR", "1")
     async with running(filled(), screen, SIZES[0]) as (app, pilot):
         for size in SIZES:
             await settled(app, pilot, size)
-            check(f"{screen}-{size[0]}x{size[1]}", text(app))
-            if screen == "devices" and size in SIZES[::2]:
+            name = f"{screen}-{size[0]}x{size[1]}"
+            check(name, text(app))
+            check(f"{colour}/{name}", styled_of(app.export_screenshot()))
+            if (screen, colour) == ("devices", "colour") and size in SIZES[::2]:
                 await pilot.press("question_mark")
                 await settled(app, pilot, size)
                 check(f"help-{size[0]}x{size[1]}", text(app))
@@ -103,20 +109,15 @@ async def test_goldens(screen: str) -> None:
 
 
 @pytest.mark.parametrize("colour", ["colour", "nocolour"])
-async def test_goldens_with_styles(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each cell looks like, on some screens and over one dialog."""
+async def test_goldens_of_a_dialog(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if colour == "nocolour":
         monkeypatch.setenv("NO_COLOR", "1")
-    async with running(filled(), "overview", (100, 30)) as (app, pilot):
-        for screen in ("overview", "tenants", "routes", "processes", "devices"):
-            app.go_to(screen)
-            await until(pilot, lambda screen=screen: app.base is not None and screen == app.base.NAME)
-            await settled(app, pilot, (100, 30))
-            check(f"{screen}-{colour}", styled_of(app.export_screenshot()))
+    async with running(filled(), "devices", (100, 30)) as (app, pilot):
+        await settled(app, pilot, (100, 30))
         await pilot.press("space", "x")
         await until(pilot, lambda: "Cancel" in text(app) and "It carries no route" in text(app))
         await pilot.pause()
-        check(f"dialog-{colour}", styled_of(app.export_screenshot()))
+        check(f"{colour}/dialog-100x30", styled_of(app.export_screenshot()))
 
 
 async def test_a_tenants_card_follows_the_cursor() -> None:
