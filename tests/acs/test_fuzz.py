@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = "classified"
 LIMITS = {"HS_ACS__REQUESTS_PER_MINUTE": "1000000", "HS_TRUSTED_PROXIES": "127.0.0.0/8"}
 #: Presence, and what others write of it.
-MOVING = ("node_state", "changes")
+MOVING = ("node_state", "presence", "changes")
 SCHEMATHESIS_S = 100
 HOOKS = "tests.acs.schemathesis_hooks"
 
