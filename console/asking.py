@@ -13,6 +13,7 @@ from textual import work
 from textual.app import App
 
 from app.errors import HsError, Unavailable
+from app.fleet import TenantRef
 from app.model import OperatorRequest, RequestId
 from console.actions import Action
 from console.cells import Pen, safe
@@ -254,15 +255,15 @@ class AskingApp(App[None]):
             self.feed.kick(urgent=True)
 
     @work(group="tenants", exclusive=True, exit_on_error=True)
-    async def with_tenants(self, go_on: Callable[[tuple[tuple[str, str], ...]], None]) -> None:
-        """Tenants as a form offers them, value `cluster/id`; a word instead when there are none."""
+    async def with_tenants(self, go_on: Callable[[Sequence[TenantRef]], None]) -> None:
+        """Goes on with the tenants there are; a word instead when there are none."""
         try:
             tenants = await self.store.tenants(self.scope)
         except HsError as error:
             self.say(error.message, "error")
             return
         if tenants:
-            go_on(tuple((f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants))
+            go_on(tenants)
         else:
             self.say("there is no tenant yet: start hs-node serve", "warning")
 

@@ -67,8 +67,6 @@ def touched_by(asks: Sequence[Ask]) -> Touched | None:
             return None if steps is None else Touched(steps, ids=(first[name],))
         case "netmap_rebuild":
             return _of_scopes(asks)
-        case _:
-            pass
     if what == "tenants":
         return Touched(what, tuple(ask.args[name] for ask in asks))
     rows = [

@@ -15,6 +15,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, Select, Static, TextArea
 
 from app.errors import HsError
+from app.fleet import TenantRef
+from app.model import TenantId
 from console.cells import Pen, safe
 from console.dialogs import words
 from console.radius import RadiusLine
@@ -32,6 +34,17 @@ class Field:
     is_flag: bool = False
     check: Callable[[str], str] | None = None
     hint: str = ""
+
+
+def tenant_choices(tenants: Sequence[TenantRef]) -> tuple[tuple[str, str], ...]:
+    """Tenants as a field offers them; `chosen_tenant` reads what was chosen."""
+    return tuple((f"{t.name}  (cluster {t.cluster_id})", f"{t.cluster_id}/{t.id}") for t in tenants)
+
+
+def chosen_tenant(value: str) -> tuple[str, TenantId]:
+    """Cluster and tenant."""
+    cluster_id, _, tenant_id = value.rpartition("/")
+    return cluster_id, TenantId(int(tenant_id))
 
 
 class FormDialog(ModalScreen[dict[str, str] | None]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from app.fleet import AuditRow, DeviceEvent
-from console.cells import Pen, exact_text
+from console.cells import Pen, exact_text, plural
 
 
 def history_text(pen: Pen, found: Sequence[AuditRow]) -> Text:
@@ -31,7 +31,7 @@ def events_text(pen: Pen, found: Sequence[DeviceEvent]) -> Text:
     if not found:
         return Text("nothing is recorded of it: presence is kept for a week, changes for a day")
     went = sum(event.event == "offline" for event in found)
-    lines = [pen.cell(f"It went offline {went:,} times in what follows.", "strong")]
+    lines = [pen.cell(f"It went offline {plural(went, 'time')} in what follows.", "strong")]
     for event in found:
         role = "failed" if event.error else ROLES.get(event.event, "change")
         origin = event.origin or "shell, console or hs-acs"

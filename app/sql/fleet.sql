@@ -64,11 +64,12 @@ SELECT id, cluster_id, extract(epoch FROM at)::float8, actor, action, object, CO
 UNION ALL
 (SELECT extract(epoch FROM c.at)::float8, 'change of ' || c.kind, c.origin, ''
    FROM (SELECT * FROM changes h WHERE h.cluster_id = $1 ORDER BY h.id DESC LIMIT $5) c
-  WHERE c.tenant_id = $2 AND c.scope_key = 'device:' || $3::bigint LIMIT $4)
+  WHERE c.tenant_id = $2 AND c.scope_key = 'device:' || $3::bigint ORDER BY c.id DESC LIMIT $4)
 UNION ALL
 (SELECT extract(epoch FROM r.requested_at)::float8, 'rebuild ' || r.state, r.requested_by, COALESCE(r.error, '')
    FROM (SELECT * FROM requests q WHERE q.cluster_id = $1 ORDER BY q.id DESC LIMIT $5) r
-  WHERE r.tenant_id = $2 AND r.kind = 'netmap_rebuild' AND r.args ->> 'scope' = 'device:' || $3::bigint LIMIT $4)
+  WHERE r.tenant_id = $2 AND r.kind = 'netmap_rebuild' AND r.args ->> 'scope' = 'device:' || $3::bigint
+  ORDER BY r.id DESC LIMIT $4)
  ORDER BY 1 DESC LIMIT $4
 
 -- fleet_tenants --

@@ -10,13 +10,12 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from app.errors import BadRequest
-from app.fleet import KeyRow
-from app.model import TenantId
+from app.fleet import KeyRow, TenantRef
 from app.settings_values import parse_duration
 from app.tokens import RANDOM_BYTES, make_auth_token
 from console.actions import BY_ID
 from console.cells import date_text, plural, until
-from console.forms import Field
+from console.forms import Field, chosen_tenant, tenant_choices
 from console.query import Condition, render
 from console.screens.base import ListScreen, bindings_of
 from console.screens.devices import tags_complaint
@@ -153,9 +152,9 @@ class KeysScreen(ListScreen[KeyRow]):
     async def do_key_create(self) -> None:
         self.console.with_tenants(self._form)
 
-    def _form(self, tenants: tuple[tuple[str, str], ...]) -> None:
+    def _form(self, tenants: Sequence[TenantRef]) -> None:
         fields = [
-            Field("tenant", "Tenant", choices=tenants),
+            Field("tenant", "Tenant", choices=tenant_choices(tenants)),
             Field("user", "Owner", hint="a user's name, or leave it empty and give tags"),
             Field(
                 "tags", "Tags", hint="tag:web tag:ci", check=lambda text: tags_complaint(text) if text else ""
@@ -173,8 +172,7 @@ class KeysScreen(ListScreen[KeyRow]):
         )
 
     async def _new(self, answers: dict[str, str]) -> list[Ask]:
-        cluster_id, _, place = answers["tenant"].rpartition("/")
-        tenant_id = TenantId(int(place))
+        cluster_id, tenant_id = chosen_tenant(answers["tenant"])
         user_id = None
         if answers["user"]:
             user_id = await self.store.find_user(cluster_id, tenant_id, answers["user"])

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
-from app.fleet import UserRow
-from app.model import TenantId
+from app.fleet import TenantRef, UserRow
 from app.policy.people import ROLES
 from console.actions import BY_ID
 from console.cells import date_text, plural
-from console.forms import Field
+from console.forms import Field, chosen_tenant, tenant_choices
 from console.query import Condition, render
 from console.rebuild import NOTHING_TO_UNDO, rebuild_ask
 from console.screens.base import ListScreen, bindings_of
@@ -96,22 +95,18 @@ class UsersScreen(ListScreen[UserRow]):
     async def do_user_create(self) -> None:
         self.console.with_tenants(self._form)
 
-    def _form(self, tenants: tuple[tuple[str, str], ...]) -> None:
+    def _form(self, tenants: Sequence[TenantRef]) -> None:
         fields = [
-            Field("tenant", "Tenant", choices=tenants),
+            Field("tenant", "Tenant", choices=tenant_choices(tenants)),
             Field("name", "Name", check=name_complaint, hint="alice or alice@example.com"),
             Field("display_name", "Full name"),
             Field("email", "Email"),
         ]
 
         def asks(answers: dict[str, str]) -> list[Ask]:
-            cluster_id, _, tenant_id = answers.pop("tenant").rpartition("/")
+            cluster_id, tenant_id = chosen_tenant(answers.pop("tenant"))
             what = f"user {answers['name']}"
-            return [
-                Ask(
-                    cluster_id, TenantId(int(tenant_id)), "user_create", dict(answers), what, f"create {what}"
-                )
-            ]
+            return [Ask(cluster_id, tenant_id, "user_create", dict(answers), what, f"create {what}")]
 
         effect = "It owns nothing until devices log in as it. Undone by deleting it (D)."
         self.console.form("New user", fields, "Create", effect, asks)

@@ -16,11 +16,12 @@ from textual.app import SuspendNotSupported
 from textual.binding import BindingType
 
 from app.errors import HsError
+from app.fleet import TenantRef
 from app.fleet_lists import PolicyRow
 from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import safe
-from console.forms import EditorDialog, Field, FormDialog
+from console.forms import EditorDialog, Field, FormDialog, chosen_tenant, tenant_choices
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
 from console.store import Ask
@@ -126,26 +127,23 @@ class PolicyScreen(PlainScreen[PolicyRow]):
     async def do_policy_write(self) -> None:
         self.console.with_tenants(self._choose)
 
-    def _choose(self, tenants: tuple[tuple[str, str], ...]) -> None:
-        names = {value: label.partition("  (")[0] for label, value in tenants}
+    def _choose(self, tenants: Sequence[TenantRef]) -> None:
+        names = {(tenant.cluster_id, tenant.id): tenant.name for tenant in tenants}
 
         async def chosen(answers: dict[str, str] | None) -> None:
             if answers is None:
                 return
-            cluster_id, _, number = answers["tenant"].rpartition("/")
+            place = chosen_tenant(answers["tenant"])
             try:
-                stored = await self.store.snapshot(cluster_id, TenantId(int(number)))
+                stored = await self.store.snapshot(*place)
             except HsError as error:
                 self.console.say(error.message, "error")
                 return
             text = FIRST if stored.text is None else stored.text
-            tenant = names[answers["tenant"]]
-            await self._edit(
-                "policy.write", Base(cluster_id, TenantId(int(number)), tenant, stored.version, text)
-            )
+            await self._edit("policy.write", Base(*place, names[place], stored.version, text))
 
         told = "Nothing is sent before it was judged and confirmed. Undone by rolling back (B)."
-        fields = [Field("tenant", "Tenant", choices=tenants)]
+        fields = [Field("tenant", "Tenant", choices=tenant_choices(tenants))]
         self.app.push_screen(FormDialog(self.pen, "Write a policy", fields, "Write", told), chosen)
 
     async def _base(self, row: PolicyRow) -> Base | None:

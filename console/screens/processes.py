@@ -9,12 +9,12 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from app.errors import BadRequest, HsError
+from app.fleet import TenantRef
 from app.fleet_lists import JobRow, LoginRow, ProcessRow
 from app.health import RULES
-from app.model import TenantId
 from console.actions import BY_ID
 from console.cells import age, count_text, exact_text, plural, size_text, took_text
-from console.forms import Field
+from console.forms import Field, chosen_tenant, tenant_choices
 from console.query import Condition, render
 from console.screens.base import bindings_of
 from console.screens.plain import PlainScreen
@@ -275,10 +275,9 @@ class LoginsScreen(PlainScreen[LoginRow]):
         row = self.chosen(BY_ID["login.approve"])[0]
         self.console.with_tenants(lambda tenants: self._form(row, tenants))
 
-    def _form(self, row: LoginRow, tenants: tuple[tuple[str, str], ...]) -> None:
+    def _form(self, row: LoginRow, tenants: Sequence[TenantRef]) -> None:
         async def asks(answers: dict[str, str]) -> list[Ask]:
-            cluster_id, _, place = answers["tenant"].rpartition("/")
-            tenant_id = TenantId(int(place))
+            cluster_id, tenant_id = chosen_tenant(answers["tenant"])
             user_id = await self.store.find_user(cluster_id, tenant_id, answers["user"])
             if user_id is None:
                 raise BadRequest(f"this tenant has no user {answers['user']}", code="no_user")
@@ -286,7 +285,10 @@ class LoginsScreen(PlainScreen[LoginRow]):
             label = f"let {row.hostname} in"
             return [Ask(cluster_id, tenant_id, "login_approve", args, f"login:{row.login}", label)]
 
-        fields = [Field("tenant", "Tenant", choices=tenants), Field("user", "Owner", hint="a user's name")]
+        fields = [
+            Field("tenant", "Tenant", choices=tenant_choices(tenants)),
+            Field("user", "Owner", hint="a user's name"),
+        ]
         self.console.form(
             f"Let {row.hostname} in",
             fields,

@@ -1,12 +1,25 @@
-"""Pictures of the console as text that carries its styles: a line of signs, below it a line of letters."""
+"""Pictures of the console: compared with goldens, and as text that carries its styles."""
 
 from __future__ import annotations
 
 import html
+import os
 import re
 import string
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.cells import cell_len
+
+from console.main import ConsoleApp
+from tests.console.support import shown, until
+
+GOLDENS = Path(__file__).parent / "goldens"
+#: Set to write the goldens anew; look at the difference before it is committed.
+WRITE_VARIABLE = "HS_WRITE_GOLDENS"
 
 _RULE = re.compile(r"\.[\w-]+-r(\d+) \{([^}]*)\}")
 _TEXT = re.compile(r'<text class="[^"]*-r(\d+)" x="([\d.]+)" y="([\d.]+)"[^>]*clip-path[^>]*>([^<]*)</text>')
@@ -36,3 +49,36 @@ def styled_of(svg: str) -> str:
     # How long the last read took is told in the bar, so its length and place vary.
     out[1] = re.sub(r" +(\w) \1{4}( \1+)?(?= )", r" \1 \1\1\1\1", out[1])
     return "\n".join([*out, *(f"{letter}: {rule}" for rule, letter in letters.items())])
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def check(name: str, picture: str) -> None:
+    """Compares with the golden of this name; the time a read took is not looked at."""
+    picture = re.sub(r" live \d+ms", " live", picture)
+    picture = re.sub(r" +(● live)", r" \1", picture) + "\n"
+    golden = GOLDENS / f"{name}.txt"
+    if WRITE_VARIABLE in os.environ:
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(picture, encoding="utf-8")
+    assert picture == golden.read_text(encoding="utf-8"), f"{name}: set {WRITE_VARIABLE}=1 to write it anew"
+
+
+SIZES = [(80, 24), (100, 30), (120, 36), (200, 60)]
+
+
+async def settled(app: ConsoleApp, pilot: Any, size: tuple[int, int]) -> None:
+    """The screen in another size, all painted."""
+    await pilot.resize_terminal(*size)
+    base = await shown(app, pilot)
+    await until(pilot, lambda: base.size == size and app.link.is_up)
+    base.lay_out()
+    await pilot.pause()
+    await pilot.pause()

@@ -284,6 +284,7 @@ class FakeStore:
         ]
         self.recent: list[AuditRow] = [AuditRow(1, "eu-1", NOW - 30, "shell:ops", "user_create", "user:1")]
         self.device_rows: list[DeviceRow] = []
+        self.tenant_refs = [TenantRef("eu-1", TenantId(1), "eu-1", True)]
         self.device_events = [
             DeviceEvent(NOW - 5.0, "online", "eu-1", ""),
             DeviceEvent(NOW - 65.0, "offline", "eu-1", ""),
@@ -377,7 +378,7 @@ class FakeStore:
 
     async def tenants(self, cluster_id: str | None) -> list[TenantRef]:
         await self._read()
-        return [TenantRef("eu-1", TenantId(1), "eu-1", True)]
+        return self.tenant_refs
 
     async def names(self, word: str, cluster_id: str | None, tenant: str | None) -> list[Named]:
         await self._read()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from app.errors import Unavailable
+from app.fleet import TenantRef
+from app.model import TenantId
 from app.policy.hujson import PolicyError
 from app.policy.snapshot import Snapshot
 from console import judging
@@ -21,9 +23,9 @@ from console.judging import DIFF_LINES, difference_lines, judge, judgement_lines
 from console.screens import policies
 from console.screens.reach import answer_lines, basis
 from tests.console.hostile import NAMES
+from tests.console.pictures import check, utc  # noqa: F401
 from tests.console.support import filled, running, shown, text, toasts, until
 from tests.console.test_console_cells import is_harmless
-from tests.console.test_console_screens import check, utc  # noqa: F401
 from tests.policy import worlds as w
 
 DEVICES = [w.device(1, 1, (), ()), w.device(2, 1, (), ()), w.device(3, 2, (), ())]
@@ -158,6 +160,9 @@ async def test_a_policy_that_cannot_be_judged(monkeypatch: pytest.MonkeyPatch, t
 async def test_the_first_policy_of_a_tenant_is_written_from_what_holds_without_one() -> None:
     store = filled()
     store.held = Snapshot(w.USERS, DEVICES, 0, None)
+    # What a form shows of a tenant is no part of its name.
+    name = "odd  (cluster us-2)"
+    store.tenant_refs = [TenantRef("eu-1", TenantId(1), name, False)]
     async with running(store, "policy") as (app, pilot):
         base = await shown(app, pilot)
         await until(pilot, lambda: app.link.is_up)
@@ -165,12 +170,14 @@ async def test_the_first_policy_of_a_tenant_is_written_from_what_holds_without_o
         await until(pilot, lambda: "Write a policy" in text(app), "the tenant")
         await pilot.pause()
         await pilot.click("#submit")
-        await until(pilot, lambda: "Policy of eu-1, the first" in text(app), "the editor")
+        await until(pilot, lambda: f"Policy of {name}, the first" in text(app), "the editor")
         await pilot.click("#submit")
         await until(pilot, lambda: isinstance(app.screen, ConfirmDialog), "the dialog")
-        assert "as version 1 for eu-1" in text(app)
+        assert f"as version 1 for {name}" in text(app)
         assert "nothing changes for the devices there are" in text(app)
-        await pilot.press(*"eu-1", "enter")
+        await pilot.press("y")
+        app.screen.query_one("#typed").value = name  # type: ignore[attr-defined]
+        await pilot.press("enter")
         await until(pilot, lambda: store.asked, "the request")
         assert (store.asked[0].args["text"], store.asked[0].args["expected_version"]) == (policies.FIRST, 0)
         await until(pilot, lambda: app.screen is base)

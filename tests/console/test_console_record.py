@@ -15,9 +15,9 @@ from console.record_text import filter_text, map_text, peers_text
 from console.screens import record
 from console.screens.record import RecordScreen
 from tests.console.hostile import NAMES
+from tests.console.pictures import check, utc  # noqa: F401
 from tests.console.support import NOW, FakeStore, filled, request, running, shown, text, until
 from tests.console.test_console_cells import is_harmless
-from tests.console.test_console_screens import check, utc  # noqa: F401
 
 SESSION: dict[str, Any] = {
     "state": "live", "form": "zstd", "open_s": 7200.0, "messages": 12, "bytes": 34_567, "unsent_bytes": 0,
@@ -67,7 +67,7 @@ async def test_the_owner_is_asked_once_for_three_tabs() -> None:
         await until(pilot, lambda: "[1]summary" in text(app), "the record")
         assert "node key" in text(app)
         await pilot.press("5")
-        await until(pilot, lambda: "It went offline 1 times" in text(app), "the events")
+        await until(pilot, lambda: "It went offline 1 time in" in text(app), "the events")
         assert "○ offline  in cluster eu-1" in text(app)
         assert "◆ change of node  by console:ops" in text(app)
         await pilot.press("6")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +11,13 @@ import pytest
 from app.errors import Refused, Unavailable
 from app.fleet import WINDOW_ROWS, AuditRow, OpenAlarm
 from app.model import RequestId
+from console import live
 from console.actions import SCREENS as ALL_SCREENS
 from console.actions import actions_of
 from console.dialogs import SecretDialog
 from console.main import ConsoleApp
 from tests.console.hostile import NAMES
-from tests.console.pictures import styled_of
+from tests.console.pictures import check, settled, utc  # noqa: F401
 from tests.console.support import (
     NOW,
     FakeStore,
@@ -49,75 +46,8 @@ from tests.console.support import (
 )
 from tests.console.test_console_cells import is_harmless
 
-GOLDENS = Path(__file__).parent / "goldens"
-#: Set to write the goldens anew; look at the difference before it is committed.
-WRITE_VARIABLE = "HS_WRITE_GOLDENS"
 FLEET_SCREENS = [screen for screen in ALL_SCREENS if screen != "overview"]
 SCREENS = ["overview", *FLEET_SCREENS]
-
-
-@pytest.fixture(autouse=True)
-def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-def check(name: str, picture: str) -> None:
-    """Compares with the golden of this name; the time a read took is not looked at."""
-    picture = re.sub(r" live \d+ms", " live", picture)
-    picture = re.sub(r" +(● live)", r" \1", picture) + "\n"
-    golden = GOLDENS / f"{name}.txt"
-    if WRITE_VARIABLE in os.environ:
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(picture, encoding="utf-8")
-    assert picture == golden.read_text(encoding="utf-8"), f"{name}: set {WRITE_VARIABLE}=1 to write it anew"
-
-
-SIZES = [(80, 24), (100, 30), (120, 36), (200, 60)]
-
-
-async def settled(app: ConsoleApp, pilot: Any, size: tuple[int, int]) -> None:
-    """The screen in another size, all painted."""
-    await pilot.resize_terminal(*size)
-    base = await shown(app, pilot)
-    await until(pilot, lambda: base.size == size and app.link.is_up)
-    base.lay_out()
-    await pilot.pause()
-    await pilot.pause()
-
-
-@pytest.mark.parametrize("colour", ["colour", "nocolour"])
-@pytest.mark.parametrize("screen", SCREENS)
-async def test_goldens(screen: str, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read, the same without colour; and, in a directory of its own, what each cell looks like."""
-    if colour == "nocolour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    async with running(filled(), screen, SIZES[0]) as (app, pilot):
-        for size in SIZES:
-            await settled(app, pilot, size)
-            name = f"{screen}-{size[0]}x{size[1]}"
-            check(name, text(app))
-            check(f"{colour}/{name}", styled_of(app.export_screenshot()))
-            if (screen, colour) == ("devices", "colour") and size in SIZES[::2]:
-                await pilot.press("question_mark")
-                await settled(app, pilot, size)
-                check(f"help-{size[0]}x{size[1]}", text(app))
-                await pilot.press("question_mark")
-
-
-@pytest.mark.parametrize("colour", ["colour", "nocolour"])
-async def test_goldens_of_a_dialog(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if colour == "nocolour":
-        monkeypatch.setenv("NO_COLOR", "1")
-    async with running(filled(), "devices", (100, 30)) as (app, pilot):
-        await settled(app, pilot, (100, 30))
-        await pilot.press("space", "x")
-        await until(pilot, lambda: "Cancel" in text(app) and "It carries no route" in text(app))
-        await pilot.pause()
-        check(f"{colour}/dialog-100x30", styled_of(app.export_screenshot()))
 
 
 async def test_a_tenants_card_follows_the_cursor() -> None:
@@ -132,6 +62,16 @@ async def test_a_tenants_card_follows_the_cursor() -> None:
         await pilot.press("v")
         await until(pilot, lambda: "us-1: refused, it is draining" in text(app), "each cluster")
         assert "us-2: would hold 330 devices" in text(app)
+
+
+async def test_however_slow_a_read_was_the_next_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"READ_SHARE": 1e9, "WAKE_SHARE": 1e9, "POLL_S": 0.01, "PAUSE_MAX_S": 0.01}.items():
+        monkeypatch.setattr(live, name, value)
+    store = filled(5)
+    async with running(store, "devices") as (app, pilot):
+        await shown(app, pilot)
+        read = len(store.views)
+        await until(pilot, lambda: len(store.views) > read + 1, "further reads")
 
 
 async def test_ascii_and_no_colour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import time
 import pytest
 from db_helpers import Home, as_role, join, machine_key, node_key, rows_of, take_lease
 
+from app.db import fleet as fleet_module
 from app.db.base import MAX_HOSTINFO_BYTES
 from app.db.devices import FLUSH_BATCH, MAX_ENDPOINTS
 from app.db.fleet import Fleet
@@ -165,7 +166,7 @@ async def test_presence(owner: Scoped, device: Device) -> None:
 
 
 async def test_who_came_and_went_is_kept_for_a_while(
-    prepared: Database, owner: Scoped, device: Device
+    prepared: Database, owner: Scoped, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     t, d = device.tenant_id, device.id
     seen = time.time() - 50
@@ -180,6 +181,9 @@ async def test_who_came_and_went_is_kept_for_a_while(
         assert "change of node" in names
         assert next(event.at for event in events if event.event == "offline") == pytest.approx(seen, abs=1)
         assert await fleet.events("a", t, DeviceId(d + 1)) == []
+        monkeypatch.setattr(fleet_module, "EVENT_LINES", 2)
+        assert await fleet.events("a", t, d) == events[:2]
+        monkeypatch.undo()
         await owner.trim_presence(20)
         left = [event.event for event in await fleet.events("a", t, d)]
         assert [name for name in left if name.endswith("line")] == ["online", "online"]
